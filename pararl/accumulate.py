@@ -1,0 +1,31 @@
+"""Exact gradients in bounded memory: a loss of many parts, of which only one is held with its graph at a time."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+Part = Callable[[], Tensor]
+"""Computes one differentiable piece of the likelihoods; called again it gives the same numbers."""
+
+
+def backward(parts: Sequence[Part], loss_of: Callable[[list[Tensor]], tuple[Tensor, dict[str, float]]]) -> tuple[float, dict[str, float]]:
+    """Add the gradient of ``loss_of([part() for part in parts])`` to the parameters; returns the loss and its figures.
+
+    One part: an ordinary backward pass. Several: a first pass without graph gives the values and the gradient of the loss in them, a second
+    recomputes the parts one by one and pushes that gradient through. The gradient is that of the single pass, the memory that of one part.
+    """
+    if len(parts) == 1:
+        loss, figures = loss_of([parts[0]()])
+        loss.backward()
+        return loss.item(), figures
+    with torch.no_grad():
+        leaves = [part() for part in parts]
+    for leaf in leaves:
+        leaf.requires_grad_()
+    loss, figures = loss_of(leaves)
+    loss.backward()
+    for part, leaf in zip(parts, leaves, strict=True):
+        if leaf.grad is not None and leaf.grad.any():
+            torch.autograd.backward(part(), leaf.grad)
+    return loss.item(), figures

@@ -1,0 +1,92 @@
+"""What a run needs to go on after a kill: safetensors and JSON, each written as a whole or not at all."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from pararl.files import write_json
+from pararl.types import Judgement, Output, Prompt, Rollout, Score, Segment
+
+STATE, TENSORS = "state.json", "tensors.safetensors"
+
+
+def save(directory: Path, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
+    """Write arrays and JSON facts as ``directory``, which takes the place of what it held before in one step."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    fresh = directory.with_name(f".{directory.name}.{os.getpid()}.new")
+    old = directory.with_name(f".{directory.name}.old")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir()
+    save_file({name: np.ascontiguousarray(x) for name, x in arrays.items()}, fresh / TENSORS)
+    write_json(fresh / STATE, facts)
+    if directory.exists():
+        # Between these two renames only `.old` holds a checkpoint; `load` looks there as well.
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(directory, old)
+    os.replace(fresh, directory)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def load(directory: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
+    """Arrays and facts that ``save`` wrote, or None where nothing was saved yet."""
+    for place in (directory, directory.with_name(f".{directory.name}.old")):
+        if (place / STATE).exists():
+            return load_file(place / TENSORS), json.loads((place / STATE).read_text(encoding="utf-8"))
+    return None
+
+
+def save_rollouts(directory: Path, rollouts: Sequence[Rollout], judgements: Sequence[Judgement]) -> None:
+    """Write rollouts of one sampling (equal recorded steps) and their final scores, without pixels or texts of outputs."""
+    arrays: dict[str, np.ndarray] = {}
+    rows: list[dict[str, Any]] = []
+    prompts: dict[str, Prompt] = {r.prompt.id: r.prompt for r in rollouts}
+    for rollout, judgement in zip(rollouts, judgements, strict=True):
+        if rollout.prompt.image is not None:
+            raise ValueError(f"prompt {rollout.prompt.id} has an input image: stored rollouts are of text prompts so far")
+        row = {name: getattr(rollout, name) for name in ("index", "seed", "version", "steps", "recorded")}
+        final = judgement.final
+        row |= {"prompt": rollout.prompt.id, "modalities": [s.modality for s in rollout.segments]}
+        row |= {"value": None if final is None else final.value, "strict": None if final is None else final.strict}
+        rows.append(row)
+    for k, modality in {(k, s.modality) for r in rollouts for k, s in enumerate(r.segments)}:
+        chosen = [r.segments[k] for r in rollouts if k < len(r.segments) and r.segments[k].modality == modality]
+        for name in ("tokens", "commit_step", "logprob", "guesses"):
+            arrays[f"{modality}.{name}"] = np.stack([getattr(s, name) for s in chosen])
+    save(directory, arrays, {"prompts": [asdict(p) for p in prompts.values()], "rollouts": rows})
+
+
+def load_rollouts(directory: Path) -> tuple[list[Rollout], list[Judgement]] | None:
+    """Rollouts and judgements that ``save_rollouts`` wrote, or None where there are none."""
+    found = load(directory)
+    if found is None:
+        return None
+    arrays, facts = found
+    prompts = {p["id"]: Prompt(**p) for p in facts["prompts"]}
+    cursor = dict.fromkeys(("text", "image"), 0)
+    rollouts, judgements = [], []
+    for row in facts["rollouts"]:
+        segments = []
+        for modality in row["modalities"]:
+            place = cursor[modality]
+            cursor[modality] += 1
+            segments.append(Segment(modality, *(arrays[f"{modality}.{n}"][place] for n in ("tokens", "commit_step", "logprob", "guesses"))))
+        facts_of = {name: row[name] for name in ("index", "seed", "version", "steps")}
+        rollouts.append(
+            Rollout(
+                prompts[row["prompt"]], **facts_of, recorded=tuple(row["recorded"]), segments=tuple(segments), output=Output(), guesses=()
+            )
+        )
+        judgements.append(Judgement(None if row["value"] is None else Score(row["value"], row["strict"])))
+    return rollouts, judgements
+
+
+def without_outputs(rollout: Rollout) -> Rollout:
+    """The rollout without decoded outputs: what the learner needs, and a tenth of the memory."""
+    return replace(rollout, output=Output(), guesses=())

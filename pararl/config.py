@@ -1,0 +1,212 @@
+"""The configuration of a run: nested dataclasses, read from YAML and the command line, checked before anything starts.
+
+Every knob is a field here, with its meaning and unit in the string under it; ``--help`` prints exactly these.
+``pararl/cli.py`` reads and writes them, ``pararl/validation.py`` checks them. Neither they nor this module import anything heavy,
+so that a mistake is told within a second.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any, Literal
+
+Arm = Literal["pararl", "pararl_grpo", "output", "offline_dpo", "offline_stream", "best_of_n"]
+ARMS: tuple[Arm, ...] = ("pararl", "pararl_grpo", "output", "offline_dpo", "offline_stream", "best_of_n")
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be; its message is one line that names the setting, its value and what to do."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What is run and where it lands."""
+
+    dir: str = "outputs"
+    """Folder that holds runs."""
+    name: str = ""
+    """Name of the run's folder below `run.dir`; empty = <time>-<config>."""
+    seed: int = 0
+    """Seed of everything random in the run."""
+    arms: tuple[str, ...] = ("pararl", "offline_dpo")
+    """Arms to train, in this order: pararl, pararl_grpo, output, offline_dpo, offline_stream, best_of_n."""
+    updates: int = 80
+    """Learner updates per arm."""
+    checkpoint_every: int = 10
+    """Updates between checkpoints that `--resume` can start from."""
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """The unified model that is aligned."""
+
+    name: str = "scenes-mmada"
+    """Name of an embedded policy, or a directory that `policies.load` reads."""
+    lora_rank: int = 16
+    """Rank of the adapter."""
+    lora_alpha: int = 32
+    """LoRA scale: the adapter's product is multiplied by alpha / rank."""
+    lora_dropout: float = 0.0
+    """Dropout on the adapter's input; 0 keeps likelihoods deterministic."""
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """How outputs are sampled."""
+
+    task: str = "t2i"
+    """Task of the prompts: t2i or interleaved."""
+    prompts: int = 16
+    """Prompts per update."""
+    group: int = 8
+    """Rollouts per prompt (K)."""
+    steps: int = 8
+    """Denoising steps of one output."""
+    recorded: int = 4
+    """Steps at which the complete guess is kept and scored (s); the same steps within a group."""
+    equal_calls: bool = True
+    """Arms that score final outputs only sample (1 + recorded) times as many rollouts per prompt: every arm makes equally many reward calls."""
+    temperature: float = 1.0
+    """Temperature of the token draws."""
+    choice_temperature: float = 1.0
+    """Gumbel temperature of the confidence that picks which drawn tokens are committed, annealed to 0."""
+    guidance: float = 0.0
+    """Classifier-free guidance scale s: logits (1 + s) conditional - s unconditional; 0 = one forward, no guidance."""
+    workers: int = 2
+    """Rollout actors."""
+    threads: int = 1
+    """Threads of each rollout actor."""
+    chunk: int = 64
+    """Rollouts denoised in one batch. Results depend on it by rounding only."""
+    gpus: float = 0.0
+    """GPUs of each rollout actor (may be a fraction)."""
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """What scores the outputs."""
+
+    name: str = "scenes"
+    """Reward: scenes (exact)."""
+    workers: int = 1
+    """Reward actors."""
+    step_mix: float = 0.5
+    """Step reward = step_mix x score of the guess + (1 - step_mix) x score of the final output."""
+
+
+@dataclass(frozen=True)
+class PreferConfig:
+    """How pairs are made from scored groups."""
+
+    select: Literal["best_worst", "all_margin"] = "all_margin"
+    """best_worst: the best against the worst of a group. all_margin: every informative pair, weighted by its margin."""
+    min_margin: float = 0.05
+    """Pairs whose rewards differ by less are dropped."""
+
+
+@dataclass(frozen=True)
+class LearnerConfig:
+    """How the adapter is updated."""
+
+    lr: float = 1e-3
+    """AdamW learning rate."""
+    weight_decay: float = 0.0
+    """AdamW weight decay."""
+    clip_norm: float = 1.0
+    """Gradient norm above which the gradient is scaled down."""
+    beta: float = 0.3
+    """Inverse temperature of the preference loss, on per-modality length-normalised log-ratios."""
+    reference_every: int = 0
+    """Updates between refreshes of the reference to the current policy; 0 = the base throughout."""
+    kl: float = 0.0
+    """Weight of the KL penalty of pararl_grpo."""
+    clip_ratio: float = 0.2
+    """Clip range of pararl_grpo's ratios."""
+    nll: float = 0.0
+    """Weight of the negative log-likelihood of the chosen side, against falling likelihoods."""
+    likelihood: Literal["steps", "elbo"] = "steps"
+    """steps: exact conditionals of the tokens committed at the recorded steps. elbo: ELBO at shared draws, whatever the trajectory."""
+    draws: int = 4
+    """Monte-Carlo draws of an ELBO."""
+    micro: int = 1024
+    """Sequences per forward of the learner; fewer take less memory and give the same gradient."""
+    threads: int = 2
+    """Threads of the learner."""
+    gpus: float = 0.0
+    """GPUs of the learner."""
+    text_weight: float = 1.0
+    """Weight of the text modality in the sum of per-modality log-likelihoods."""
+    image_weight: float = 1.0
+    """Weight of the image modality."""
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """How the base and every adapter are measured."""
+
+    prompts: int = 256
+    """Prompts per split."""
+    every: int = 20
+    """Updates between evaluations of the ID split during training; 0 = only before and after."""
+    during: int = 64
+    """Prompts of those evaluations."""
+    splits: tuple[str, ...] = ("id", "ood_pair", "ood_rel", "ood_count", "para")
+    """Splits measured at the end."""
+    seed: int = 1_000_003
+    """Seed of the evaluation's rollouts: the same for every arm."""
+
+
+@dataclass(frozen=True)
+class TrackConfig:
+    """Weights & Biases."""
+
+    mode: Literal["auto", "offline", "online", "disabled"] = "auto"
+    """auto: online when the user is logged in, else offline."""
+    project: str = "pararl"
+    """W&B project."""
+    images: int = 8
+    """Fixed prompts whose images are logged at every evaluation."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """A run of pararl."""
+
+    run: RunConfig = field(default_factory=RunConfig)
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    prefer: PreferConfig = field(default_factory=PreferConfig)
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
+    arm: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Per-arm overrides, `{arm: {"learner.lr": 3e-4}}`: any setting of learner and prefer, and reward.step_mix."""
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    track: TrackConfig = field(default_factory=TrackConfig)
+
+
+SECTIONS: dict[str, type] = {f.name: f.type for f in fields(Config) if isinstance(f.type, type) and is_dataclass(f.type)}
+"""The sections of ``Config`` in order; ``arm`` is not one of them."""
+SETTINGS: dict[str, Any] = {f"{name}.{f.name}": f.type for name, section in SECTIONS.items() for f in fields(section)}
+"""Every setting as ``section.key`` with its declared type."""
+PER_ARM = tuple(key for key in SETTINGS if key.startswith(("learner.", "prefer."))) + ("reward.step_mix",)
+"""What an arm may set for itself; whatever would change its budget of reward calls or updates is left out."""
+
+
+def flat(config: Config) -> dict[str, Any]:
+    """Every setting of ``config`` as ``{"section.key": value}``, ``arm`` left out."""
+    return {key: getattr(getattr(config, key.partition(".")[0]), key.partition(".")[2]) for key in SETTINGS}
+
+
+def changed(config: Config, values: Mapping[str, Any]) -> Config:
+    """``config`` with the settings of ``values`` (``{"section.key": value}``) in place of its own."""
+    sections: dict[str, dict[str, Any]] = {}
+    for key, value in values.items():
+        section, _, name = key.partition(".")
+        sections.setdefault(section, {})[name] = value
+    return replace(config, **{name: replace(getattr(config, name), **own) for name, own in sections.items()})
+
+
+def for_arm(config: Config, arm: str) -> Config:
+    """The settings that ``arm`` runs with: its own overrides applied, ``arm`` emptied. Raises ConfigError for an unknown arm."""
+    if arm not in ARMS:
+        raise ConfigError(f"unknown arm {arm!r} (known: {', '.join(ARMS)})")
+    return replace(changed(config, config.arm.get(arm, {})), arm={})

@@ -1,0 +1,253 @@
+"""The learner: from rollouts and what they teach to one update of the adapter."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from peft import PeftModel
+from torch import Tensor
+
+from pararl import adapter
+from pararl.accumulate import backward
+from pararl.arms import ArmSpec
+from pararl.config import LearnerConfig
+from pararl.objectives import clipped_loss, k3, likelihood_loss, preference_loss
+from pararl.prefer import Feedback
+from pararl.types import MODALITIES, Rollout
+from policies import Policy
+
+Figures = dict[str, float]
+KL_ROLLOUTS = 32
+"""Rollouts of a batch on which the KL to the base is estimated when the loss does not need the base."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Log-probabilities of the tokens of a batch at its recorded steps; the modality axis follows MODALITIES."""
+
+    logprob: Tensor
+    """float32 [batch, step, modality, n]; 0 where nothing was committed."""
+    behaviour: Tensor
+    """The same as recorded by the sampler."""
+    committed: Tensor
+    """bool, same shape."""
+
+    def mean(self, logprob: Tensor) -> Tensor:
+        """Mean of ``logprob`` over the tokens committed at each step, [batch, step, modality]; 0 where none was."""
+        return (logprob * self.committed).sum(-1) / self.committed.sum(-1).clamp_min(1)
+
+
+def step_table(policy: Policy, rollouts: Sequence[Rollout]) -> Table:
+    """The table of rollouts of any tasks under the policy as it is, differentiable."""
+    behaviour, committed = (x.to(policy.device) for x in step_records(rollouts))
+    logprob = torch.zeros_like(behaviour)
+    for task in dict.fromkeys(r.prompt.task for r in rollouts):
+        index = [i for i, r in enumerate(rollouts) if r.prompt.task == task]
+        tokens = policy.step_tokens([rollouts[i] for i in index], [rollouts[i].recorded for i in index])
+        for modality, found in tokens.items():
+            logprob[index, :, MODALITIES.index(modality), : found.logprob.shape[-1]] = found.logprob
+    return Table(logprob, behaviour, committed)
+
+
+def step_records(rollouts: Sequence[Rollout]) -> tuple[Tensor, Tensor]:
+    """What the sampler recorded: behaviour log-probabilities and commitment, each [batch, step, modality, n], without any forward."""
+    width = max(len(s.tokens) for r in rollouts for s in r.segments)
+    shape = (len(rollouts), len(rollouts[0].recorded), len(MODALITIES), width)
+    behaviour, committed = np.zeros(shape, np.float32), np.zeros(shape, bool)
+    for i, rollout in enumerate(rollouts):
+        for s in rollout.segments:
+            now = s.commit_step[None] == np.array(rollout.recorded)[:, None]
+            place = (i, slice(None), MODALITIES.index(s.modality), slice(len(s.tokens)))
+            committed[place] = now
+            behaviour[place] = now * s.logprob
+    return torch.from_numpy(behaviour), torch.from_numpy(committed)
+
+
+class Learner:
+    """Holds the policy with its adapter, the optimiser and the reference; ``update`` takes one step."""
+
+    def __init__(self, policy: Policy, peft: PeftModel, config: LearnerConfig, arm: ArmSpec, seed: int = 0) -> None:
+        self.policy, self.peft, self.config, self.arm, self.seed = policy, peft, config, arm, seed
+        self.version = 0
+        self.reference: dict[str, Tensor] | None = None
+        """Adapter of the reference policy; None = the base."""
+        self.reference_version = 0
+        self.parameters = [p for _, p in sorted(peft.named_parameters()) if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=config.lr, betas=(0.9, 0.99), weight_decay=config.weight_decay)
+
+    def update(self, rollouts: Sequence[Rollout], feedback: Feedback) -> Figures:
+        """One optimiser step on a batch; returns its figures. A batch that teaches nothing leaves the adapter as it is.
+
+        Raises FloatingPointError when the loss or the gradient is not finite; the adapter is then unchanged.
+        """
+        figures: Figures = {"preference/pairs": float(len(feedback.pairs))}
+        self.optimizer.zero_grad(set_to_none=True)
+        used = self._used(feedback)
+        if used:
+            loss, more = self._backward([rollouts[i] for i in used], feedback, {i: k for k, i in enumerate(used)})
+            norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm).item()
+            if not np.isfinite(loss) or not np.isfinite(norm):
+                raise FloatingPointError(
+                    f"update {self.version + 1}: loss {loss}, gradient norm {norm}; lower learner.lr or check the rewards"
+                )
+            self.optimizer.step()
+            figures |= {"preference/loss": loss, "preference/grad_norm": norm, **more}
+        self.version += 1
+        if rollouts[0].version:
+            figures |= self.kl(rollouts)
+        if self.config.reference_every and self.version % self.config.reference_every == 0:
+            self.reference = {name: x.clone() for name, x in adapter.tensors(self.peft).items()}
+            self.reference_version = self.version
+        return figures
+
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+        """All that ``load_state`` needs to go on as if never stopped: arrays (adapter, moments, reference) and counters."""
+        moments = self.optimizer.state_dict()["state"]
+        named = {f"adapter.{n}": x for n, x in adapter.tensors(self.peft).items()}
+        named |= {f"reference.{n}": x for n, x in (self.reference or {}).items()}
+        named |= {f"moments.{i}.{n}": x for i, entry in moments.items() for n, x in entry.items()}
+        arrays = {n: x.detach().cpu().numpy().copy() for n, x in named.items()}
+        return arrays, {"version": self.version, "reference_version": self.reference_version}
+
+    def load_state(self, arrays: Mapping[str, np.ndarray], facts: Mapping[str, float]) -> None:
+        """Continue from what ``state`` gave. Raises ValueError where the adapter does not fit."""
+        found: dict[str, dict[str, Tensor]] = {"adapter": {}, "reference": {}, "moments": {}}
+        for name, array in arrays.items():
+            kind, rest = name.split(".", 1)
+            found[kind][rest] = torch.from_numpy(np.array(array))
+        adapter.load_tensors(self.peft, found["adapter"])
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, x in found["moments"].items():
+            index, field = name.split(".")
+            moments.setdefault(int(index), {})[field] = x
+        self.optimizer.load_state_dict({"state": moments, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        self.reference = {n: x.to(self.policy.device) for n, x in found["reference"].items()} or None
+        self.version, self.reference_version = int(facts["version"]), int(facts["reference_version"])
+
+    def _used(self, feedback: Feedback) -> list[int]:
+        """Indices of the rollouts that the loss needs, increasing."""
+        if feedback.advantages is not None:
+            return np.flatnonzero(feedback.advantages.any(1)).tolist()
+        return sorted({i for p in feedback.pairs for i in (p.chosen, p.rejected)} | set(feedback.best))
+
+    def _backward(self, rollouts: list[Rollout], feedback: Feedback, place: dict[int, int]) -> tuple[float, Figures]:
+        if self.config.likelihood == "elbo":
+            return self._backward_elbo(rollouts, feedback, place)
+        count = max(1, self.config.micro // len(rollouts[0].recorded))
+        chunks = [rollouts[i : i + count] for i in range(0, len(rollouts), count)]
+        needs_reference = self.arm.objective == "preference" or (self.arm.objective == "grpo" and self.config.kl > 0)
+        with torch.no_grad():
+            references = [self._reference_table(c) for c in chunks] if needs_reference else []
+        tables: dict[int, Table] = {}
+
+        def part(k: int) -> Tensor:
+            tables[k] = step_table(self.policy, chunks[k])
+            return tables[k].logprob
+
+        def loss_of(parts: list[Tensor]) -> tuple[Tensor, Figures]:
+            whole = Table(
+                torch.cat(parts), *(torch.cat([getattr(tables[k], f) for k in range(len(chunks))]) for f in ("behaviour", "committed"))
+            )
+            reference = torch.cat(references) if references else whole.behaviour
+            if self.arm.objective == "grpo":
+                return self._grpo(whole, reference, feedback, list(place))
+            steps = self._weigh(whole.mean(whole.logprob))
+            if self.arm.objective == "best":
+                return likelihood_loss(steps.mean(1))
+            return self._preference(steps, self._weigh(whole.mean(reference)), feedback, place)
+
+        return backward([lambda k=k: part(k) for k in range(len(chunks))], loss_of)  # type: ignore[misc]
+
+    def _backward_elbo(self, rollouts: list[Rollout], feedback: Feedback, place: dict[int, int]) -> tuple[float, Figures]:
+        """The same with ELBOs at shared draws in place of the exact conditionals: one part per draw and chunk."""
+        draws = self.policy.draws(rollouts, self.config.draws, torch.Generator().manual_seed(self.seed * 1_000_003 + self.version))
+        spans = list(torch.arange(len(rollouts)).split(self.config.micro))
+        cells = [(draw.rows(span), [rollouts[i] for i in span]) for draw in draws for span in spans]
+        reference = None
+        if self.arm.objective == "preference":
+            with torch.no_grad(), self._as_reference():
+                reference = self._mean_of_draws([self.policy.log_likelihood(rs, draw) for draw, rs in cells], len(draws))
+
+        def loss_of(parts: list[Tensor]) -> tuple[Tensor, Figures]:
+            loglik = self._weigh(self._mean_of_draws(parts, len(draws)))[:, None]
+            if self.arm.objective == "best" or reference is None:
+                return likelihood_loss(loglik.mean(1))
+            return self._preference(loglik, self._weigh(reference)[:, None], feedback, place)
+
+        return backward([lambda d=d, rs=rs: self.policy.log_likelihood(rs, d) for d, rs in cells], loss_of)  # type: ignore[misc]
+
+    @staticmethod
+    def _mean_of_draws(parts: list[Tensor], draws: int) -> Tensor:
+        per_draw = len(parts) // draws
+        return torch.stack([torch.cat(parts[d * per_draw : (d + 1) * per_draw]) for d in range(draws)]).mean(0)
+
+    def _weigh(self, per_modality: Tensor) -> Tensor:
+        """Weighted sum over the last, modality axis."""
+        weights = {"text": self.config.text_weight, "image": self.config.image_weight}
+        return per_modality @ torch.tensor([weights[m] for m in MODALITIES], device=per_modality.device)
+
+    def _preference(self, policy: Tensor, reference: Tensor, feedback: Feedback, place: dict[int, int]) -> tuple[Tensor, Figures]:
+        """DPO on per-step log-likelihoods [batch, step]; pairs on final outputs compare the mean over the steps."""
+        ratio = policy - reference
+        levels = torch.cat((ratio, ratio.mean(1, keepdim=True)), 1)
+        column = torch.tensor([levels.shape[1] - 1 if p.step is None else p.step for p in feedback.pairs])
+        chosen = torch.tensor([place[p.chosen] for p in feedback.pairs])
+        rejected = torch.tensor([place[p.rejected] for p in feedback.pairs])
+        weights = torch.tensor([p.margin for p in feedback.pairs], device=ratio.device)
+        loss, figures = preference_loss(levels[chosen, column], levels[rejected, column], self.config.beta, weights)
+        if self.config.nll:
+            anchor = -policy[chosen.unique()].mean()
+            loss = loss + self.config.nll * anchor
+            figures["preference/nll"] = anchor.item()
+        return loss, figures
+
+    def _grpo(self, table: Table, reference: Tensor, feedback: Feedback, used: list[int]) -> tuple[Tensor, Figures]:
+        """Eq. 3 on the recorded steps; a step's advantage counts both its own reward and, in the mean, the final one's."""
+        assert feedback.advantages is not None
+        advantages = torch.from_numpy(feedback.advantages[used]).to(table.logprob.device)
+        flat = [x.flatten(2) for x in (table.logprob, table.behaviour, table.committed)]
+        loss, figures = clipped_loss(flat[0], flat[1], advantages[:, :-1], flat[2], self.config.clip_ratio)
+        if self.config.kl:
+            penalty = k3(flat[0], reference.flatten(2), flat[2])
+            loss = loss + self.config.kl * penalty
+            figures["preference/kl_penalty"] = penalty.item()
+        return loss, figures
+
+    def _reference_table(self, rollouts: list[Rollout]) -> Tensor:
+        """Reference log-probabilities; those that the sampler recorded where it was the reference, which saves the forward."""
+        if all(r.version == self.reference_version for r in rollouts):
+            return step_records(rollouts)[0].to(self.policy.device)
+        with self._as_reference():
+            return step_table(self.policy, rollouts).logprob
+
+    def _as_reference(self) -> AbstractContextManager[None]:
+        return adapter.base(self.peft) if self.reference is None else swapped(self.peft, self.reference)
+
+    @torch.no_grad()
+    def kl(self, rollouts: Sequence[Rollout]) -> Figures:
+        """``kl/...`` to the base, per token and modality, of the policy that sampled the batch, on some of its rollouts; 0 for the base itself."""
+        some = rollouts[:: max(1, len(rollouts) // KL_ROLLOUTS)][:KL_ROLLOUTS]
+        with adapter.base(self.peft):
+            return kl_figures(step_table(self.policy, some))
+
+
+@contextmanager
+def swapped(peft: PeftModel, values: dict[str, Tensor]) -> Iterator[None]:
+    """Within the block the adapter holds ``values``; its own come back at the end."""
+    own = {name: x.clone() for name, x in adapter.tensors(peft).items()}
+    adapter.load_tensors(peft, values)
+    try:
+        yield
+    finally:
+        adapter.load_tensors(peft, own)
+
+
+def kl_figures(base: Table) -> Figures:
+    """``kl/text``, ``kl/image`` and their sum ``kl/total`` in nats per token, from a table made under the base of rollouts of the policy (k3)."""
+    out = {}
+    for m, modality in enumerate(MODALITIES):
+        if base.committed[:, :, m].any():
+            out[f"kl/{modality}"] = k3(base.behaviour[:, :, m], base.logprob[:, :, m], base.committed[:, :, m]).item()
+    return out | {"kl/total": sum(out.values())}

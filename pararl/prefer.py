@@ -1,0 +1,118 @@
+"""From scored groups to what a learner learns from: pairs, advantages or the best of each group. Pure functions of numbers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pararl.arms import ArmSpec
+from pararl.config import PreferConfig
+from pararl.types import Judgement, Pair, Rollout, Score
+
+
+@dataclass(frozen=True, slots=True)
+class Feedback:
+    """What one batch of rollouts teaches."""
+
+    pairs: tuple[Pair, ...] = ()
+    """Preferences, for the objective ``preference``; and best against group, for ``best``."""
+    advantages: np.ndarray | None = None
+    """float32 [batch, step]: group-normalised rewards, for the objective ``grpo``; 0 where a score is missing."""
+    best: tuple[int, ...] = ()
+    """Index of the best rollout of each group with spread, for the objective ``best``."""
+    metrics: tuple[tuple[str, float], ...] = ()
+    """Figures of the batch: reward and share of groups without spread."""
+
+
+def values(scores: Sequence[Score | None]) -> np.ndarray:
+    """Soft scores float64 [n]; NaN where a reward did not apply."""
+    return np.array([np.nan if s is None else s.value for s in scores])
+
+
+def rewards(judgements: Sequence[Judgement], level: str, step_mix: float) -> np.ndarray:
+    """Rewards float64 [batch, level]: one column per recorded step and a last one for the final output; the last one alone for ``final``.
+
+    The reward of a step is ``step_mix`` x score of its guess + (1 - ``step_mix``) x score of the final output: a guess is one noisy completion of
+    the step's canvas, the final output another that also depends on later steps. NaN where a score is missing.
+    """
+    final = values([j.final for j in judgements])[:, None]
+    if level == "final":
+        return final
+    steps = np.stack([values(j.steps) for j in judgements])
+    return np.concatenate((step_mix * steps + (1 - step_mix) * final, final), axis=1)
+
+
+def groups(rollouts: Sequence[Rollout]) -> list[np.ndarray]:
+    """Indices of the rollouts of each prompt, in order of first appearance."""
+    found: dict[str, list[int]] = {}
+    for i, rollout in enumerate(rollouts):
+        found.setdefault(rollout.prompt.id, []).append(i)
+    return [np.array(index) for index in found.values()]
+
+
+def select_pairs(reward: np.ndarray, members: Sequence[np.ndarray], config: PreferConfig, step: int | None) -> list[Pair]:
+    """Pairs within each group by one column of rewards [batch]; missing rewards and margins below ``min_margin`` make none."""
+    pairs: list[Pair] = []
+    for index in members:
+        index = index[~np.isnan(reward[index])]
+        if config.select == "best_worst" and len(index):
+            candidates = [(index[reward[index].argmax()], index[reward[index].argmin()])]
+        else:
+            candidates = [(i, j) for i in index for j in index if reward[i] > reward[j]]
+        for i, j in candidates:
+            margin = float(reward[i] - reward[j])
+            if margin > 0 and margin >= config.min_margin:
+                pairs.append(Pair(int(i), int(j), margin, step))
+    return pairs
+
+
+def normalise(reward: np.ndarray, members: Sequence[np.ndarray], floor: float = 1e-4) -> np.ndarray:
+    """Advantages float32 of rewards [batch, level]: (reward - group mean) / group deviation per column; 0 without spread or score (Eq. 4)."""
+    out = np.zeros(reward.shape, np.float32)
+    for index in members:
+        part = reward[index]
+        known = ~np.isnan(part)
+        count = np.maximum(known.sum(0), 1)
+        mean = np.where(known, part, 0).sum(0) / count
+        deviation = np.sqrt((np.where(known, part - mean, 0) ** 2).sum(0) / count)
+        out[index] = np.where(known & (deviation > floor), (part - mean) / np.maximum(deviation, floor), 0)
+    return out
+
+
+def extremes(reward: np.ndarray, index: np.ndarray, keep: int) -> np.ndarray:
+    """The ``keep`` rollouts of a group that say most: the better half of them from its best, the other from its worst. Scored ones only."""
+    index = index[~np.isnan(reward[index])]
+    if len(index) <= keep:
+        return index
+    ranked = index[np.argsort(-reward[index], kind="stable")]
+    return np.concatenate((ranked[: keep - keep // 2], ranked[len(ranked) - keep // 2 :]))
+
+
+def prefer(rollouts: Sequence[Rollout], judgements: Sequence[Judgement], arm: ArmSpec, config: PreferConfig, step_mix: float, keep: int) -> Feedback:
+    """What a batch of scored rollouts teaches an arm.
+
+    ``keep``: pairs are made among at most so many rollouts of a group, its best and its worst, so that an arm which samples larger groups to
+    make as many reward calls learns from as many rollouts.
+    """
+    members = groups(rollouts)
+    reward = rewards(judgements, arm.reward, step_mix)
+    spread = [
+        bool(np.nanmax(reward[i, -1]) - np.nanmin(reward[i, -1]) > 0) if not np.isnan(reward[i, -1]).all() else False for i in members
+    ]
+    strict = [j.final.strict for j in judgements if j.final is not None and j.final.strict is not None]
+    metrics = {"reward/mean": float(np.nanmean(reward[:, -1])), "reward/groups_without_spread": 1 - float(np.mean(spread))}
+    if strict:
+        metrics["reward/strict"] = float(np.mean(strict))
+    if arm.reward == "step":
+        guesses = np.stack([values(j.steps) for j in judgements])
+        metrics.update({f"reward/guess_{i}": float(np.nanmean(guesses[:, i])) for i in range(guesses.shape[1])})
+    figures = tuple(metrics.items())
+    if arm.objective == "grpo":
+        return Feedback(advantages=normalise(reward, members), metrics=figures)
+    if arm.objective == "best":
+        best = tuple(int(i[np.nanargmax(reward[i, -1])]) for i, informative in zip(members, spread, strict=True) if informative)
+        return Feedback(best=best, metrics=figures)
+    members = [extremes(reward[:, -1], index, keep) for index in members]
+    last = reward.shape[1] - 1
+    pairs = [p for level in range(last + 1) for p in select_pairs(reward[:, level], members, config, None if level == last else level)]
+    return Feedback(pairs=tuple(pairs), metrics=figures)

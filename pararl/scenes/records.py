@@ -1,0 +1,74 @@
+"""Prompts as JSON lines: GenEval's record with our additions, one prompt a line."""
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, get_args
+
+from pararl.scenes.spec import read_spec
+from pararl.types import Prompt, Task
+
+_OWN = ("id", "task", "prompt", "split")
+"""Keys of a line that are fields of ``Prompt``; every other key belongs to its spec."""
+
+
+def to_record(prompt: Prompt) -> dict[str, Any]:
+    """The line of one prompt, as a dict. Raises ValueError for a prompt with an input image, which this format cannot hold."""
+    if prompt.image is not None:
+        raise ValueError(f"prompt {prompt.id} has an input image: JSON lines hold prompts without images only")
+    return {"id": prompt.id, "task": prompt.task, "split": prompt.split, "prompt": prompt.text} | dict(prompt.spec)
+
+
+def from_record(record: Any, default_id: str) -> Prompt:
+    """The prompt of one line. GenEval's own records lack id, task and split: they get ``default_id``, ``t2i`` and ``user``.
+
+    Raises ValueError when the record is not one of this world.
+    """
+    if not isinstance(record, dict):
+        raise ValueError(f"a record must be a JSON object, got {type(record).__name__}")
+    text, task = record.get("prompt"), record.get("task", "t2i")
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError("a record needs a 'prompt' with text")
+    if task not in get_args(Task):
+        raise ValueError(f"unknown task {task!r}: use one of {', '.join(get_args(Task))}")
+    spec = {key: value for key, value in record.items() if key not in _OWN}
+    read_spec(spec)
+    return Prompt(str(record.get("id", default_id)), task, text, spec, str(record.get("split", "user")))
+
+
+def write_jsonl(path: str | Path, prompts: Iterable[Prompt]) -> None:
+    """Write one line per prompt. The file appears complete or not at all: it is written beside its place and moved there."""
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            for prompt in prompts:
+                file.write(json.dumps(to_record(prompt), ensure_ascii=False) + "\n")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read_jsonl(path: str | Path) -> list[Prompt]:
+    """The prompts of a file; empty lines are skipped.
+
+    Raises ValueError that names file and line for a bad record or a second prompt of the same id, and when there is no prompt at all.
+    """
+    prompts: list[Prompt] = []
+    lines: dict[str, int] = {}
+    with Path(path).open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                prompt = from_record(json.loads(line), default_id=f"line-{number}")
+            except ValueError as error:
+                raise ValueError(f"{path}, line {number}: {error}") from error
+            if prompt.id in lines:
+                raise ValueError(f"{path}, line {number}: id {prompt.id!r} was already used in line {lines[prompt.id]}")
+            lines[prompt.id] = number
+            prompts.append(prompt)
+    if not prompts:
+        raise ValueError(f"{path} holds no prompt")
+    return prompts

@@ -1,0 +1,134 @@
+"""One run: its folder, its workers and what its arms share. The loop itself is in ``pipelines/pararl.py``."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pararl import checkpoint
+from pararl.cli import Invocation, as_dict, run_folder, save
+from pararl.config import Arm, Config
+from pararl.evaluation import Evaluation, eval_sampling, evaluate, split_prompts
+from pararl.files import read_lines, write_json
+from pararl.fleet import Fleet, RayFleet, start_ray
+from pararl.judges import Judges, RayJudges
+from pararl.pictures import Sample, SampleRow, samples_png
+from pararl.plots import curves_png
+from pararl.summary import ArmResult, BaseResult, SplitResult, Summary, pooled, table
+from pararl.tracking import Tracker
+from pararl.types import Prompt, Rollout
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What is kept of a policy's evaluation: figures of every split, and the cells of its pictures."""
+
+    splits: dict[str, SplitResult]
+    samples: list[Sample]
+
+    @property
+    def id(self) -> SplitResult:
+        return self.splits["id"]
+
+    @property
+    def ood(self) -> SplitResult:
+        """The held-out splits pooled; the ID split where none is measured."""
+        return pooled([r for split, r in self.splits.items() if split != "id"] or [self.id])
+
+
+class Session:
+    """A run from its folder to its summary. Use ``Session.open``."""
+
+    def __init__(self, config: Config, folder: Path, fleet: Fleet, judges: Judges, say: Callable[[str], None] = print) -> None:
+        self.config, self.folder, self.fleet, self.judges, self.say = config, folder, fleet, judges, say
+        self.tracker = Tracker(folder, config.track, folder.name, as_dict(config))
+
+    @classmethod
+    @contextmanager
+    def open(cls, invocation: Invocation) -> Iterator["Session"]:
+        """Make the run's folder (or take the one to resume), start Ray and the workers; end them with the block."""
+        config = invocation.config
+        folder = invocation.resume or run_folder(config, invocation.stem)
+        start_ray(config)
+        judges, fleet = RayJudges(config), RayFleet(config)  # neither waits for its actors yet
+        try:
+            fleet.ready()
+            judges.ready()
+            # Only now, so that a run that cannot start leaves no folder.
+            if invocation.resume is None:
+                folder.mkdir(parents=True)
+                save(config, folder / "config.yaml")
+            yield cls(config, folder, fleet, judges)
+        finally:
+            fleet.close()
+            judges.close()
+
+    # ---- measuring
+
+    def evaluate(self, version: int, splits: Sequence[str], count: int) -> Evaluation:
+        """Measure the base (version 0) or the published adapter at the prompts and seeds that all policies share."""
+        sampling = eval_sampling(self.config.rollout)
+
+        def generate(prompts: Sequence[Prompt]) -> list[Rollout]:
+            return self.fleet.generate(prompts, 1, version, self.config.eval.seed, sampling, update=0)
+
+        return evaluate(generate, self.judges.score, self.config, splits, count)
+
+    def measured(self, name: str) -> Measured | None:
+        """The stored evaluation of ``base`` or of a finished arm; None where it is still to be made."""
+        found = checkpoint.load(self.folder / "results" / name)
+        if found is None:
+            return None
+        arrays, facts = found
+        splits = {split: SplitResult(**result) for split, result in facts["splits"].items()}
+        cells = [
+            Sample(image, **{**cell, "failed": tuple(cell["failed"])}) for image, cell in zip(arrays["images"], facts["cells"], strict=True)
+        ]
+        return Measured(splits, cells)
+
+    def measure(self, name: str, version: int) -> tuple[Measured, Evaluation]:
+        """Evaluate on every split and keep the result under ``name``."""
+        done = self.evaluate(version, self.config.eval.splits, self.config.eval.prompts)
+        samples = done.samples(self.config.track.images)
+        cells = [{"value": s.value, "strict": s.strict, "failed": s.failed, "text": s.text} for s in samples]
+        images = np.stack([s.image for s in samples]) if samples else np.zeros((0, 1, 1, 3), np.uint8)
+        facts = {"splits": {split: asdict(result) for split, result in done.splits.items()}, "cells": cells}
+        checkpoint.save(self.folder / "results" / name, {"images": images}, facts)
+        return Measured(done.splits, samples), done
+
+    def base(self) -> Measured:
+        """The base's evaluation, made once a run."""
+        return self.measured("base") or self.measure("base", 0)[0]
+
+    # ---- the end
+
+    def finished(self, arm: Arm) -> ArmResult | None:
+        """The result of an arm that an earlier attempt at this run has finished."""
+        path = self.folder / "results" / f"{arm}.json"
+        return ArmResult.from_json(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+
+    def finish(self, results: dict[Arm, ArmResult]) -> Summary:
+        """Write ``summary.json`` and the pictures, print the table."""
+        base = self.base()
+        summary = Summary(self.config.run.seed, BaseResult(base.id, base.ood), results)
+        write_json(self.folder / "summary.json", summary.to_json())
+        curves_png(self.folder / "curves.png", read_lines(self.tracker.metrics_path), base={"eval/id_strict": base.id.strict})
+        self.draw_samples(list(results))
+        self.say(f"\n{table(summary)}\n\nin {self.folder}: summary.json, curves.png, samples/, adapters/, metrics.jsonl")
+        return summary
+
+    def draw_samples(self, arms: Sequence[Arm], per_sheet: int = 8) -> None:
+        """Contact sheets of the first ID prompts: what the base and each arm make of them, with the reasons of what failed."""
+        systems = {name: m.samples for name in ("base", *arms) if (m := self.measured(name))}
+        rows = [
+            SampleRow(prompt.text, tuple(cells[i] for cells in systems.values()))
+            for i, prompt in enumerate(self.sample_prompts()[: min(len(cells) for cells in systems.values())])
+        ]
+        for start in range(0, len(rows), per_sheet):
+            samples_png(self.folder / "samples" / f"id-{start:03d}.png", list(systems), rows[start : start + per_sheet])
+
+    def sample_prompts(self) -> list[Prompt]:
+        """The prompts whose outputs are shown."""
+        return split_prompts(self.config.eval.splits[0], self.config.track.images, self.config)

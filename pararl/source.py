@@ -1,0 +1,101 @@
+"""Where an arm's batches come from: the current policy, the base, or rollouts of the base that were sampled once."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pararl import checkpoint, scenes
+from pararl.arms import ArmSpec
+from pararl.config import Config
+from pararl.fleet import Chunk, Fleet
+from pararl.judges import Judges
+from pararl.types import Judgement, Prompt, Rollout
+from policies.base import Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The scored rollouts of one update."""
+
+    rollouts: list[Rollout]
+    judgements: list[Judgement]
+    calls: int
+    """Outputs and guesses that were scored for it."""
+    rollout_seconds: float
+    """Until the last rollout was there; scoring of earlier chunks goes on beside it."""
+    reward_seconds: float
+    """What scoring took beyond that."""
+
+
+def update_prompts(config: Config, update: int) -> list[Prompt]:
+    """The prompts of update 1, 2, ...: the next ones of the RL split, a function of (run.seed, update) alone."""
+    count = config.rollout.prompts
+    first = (update - 1) * count
+    return [scenes.prompt("train", first + i, config.run.seed, config.rollout.task) for i in range(count)]  # type: ignore[arg-type]
+
+
+def arm_sampling(config: Config, arm: ArmSpec, update: int) -> Sampling:
+    """How an arm samples: guesses are decoded only where they are scored."""
+    r = config.rollout
+    return Sampling(
+        steps=r.steps,
+        recorded=r.recorded,
+        round=update,
+        guesses=arm.reward == "step",
+        temperature=r.temperature,
+        choice_temperature=r.choice_temperature,
+        guidance=r.guidance,
+    )
+
+
+def arm_group(config: Config, arm: ArmSpec) -> int:
+    """Rollouts per prompt. Arms that score final outputs only sample more, so that every arm makes the same number of reward calls."""
+    calls = 1 + config.rollout.recorded
+    return config.rollout.group * (calls if arm.reward == "final" and config.rollout.equal_calls else 1)
+
+
+class Source:
+    """Gives the batch of each update. ``store``: folder in which static rollouts are kept for a resume."""
+
+    def __init__(self, config: Config, arm: ArmSpec, fleet: Fleet, judges: Judges, store: Path, say: Callable[[str], None]) -> None:
+        self.config, self.arm, self.fleet, self.judges, self.store, self.say = config, arm, fleet, judges, store, say
+        self._static: tuple[list[Rollout], list[Judgement]] | None = None
+
+    def batch(self, update: int, version: int) -> Batch:
+        """The batch of one update, sampled from adapter ``version`` where the arm wants the current policy."""
+        if self.arm.data != "static":
+            return self._sample(update, version if self.arm.data == "current" else 0)
+        if self._static is None:
+            self._static = checkpoint.load_rollouts(self.store) or self._sample_once()
+        rollouts, judgements = self._static
+        size = len(rollouts) // self.config.run.updates
+        part = slice((update - 1) * size, update * size)
+        return Batch(rollouts[part], judgements[part], size, 0.0, 0.0)
+
+    def _sample(self, update: int, version: int) -> Batch:
+        """Sample and score the rollouts of an update; seeds depend on (run.seed, update, prompt) alone, so that arms differ by policy only."""
+        began, spent = time.monotonic(), self.judges.calls
+        sampling, group = arm_sampling(self.config, self.arm, update), arm_group(self.config, self.arm)
+        prompts, sampled = update_prompts(self.config, update), began
+
+        def chunks() -> Iterator[Chunk]:
+            nonlocal sampled
+            yield from self.fleet.generate_iter(prompts, group, version, self.config.run.seed, sampling, update)
+            sampled = time.monotonic()
+
+        rollouts, judgements = self.judges.stream(chunks())
+        return Batch(rollouts, judgements, self.judges.calls - spent, sampled - began, time.monotonic() - sampled)
+
+    def _sample_once(self) -> tuple[list[Rollout], list[Judgement]]:
+        updates = self.config.run.updates
+        rollouts: list[Rollout] = []
+        judgements: list[Judgement] = []
+        for update in range(1, updates + 1):
+            batch = self._sample(update, 0)
+            rollouts += [checkpoint.without_outputs(r) for r in batch.rollouts]
+            judgements += [replace(j, final=j.final and replace(j.final, atoms=(), credit=None)) for j in batch.judgements]
+            if update % max(1, updates // 5) == 0:
+                self.say(f"sampled {len(rollouts)} rollouts of the base once, {update}/{updates} batches")
+        checkpoint.save_rollouts(self.store, rollouts, judgements)
+        return rollouts, judgements

@@ -1,0 +1,76 @@
+"""Several runs as one result: means over seeds with 95 % intervals, and the differences that the runs were made for."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pararl.summary import ArmResult, BaseResult, Summary
+
+T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+"""Two-sided 95 % quantiles of Student's t by degrees of freedom."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A mean over seeds and the half-width of its 95 % interval (Student's t); None for a single seed."""
+
+    mean: float
+    half: float | None
+    values: tuple[float, ...]
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f}" + ("" if self.half is None else f" ± {self.half:.3f}")
+
+
+def interval(values: Sequence[float]) -> Interval:
+    """Mean and 95 % interval of one figure per seed."""
+    n = len(values)
+    half = None if n < 2 else T_95.get(n - 1, 1.96) * float(np.std(values, ddof=1)) / math.sqrt(n)
+    return Interval(float(np.mean(values)), half, tuple(values))
+
+
+def figures(summaries: Sequence[Summary]) -> dict[str, dict[str, Interval]]:
+    """Per system (base first) the intervals of ``id`` and ``ood`` strict and soft accuracy, KL, reward calls and seconds.
+
+    Raises ValueError where the runs do not hold the same arms.
+    """
+    arms = list(summaries[0].arms)
+    if any(set(s.arms) != set(arms) for s in summaries):
+        raise ValueError("the runs of a study must hold the same arms; finish the unfinished ones with --resume")
+    out = {"base": _accuracies([s.base for s in summaries])}
+    for arm in arms:
+        results = [s.arms[arm] for s in summaries]
+        out[arm] = _accuracies(results)
+        for name in ("kl", "reward_calls", "updates", "seconds"):
+            out[arm][name] = interval([float(getattr(r, name)) for r in results])
+    return out
+
+
+def _accuracies(results: Sequence[BaseResult | ArmResult]) -> dict[str, Interval]:
+    return {
+        f"{split} {kind}": interval([getattr(getattr(r, split), kind) for r in results]) for split in ("id", "ood") for kind in ("strict", "soft")
+    }
+
+
+def markdown(found: Mapping[str, Mapping[str, Interval]], seeds: Sequence[int]) -> str:
+    """The figures as a Markdown table, and every arm's paired difference to ``offline_dpo`` where that was run."""
+    columns = ("id strict", "ood strict", "id soft", "ood soft", "kl", "updates", "reward_calls", "seconds")
+    lines = ["| arm | " + " | ".join(columns) + " |", "|" + "---|" * (len(columns) + 1)]
+    for system, values in found.items():
+        cells = [_cell(name, values[name]) if name in values else "-" for name in columns]
+        lines.append(f"| {system} | " + " | ".join(cells) + " |")
+    lines += ["", f"Seeds {', '.join(map(str, seeds))}; mean ± half-width of the 95 % interval over seeds (Student's t)."]
+    if "offline_dpo" in found:
+        lines += ["", "| difference to `offline_dpo`, id strict | mean | per seed |", "|---|---|---|"]
+        baseline = found["offline_dpo"]["id strict"].values
+        for system, values in found.items():
+            if system not in ("base", "offline_dpo"):
+                gaps = [a - b for a, b in zip(values["id strict"].values, baseline, strict=True)]
+                lines.append(f"| {system} | {interval(gaps)} | {', '.join(f'{g:+.3f}' for g in gaps)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(name: str, value: Interval) -> str:
+    return f"{value.mean:,.0f}" if name in ("updates", "reward_calls", "seconds") else str(value)

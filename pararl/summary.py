@@ -1,0 +1,145 @@
+"""What a run found: `summary.json` as records that check themselves, and the same figures as a table for the terminal."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import PurePath
+from typing import Any, Self
+
+from pararl.config import ARMS
+
+
+@dataclass(frozen=True, slots=True)
+class SplitResult:
+    """Accuracy on one split, or on several pooled."""
+
+    soft: float
+    """Mean soft score, in [0, 1]."""
+    strict: float
+    """Share of outputs for which everything asked holds, in [0, 1]."""
+    n: int
+    """Outputs measured."""
+
+    def __post_init__(self) -> None:
+        for name in ("soft", "strict"):
+            value = getattr(self, name)
+            if not 0.0 <= value <= 1.0:
+                raise ValueError(f"{name} = {value} of a split is outside [0, 1]: average the scores before they are reported")
+        if self.n < 1:
+            raise ValueError(f"n = {self.n} of a split: a result needs at least one output")
+
+
+def pooled(splits: Sequence[SplitResult]) -> SplitResult:
+    """Several splits as one, each weighted by its number of outputs. Raises ValueError when there are none."""
+    if not splits:
+        raise ValueError("no split to pool: name at least one held-out split in eval.splits")
+    n = sum(split.n for split in splits)
+    return SplitResult(soft=sum(s.soft * s.n for s in splits) / n, strict=sum(s.strict * s.n for s in splits) / n, n=n)
+
+
+@dataclass(frozen=True, slots=True)
+class BaseResult:
+    """The policy before any update."""
+
+    id: SplitResult
+    ood: SplitResult
+    """The held-out splits, pooled."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArmResult:
+    """One arm after its last update."""
+
+    id: SplitResult
+    ood: SplitResult
+    updates: int
+    reward_calls: int
+    """Outputs and guesses that were scored for training, evaluation not counted."""
+    seconds: float
+    """Wall-clock time of training."""
+    kl: float
+    """KL to the base at the end, in nats; an estimate, hence it may be slightly negative."""
+    adapter: str
+    """Folder of the adapter, relative to the run folder."""
+
+    def __post_init__(self) -> None:
+        for name in ("updates", "reward_calls", "seconds"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} = {getattr(self, name)} of an arm: it must be finite and at least 0")
+        if not math.isfinite(self.kl):
+            raise ValueError(f"kl = {self.kl} of an arm is not finite: its training diverged, lower learner.lr")
+        if not self.adapter or PurePath(self.adapter).is_absolute():
+            raise ValueError(f"adapter = {self.adapter!r}: give it relative to the run folder, so that the folder can be moved")
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any], where: str = "arm") -> Self:
+        """The record from its JSON values. Raises ValueError, naming ``where``, when a key is missing or not known."""
+        _check_keys(value, cls, where)
+        splits = {name: _split(value[name], f"{where}.{name}") for name in ("id", "ood")}
+        return cls(**{**value, **splits})
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The content of `summary.json`."""
+
+    seed: int
+    base: BaseResult
+    arms: Mapping[str, ArmResult]
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.arms) - set(ARMS))
+        if unknown:
+            raise ValueError(f"unknown arms {unknown} in a summary; known: {', '.join(ARMS)}")
+
+    def to_json(self) -> dict[str, Any]:
+        """The summary as JSON values, in the shape of the file."""
+        return {"seed": self.seed, "base": asdict(self.base), "arms": {arm: asdict(result) for arm, result in self.arms.items()}}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """The inverse of `to_json`. Raises ValueError when a key is missing or not known."""
+        _check_keys(value, cls, "summary")
+        base = value["base"]
+        _check_keys(base, BaseResult, "base")
+        arms = {arm: ArmResult.from_json(result, f"arms.{arm}") for arm, result in value["arms"].items()}
+        return cls(seed=value["seed"], base=BaseResult(id=_split(base["id"], "base.id"), ood=_split(base["ood"], "base.ood")), arms=arms)
+
+
+def table(summary: Summary) -> str:
+    """The base and every arm as a plain-text table, one line each, with the sampling error of the accuracies below it."""
+    head = ["", "ID strict", "ID soft", "OOD strict", "OOD soft", "updates", "reward calls", "seconds", "KL"]
+    lines = [["base", *_accuracies(summary.base), "-", "-", "-", "-"]]
+    for arm, result in summary.arms.items():
+        budget = [str(result.updates), f"{result.reward_calls:,}", f"{result.seconds:.0f}", f"{result.kl:.4f}"]
+        lines.append([arm, *_accuracies(result), *budget])
+    widths = [max(len(line[column]) for line in [head, *lines]) for column in range(len(head))]
+    rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
+    return "\n".join([_aligned(head, widths), rule, *(_aligned(line, widths) for line in lines), rule, _error_note(summary.base)])
+
+
+def _accuracies(result: BaseResult | ArmResult) -> list[str]:
+    return [f"{value:.3f}" for value in (result.id.strict, result.id.soft, result.ood.strict, result.ood.soft)]
+
+
+def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
+    first, *rest = (cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(cells, widths, strict=True)))
+    return "  ".join([first, *rest])
+
+
+def _error_note(base: BaseResult) -> str:
+    """Binomial error at p = 0.5, its largest: 1.96 sqrt(0.25 / n)."""
+    errors = [f"{name} n = {split.n} (+/- {1.96 * math.sqrt(0.25 / split.n):.3f})" for name, split in (("ID", base.id), ("OOD", base.ood))]
+    return f"{', '.join(errors)}: 95 % sampling error of a strict accuracy near one half"
+
+
+def _split(value: Mapping[str, Any], where: str) -> SplitResult:
+    _check_keys(value, SplitResult, where)
+    return SplitResult(**value)
+
+
+def _check_keys(value: Mapping[str, Any], record: type, where: str) -> None:
+    expected = {field.name for field in fields(record)}
+    if set(value) != expected:
+        missing, unknown = sorted(expected - set(value)), sorted(set(value) - expected)
+        raise ValueError(f"{where} of summary.json: missing keys {missing}, unknown keys {unknown}; was it written by another version?")

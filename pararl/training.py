@@ -1,0 +1,187 @@
+"""One arm of a run while it trains: its learner, its data, its place in the run, and what is written down after every update."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pararl import checkpoint
+from pararl.arms import ARM_SPECS
+from pararl.config import Arm, for_arm
+from pararl.evaluation import Evaluation
+from pararl.files import write_json
+from pararl.pictures import SampleRow
+from pararl.prefer import Feedback, prefer
+from pararl.progress import Progress
+from pararl.session import Session
+from pararl.source import Batch, Source
+from pararl.summary import ArmResult
+from pararl.trainer import RayTrainer, Trainer
+from pararl.types import Receipt
+
+Figures = dict[str, float]
+
+
+@dataclass
+class Counters:
+    """What an arm has spent so far; kept in its checkpoint."""
+
+    update: int = 0
+    reward_calls: int = 0
+    samples: int = 0
+    seconds: float = 0.0
+
+
+class Training:
+    """An arm in training. Use ``Training.open``."""
+
+    def __init__(self, session: Session, arm: Arm, trainer: Trainer) -> None:
+        self.session, self.arm, self.trainer = session, arm, trainer
+        self.config, self.spec = for_arm(session.config, arm), ARM_SPECS[arm]
+        self.checkpoint_path = session.folder / "checkpoints" / arm
+        self.source = Source(self.config, self.spec, session.fleet, session.judges, session.folder / "rollouts" / arm, session.say)
+        self.counters = Counters()
+        self.began = 0.0
+        self.seconds: Figures = {}
+        """Where the time of the update went."""
+        self.progress: Progress | None = None
+
+    @classmethod
+    @contextmanager
+    def open(cls, session: Session, arm: Arm) -> Iterator["Training"]:
+        """Start the arm's learner and tracking, restored from its checkpoint where there is one."""
+        trainer = RayTrainer(for_arm(session.config, arm), arm)
+        try:
+            training = cls(session, arm, trainer)
+            training._restore()
+            failed = True
+            try:
+                with Progress(training.config.run.updates, arm, done=training.counters.update) as training.progress:
+                    yield training
+                failed = False
+            finally:
+                session.tracker.finish(arm, failed=failed)
+        finally:
+            trainer.close()
+
+    # ---- the loop's calls
+
+    def updates(self) -> Iterator[int]:
+        """The updates still to be done: 1, 2, ... Times each and counts it when the loop comes back for the next."""
+        for update in range(self.counters.update + 1, self.config.run.updates + 1):
+            self.began, self.seconds = time.monotonic(), {}
+            yield update
+            self.counters.update = update
+            self.counters.seconds += time.monotonic() - self.began
+            if update % self.config.run.checkpoint_every == 0 and update < self.config.run.updates:
+                self._save()
+
+    def batch(self, update: int) -> Batch:
+        """The scored rollouts of an update."""
+        batch = self.source.batch(update, self.counters.update)
+        self.counters.reward_calls += batch.calls
+        self.counters.samples += len(batch.rollouts)
+        self.seconds |= {"perf/rollout": batch.rollout_seconds, "perf/reward": batch.reward_seconds}
+        return batch
+
+    def prefer(self, batch: Batch) -> Feedback:
+        """What the batch teaches this arm."""
+        c = self.config
+        return prefer(batch.rollouts, batch.judgements, self.spec, c.prefer, c.reward.step_mix, c.rollout.group)
+
+    def learn(self, batch: Batch, feedback: Feedback) -> Figures:
+        """One update of the adapter."""
+        with self._timed("perf/learn"):
+            return self.trainer.update(batch.rollouts, feedback)
+
+    def publish(self, update: int) -> list[Receipt]:
+        """Give the adapter to the rollout workers, verified; nothing for arms that sample from the base, unless they are measured now."""
+        if self.spec.data != "current" and not self._measures(update):
+            return []
+        with self._timed("perf/publish"):
+            return self.session.fleet.publish(self.trainer.adapter())
+
+    def log(self, update: int, batch: Batch, feedback: Feedback, figures: Figures, receipts: list[Receipt]) -> None:
+        """Write the update down and show it; measure the ID split where it is due."""
+        total = time.monotonic() - self.began
+        perf = {**self.seconds, "perf/wait": total - sum(self.seconds.values()), "perf/update": total}
+        row = {**dict(feedback.metrics), **figures, **perf, **receipt_figures(receipts)}
+        if self._measures(update) and update < self.config.run.updates:
+            row |= self._during(update)
+        self.session.tracker.log(update, row, self.counters.samples)
+        assert self.progress is not None
+        reward = dict(feedback.metrics)
+        self.progress.step(reward.get("reward/mean"), reward.get("reward/strict"), row.get("kl/total"), total)
+
+    def result(self) -> ArmResult:
+        """Measure the trained adapter on every split, save it, and close the arm's books."""
+        measured, evaluation = self.session.measure(self.arm, self.counters.update)
+        kl = self.trainer.kl(evaluation.rollouts)
+        figures = {f"eval/{split}_{kind}": getattr(r, kind) for split, r in measured.splits.items() for kind in ("strict", "soft")}
+        adapter = Path("adapters") / self.arm
+        self.trainer.save(self.session.folder / adapter)
+        self.session.tracker.log(
+            self.counters.update, {**figures, **{f"eval/{name.replace('/', '_')}": v for name, v in kl.items()}}, self.counters.samples
+        )
+        self._show(self.counters.update, evaluation)
+        self.session.tracker.artifact(self.arm, self.session.folder / adapter, {"updates": self.counters.update, **figures})
+        c = self.counters
+        result = ArmResult(measured.id, measured.ood, c.update, c.reward_calls, round(c.seconds, 1), kl["kl/total"], str(adapter))
+        write_json(self.session.folder / "results" / f"{self.arm}.json", asdict(result))
+        return result
+
+    # ---- inside
+
+    def _measures(self, update: int) -> bool:
+        every = self.config.eval.every
+        return update == self.config.run.updates or bool(every and update % every == 0)
+
+    def _during(self, update: int) -> Figures:
+        """Figures of the small evaluation during training."""
+        done = self.session.evaluate(update, ("id",), self.config.eval.during)
+        self._show(update, done)
+        figures = {"eval/id_strict": done.splits["id"].strict, "eval/id_soft": done.splits["id"].soft}
+        return figures | {f"eval/{name.replace('/', '_')}": value for name, value in self.trainer.kl(done.rollouts).items()}
+
+    def _show(self, update: int, evaluation: Evaluation) -> None:
+        count = self.config.track.images
+        rows = [SampleRow(r.prompt.text, (s,)) for r, s in zip(evaluation.rollouts[:count], evaluation.samples(count), strict=True)]
+        self.session.tracker.images(update, rows)
+
+    def _save(self) -> None:
+        arrays, facts = self.trainer.state()
+        checkpoint.save(
+            self.checkpoint_path, arrays, {"learner": facts, "counters": asdict(self.counters), "wandb": self.session.tracker.ids()}
+        )
+
+    def _restore(self) -> None:
+        found = checkpoint.load(self.checkpoint_path)
+        if found is not None:
+            arrays, facts = found
+            self.trainer.load_state(arrays, facts["learner"])
+            self.counters = Counters(**facts["counters"])
+        self.session.tracker.truncate(self.arm, self.counters.update if found else -1)
+        self.session.tracker.start(self.arm)
+        if found is None:
+            base = self.session.base()
+            self.session.tracker.log(0, {"eval/id_strict": base.id.strict, "eval/id_soft": base.id.soft}, 0)
+        elif self.spec.data == "current":
+            self.session.fleet.publish(self.trainer.adapter())
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - began
+
+
+def receipt_figures(receipts: list[Receipt]) -> Figures:
+    """``sync/...`` of a publish: version, tensors bound and the smallest change of canary logits over the workers."""
+    if not receipts:
+        return {}
+    return {
+        "sync/version": float(receipts[0].version),
+        "sync/tensors": float(receipts[0].tensors),
+        "sync/canary": min(r.canary for r in receipts),
+    }

@@ -1,0 +1,150 @@
+"""The records that pass between the rooms of pararl; this module imports nothing of ours.
+
+The loop they serve (``pipelines/pararl.py``)::
+
+    for update in run:
+        prompts  = curriculum.next()
+        rollouts = fleet.generate(prompts, version)
+        scores   = judges.score(rollouts)
+        pairs    = prefer(rollouts, scores)
+        metrics  = learner.update(pairs)
+        receipts = fleet.publish(learner.adapter())
+        tracker.log(metrics, scores, receipts)
+
+All arrays are numpy, so that a record crosses a process boundary without torch.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+Modality = Literal["text", "image"]
+MODALITIES: tuple[Modality, ...] = ("text", "image")
+"""The order of the ``modality`` axis of every likelihood."""
+
+Task = Literal["t2t", "i2t", "t2i", "edit", "interleaved"]
+TASKS: tuple[Task, ...] = ("t2t", "i2t", "t2i", "edit", "interleaved")
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What is asked of the policy, and what a reward needs to check the answer."""
+
+    id: str
+    """Unique within a run, for example ``"train-17"``."""
+    task: Task
+    text: str
+    spec: Mapping[str, Any] = field(default_factory=dict)
+    """GenEval-compatible record (``tag``, ``include``, ``exclude``) with whatever else the reward reads; JSON values only."""
+    split: str = "train"
+    image: np.ndarray | None = None
+    """Input image, uint8 [height, width, 3], or None."""
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A rollout or a guess as a person sees it. None = the task does not produce that modality."""
+
+    text: str | None = None
+    image: np.ndarray | None = None
+    """uint8 [height, width, 3]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """The tokens of one modality that the policy generated for one rollout."""
+
+    modality: Modality
+    tokens: np.ndarray
+    """int64 [n]: ids in the backbone's vocabulary (image codes with their offset)."""
+    commit_step: np.ndarray
+    """int16 [n]: the denoising step at which each token was committed, 0 .. steps - 1."""
+    logprob: np.ndarray
+    """float32 [n]: behaviour log-probability in nats of each token at its commit step, guidance-free and over the rows of its modality."""
+    guesses: np.ndarray
+    """int64 [recorded, n]: the complete tokens that the sampler would have returned at each recorded step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One sampled output of one prompt: a pure function of (prompt, seed, version)."""
+
+    prompt: Prompt
+    index: int
+    """Place in the group of the prompt, 0 .. K - 1."""
+    seed: int
+    version: int
+    """Version of the policy that sampled it; 0 is the base."""
+    steps: int
+    """Denoising steps that were run."""
+    recorded: tuple[int, ...]
+    """The steps whose guesses were kept, increasing; the last one need not be the final step."""
+    segments: tuple[Segment, ...]
+    output: Output
+    guesses: tuple[Output, ...]
+    """One decoded guess per recorded step; empty where nobody asked for them."""
+
+    def segment(self, modality: Modality) -> Segment | None:
+        """The segment of that modality, or None where the task does not produce it."""
+        return next((s for s in self.segments if s.modality == modality), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Atom:
+    """One statement that the prompt makes, checked on the output."""
+
+    statement: str
+    skill: str
+    """object, count, color, position, negation, closed_world, validity, plan, ..."""
+    passed: bool
+    reason: str = ""
+    """Why it failed, in words, GenEval style: ``"expected circle = 2, found 3"``; empty when it passed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How well an output means what its prompt asked. A reward that does not apply gives None instead, never a silent 0."""
+
+    value: float
+    """Soft score in [0, 1]."""
+    strict: bool | None = None
+    """Whether everything asked holds; None when the reward has no such notion."""
+    atoms: tuple[Atom, ...] = ()
+    credit: np.ndarray | None = None
+    """float32 [image rows, image columns] of the scorer's own grid in [-1, 1]: +1 matches, -1 contradicts, 0 neutral."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """The scores of one rollout: of its final output and of its guesses, one per recorded step."""
+
+    final: Score | None
+    steps: tuple[Score | None, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two rollouts of one prompt, by their index in the batch, and what made one of them the better."""
+
+    chosen: int
+    rejected: int
+    margin: float
+    """Difference of their rewards, > 0."""
+    step: int | None = None
+    """Index into ``Rollout.recorded`` at which they were compared; None = the final output."""
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What a worker returns after it loaded an adapter: the proof that it landed."""
+
+    worker: str
+    version: int
+    tensors: int
+    """How many tensors were bound."""
+    checksum: str
+    """SHA-256 of the adapter as it now lies in the worker's model."""
+    canary: float
+    """Largest absolute change of the canary logits against the base (adapter off); 0.0 at version 0."""

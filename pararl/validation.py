@@ -1,0 +1,145 @@
+"""What a configuration must satisfy, checked before a model is loaded or an actor started."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+from pararl.config import ARMS, PER_ARM, Config, ConfigError, flat
+
+SPLITS = ("train", "id", "ood_pair", "ood_rel", "ood_count", "para")
+"""The splits of the scene world (``pararl/scenes``)."""
+RUN_TASKS = ("t2i", "interleaved")
+"""The tasks that a run can train on."""
+REWARDS = ("scenes",)
+EMBEDDED = Path(__file__).resolve().parent.parent / "policies" / "checkpoints"
+"""One folder per embedded policy. Looked up as files, because importing ``policies`` would load torch."""
+
+Bound = tuple[str, Callable[[float], bool]]
+"""A range in words, and whether a number lies in it."""
+
+_POSITIVE: Bound = ("> 0", lambda value: value > 0)
+_AT_LEAST_0: Bound = (">= 0", lambda value: value >= 0)
+_AT_LEAST_1: Bound = (">= 1", lambda value: value >= 1)
+_SEED: Bound = ("between 0 and 2**32 - 1", lambda value: 0 <= value < 2**32)
+
+BOUNDS: dict[str, Bound] = {
+    "run.seed": _SEED,
+    "run.updates": _AT_LEAST_1,
+    "run.checkpoint_every": _AT_LEAST_1,
+    "policy.lora_rank": _AT_LEAST_1,
+    "policy.lora_alpha": _AT_LEAST_1,
+    "policy.lora_dropout": (">= 0 and < 1", lambda value: 0 <= value < 1),
+    "rollout.prompts": _AT_LEAST_1,
+    "rollout.group": (">= 2 (a group of one has no pair)", lambda value: value >= 2),
+    "rollout.steps": _AT_LEAST_1,
+    "rollout.recorded": _AT_LEAST_1,
+    "rollout.temperature": _POSITIVE,
+    "rollout.choice_temperature": _AT_LEAST_0,
+    "rollout.guidance": _AT_LEAST_0,
+    "rollout.workers": _AT_LEAST_1,
+    "rollout.threads": _AT_LEAST_1,
+    "rollout.chunk": _AT_LEAST_1,
+    "rollout.gpus": _AT_LEAST_0,
+    "reward.workers": _AT_LEAST_1,
+    "reward.step_mix": (">= 0 and <= 1", lambda value: 0 <= value <= 1),
+    "prefer.min_margin": _AT_LEAST_0,
+    "learner.lr": _POSITIVE,
+    "learner.weight_decay": _AT_LEAST_0,
+    "learner.clip_norm": _POSITIVE,
+    "learner.beta": _POSITIVE,
+    "learner.reference_every": _AT_LEAST_0,
+    "learner.kl": _AT_LEAST_0,
+    "learner.clip_ratio": ("> 0 and < 1", lambda value: 0 < value < 1),
+    "learner.nll": _AT_LEAST_0,
+    "learner.draws": _AT_LEAST_1,
+    "learner.micro": _AT_LEAST_1,
+    "learner.threads": _AT_LEAST_1,
+    "learner.gpus": _AT_LEAST_0,
+    "learner.text_weight": _AT_LEAST_0,
+    "learner.image_weight": _AT_LEAST_0,
+    "eval.prompts": _AT_LEAST_1,
+    "eval.every": _AT_LEAST_0,
+    "eval.during": _AT_LEAST_1,
+    "eval.seed": _SEED,
+    "track.images": _AT_LEAST_0,
+}
+"""The range of every number in the configuration."""
+
+
+def validate(config: Config) -> None:
+    """Raise one ConfigError with everything in ``config`` that cannot be; loads and starts nothing."""
+    values = flat(config)
+    numbers = [_out_of_range(key, key, values[key]) for key in BOUNDS]
+    problems = [problem for problem in numbers if problem] + _steps(config) + _lists(config) + _names(config) + _overrides(config)
+    if problems:
+        raise ConfigError("; ".join(problems))
+
+
+def _out_of_range(name: str, key: str, value: float) -> str | None:
+    """What is wrong with the number ``value`` of the setting ``key``, which the user wrote as ``name``; None = nothing."""
+    words, holds = BOUNDS[key]
+    if math.isfinite(value) and holds(value):
+        return None
+    return f"{name} must be {words if math.isfinite(value) else 'finite'}, got {value} (set --{name})"
+
+
+def _steps(config: Config) -> list[str]:
+    """What is wrong with settings that limit each other."""
+    problems = []
+    steps, recorded, learner = config.rollout.steps, config.rollout.recorded, config.learner
+    if recorded > steps:
+        problems.append(f"rollout.recorded must be <= rollout.steps ({steps}), got {recorded} (set --rollout.recorded)")
+    if learner.text_weight == learner.image_weight == 0:
+        problems.append("learner.text_weight and learner.image_weight must not both be 0 (set --learner.image_weight)")
+    return problems
+
+
+def _lists(config: Config) -> list[str]:
+    """What is wrong with the lists of names: empty, unknown or given twice."""
+    problems = []
+    for key, values, known in (("run.arms", config.run.arms, ARMS), ("eval.splits", config.eval.splits, SPLITS)):
+        names = dict.fromkeys(values)
+        unknown = ", ".join(repr(name) for name in names if name not in known)
+        twice = ", ".join(repr(name) for name in names if values.count(name) > 1)
+        if not values:
+            problems.append(f"{key} must name at least one of {', '.join(known)} (set --{key})")
+        if unknown:
+            problems.append(f"{key}: unknown {unknown} (known: {', '.join(known)}; set --{key})")
+        if twice:
+            problems.append(f"{key} names {twice} more than once (set --{key})")
+    return problems
+
+
+def _names(config: Config) -> list[str]:
+    """What is wrong with the settings that name one thing."""
+    problems = []
+    for key, value, known in (("rollout.task", config.rollout.task, RUN_TASKS), ("reward.name", config.reward.name, REWARDS)):
+        if value not in known:
+            problems.append(f"{key}: unknown {value!r} (known: {', '.join(known)}; set --{key})")
+    for key, value in (("run.dir", config.run.dir), ("track.project", config.track.project)):
+        if not value.strip():
+            problems.append(f"{key} must not be empty (set --{key})")
+    name = config.run.name
+    if name in (".", "..") or name != name.strip() or any(mark in name for mark in "/\\\0\n"):
+        problems.append(f"run.name must be a plain folder name, got {name!r} (the folder above it is --run.dir)")
+    embedded = sorted(path.name for path in EMBEDDED.iterdir() if path.is_dir()) if EMBEDDED.is_dir() else []
+    policy = config.policy.name
+    if policy not in embedded and not (policy and Path(policy).is_dir()):
+        known_policies = ", ".join(embedded) or "none"
+        problems.append(f"policy.name: {policy!r} is neither an embedded policy ({known_policies}) nor a directory (set --policy.name)")
+    return problems
+
+
+def _overrides(config: Config) -> list[str]:
+    """What is wrong with the overrides of single arms."""
+    problems = []
+    for arm, own in config.arm.items():
+        if arm not in ARMS:
+            problems.append(f"arm.{arm}: unknown arm {arm!r} (known: {', '.join(ARMS)})")
+        for key, value in own.items():
+            name = f"arm.{arm}.{key}"
+            if key not in PER_ARM:
+                problems.append(f"{name}: an arm may set learner.*, prefer.* and reward.step_mix only")
+            elif key in BOUNDS and (problem := _out_of_range(name, key, value)):
+                problems.append(problem)
+    return problems

@@ -1,0 +1,167 @@
+"""What rollout and reward actors do, as plain classes without Ray.
+
+This module loads no torch: a rollout worker loads it when it is made, a reward worker never does.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import rewards
+from pararl import sync
+from pararl.config import Config
+from pararl.sync import AdapterBuffer, SyncError
+from pararl.types import Judgement, Prompt, Receipt, Rollout
+
+if TYPE_CHECKING:
+    from policies import Policy, Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One rollout that is wanted."""
+
+    prompt: Prompt
+    index: int
+    """Place in the group of the prompt."""
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """What a rollout worker is made from."""
+
+    policy: str
+    """What ``policies.load`` takes; a directory as an absolute path, because actors run in folders of their own."""
+    rank: int
+    alpha: int
+    threads: int = 1
+    device: str = "cpu"
+
+    @classmethod
+    def of(cls, config: Config) -> "WorkerSettings":
+        """The settings of the workers of a run."""
+        name, rollout = config.policy.name, config.rollout
+        policy = str(Path(name).resolve()) if (Path(name) / "policy.json").exists() else name
+        return cls(policy, config.policy.lora_rank, config.policy.lora_alpha, rollout.threads, "cuda" if rollout.gpus else "cpu")
+
+
+class RewardError(RuntimeError):
+    """A reward raised: its message names the reward and the cause. Outputs that cannot be scored stop the run, they never count as 0."""
+
+
+def rollout_seed(run_seed: int, update: int, prompt_id: str, index: int) -> int:
+    """Seed of one rollout, 0 .. 2**63 - 1: the first 8 bytes of BLAKE2b over the four, so the same on every machine and Python."""
+    text = f"{run_seed}|{update}|{prompt_id}|{index}"
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) >> 1
+
+
+class RolloutWorker:
+    """Samples rollouts from the base or from one adapter. Its answers depend on its arguments only, so every call may be repeated."""
+
+    def __init__(self, settings: WorkerSettings, name: str = "local") -> None:
+        """Load the policy and attach an adapter that still equals the base. Raises what ``policies.load`` raises."""
+        import policies
+        from pararl import adapter
+
+        self.name = name
+        self.threads = settings.threads
+        self.policy = policies.load(settings.policy)
+        if settings.device != "cpu":
+            self.policy.to(settings.device)
+        with _threads(self.threads):
+            self.base_canary = self.policy.canary()
+        # The worker keeps no random adapter of its own: A is the learner's as soon as one is loaded, and until then B is 0.
+        self.model = adapter.attach(self.policy, settings.rank, settings.alpha)
+        self.canary = self.base_canary
+        self.changes_base = False
+        self.receipt: Receipt | None = None
+
+    def load(self, sent: AdapterBuffer) -> Receipt:
+        """Put an adapter into the model and return the proof, read back from the model.
+
+        Raises SyncError when its tensors do not fit, or when they changed what the adapter does without changing any canary logit.
+        """
+        from pararl import adapter
+
+        held, self.receipt = self.receipt, None
+        try:
+            bound = adapter.load_tensors(self.model, sync.unpack(sent))
+        except ValueError as error:
+            raise SyncError(f"{self.name} could not load adapter version {sent.version}: {error}") from error
+        checksum = sync.checksum_of(adapter.tensors(self.model))
+        with _threads(self.threads):
+            canary = self.policy.canary()
+        # While every B was and is 0, another A changes nothing.
+        effective = self.changes_base or sent.changes_base
+        if effective and (held is None or held.checksum != checksum) and bool((canary == self.canary).all()):
+            raise SyncError(
+                f"{self.name} loaded adapter version {sent.version}, which differs from the one before, but no canary logit changed: the "
+                "model does not use this adapter (is it merged, switched off, or is another one active?)"
+            )
+        self.canary, self.changes_base = canary, sent.changes_base
+        self.receipt = Receipt(self.name, sent.version, bound, checksum, (canary - self.base_canary).abs().max().item())
+        return self.receipt
+
+    def generate(self, requests: Sequence[Request], sampling: "Sampling", sent: AdapterBuffer | None, version: int) -> list[Rollout]:
+        """One rollout per request, sampled as one batch from ``sent``, or from the base where that is None.
+
+        An adapter that is not the one held is loaded and verified first: so a worker that was restarted heals itself. Raises ValueError
+        when ``version`` is not that of ``sent`` (of the base: 0).
+        """
+        from pararl import adapter
+
+        if version != (0 if sent is None else sent.version):
+            raise ValueError(
+                f"rollouts of version {version} were asked for with {'no adapter' if sent is None else f'adapter {sent.version}'}"
+            )
+        if sent is not None and (self.receipt is None or (self.receipt.version, self.receipt.checksum) != (version, sent.checksum)):
+            sync.verify([self.load(sent)], sent, [self.name])
+        prompts, seeds = [r.prompt for r in requests], [r.seed for r in requests]
+        with _threads(self.threads):
+            if sent is None:
+                with adapter.base(self.model):
+                    rollouts = self.policy.generate(prompts, seeds, sampling, version)
+            else:
+                rollouts = self.policy.generate(prompts, seeds, sampling, version)
+        return [replace(rollout, index=request.index, version=version) for rollout, request in zip(rollouts, requests, strict=True)]
+
+
+class RewardWorker:
+    """Scores rollouts with one reward."""
+
+    def __init__(self, reward_name: str) -> None:
+        """Load the reward and run its self-test. Raises what ``rewards.load`` and ``rewards.self_test`` raise."""
+        self.reward = rewards.load(reward_name)
+        rewards.self_test(self.reward)
+
+    def score(self, rollouts: Sequence[Rollout]) -> list[Judgement]:
+        """The judgement of each rollout, final output and recorded steps. Raises RewardError for whatever the reward raises."""
+        try:
+            return rewards.score_rollouts(self.reward, rollouts)
+        except Exception as error:
+            # Its text, too: the exception of a user's reward may not survive the way to another process.
+            ids = ", ".join(list(dict.fromkeys(rollout.prompt.id for rollout in rollouts))[:4])
+            cause = f"{type(error).__name__}: {error}"
+            raise RewardError(f"reward {self.reward.name} failed on {len(rollouts)} rollouts (prompts {ids}, ...): {cause}") from error
+
+
+def reward_calls(rollouts: Sequence[Rollout]) -> int:
+    """How many outputs are scored for these rollouts: the final one of each and its guesses."""
+    return sum(1 + len(rollout.guesses) for rollout in rollouts)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Run torch with ``count`` threads inside: results equal bit for bit only where the number of threads does."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

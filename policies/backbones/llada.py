@@ -1,0 +1,189 @@
+"""The LLaDA backbone as MMaDA releases it: a bidirectional LLaMA-like transformer over one text + image-code vocabulary.
+
+Parameter names are the released ones (``model.transformer.blocks.0.q_proj.weight`` and so on), so that a released checkpoint
+loads key by key. Facts: Gen-Verse/MMaDA, ``models/modeling_llada.py`` (block type "llama", RMSNorm, rotary embedding, SwiGLU).
+
+Unlike the released class there is no causal path: a mask only ever hides padding keys.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import PretrainedConfig, PreTrainedModel
+
+
+class MMadaConfig(PretrainedConfig):
+    """Sizes of an MMaDA backbone, under the released names. Released fields that do not change this architecture are kept and ignored."""
+
+    model_type = "mmada"
+
+    def __init__(
+        self,
+        d_model: int = 4096,
+        n_layers: int = 32,
+        n_heads: int = 32,
+        n_kv_heads: int | None = None,
+        mlp_hidden_size: int = 12288,
+        rope_theta: float = 500000.0,
+        rms_norm_eps: float = 1e-5,
+        max_sequence_length: int = 4096,
+        embedding_size: int = 134656,
+        mask_token_id: int = 126336,
+        codebook_size: int = 8192,
+        num_vq_tokens: int = 1024,
+        init_std: float = 0.02,
+        **kwargs: Any,
+    ) -> None:
+        self.d_model = d_model
+        self.n_layers = n_layers
+        self.n_heads = n_heads
+        self.n_kv_heads = n_heads if n_kv_heads is None else n_kv_heads
+        self.mlp_hidden_size = mlp_hidden_size
+        self.rope_theta = rope_theta
+        self.rms_norm_eps = rms_norm_eps
+        self.max_sequence_length = max_sequence_length
+        self.embedding_size = embedding_size
+        self.mask_token_id = mask_token_id
+        self.codebook_size = codebook_size
+        self.num_vq_tokens = num_vq_tokens
+        self.init_std = init_std
+        super().__init__(**kwargs)
+
+
+def rotary(length: int, head_dim: int, theta: float, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of the rotary embedding in float32, each [length, head_dim] (halves repeated, not interleaved)."""
+    inverse = 1.0 / theta ** (torch.arange(0, head_dim, 2, device=device, dtype=torch.float32) / head_dim)
+    angles = torch.outer(torch.arange(length, device=device, dtype=torch.float32), inverse)
+    angles = torch.cat((angles, angles), dim=-1)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Apply the rotary embedding to x [batch, heads, length, head_dim] in float32; returns the dtype of x."""
+    left, right = x.float().chunk(2, dim=-1)
+    return (x.float() * cos + torch.cat((-right, left), dim=-1) * sin).to(x.dtype)
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm with a gain, computed in float32."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.float()
+        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return self.weight * wide.to(x.dtype)
+
+
+class LLaDABlock(nn.Module):
+    """Pre-norm attention and SwiGLU with separate projections, without biases."""
+
+    def __init__(self, config: MMadaConfig) -> None:
+        super().__init__()
+        width, hidden = config.d_model, config.mlp_hidden_size
+        self.heads, self.kv_heads = config.n_heads, config.n_kv_heads
+        self.head_dim = width // config.n_heads
+        self.attn_norm = RMSNorm(width, config.rms_norm_eps)
+        self.ff_norm = RMSNorm(width, config.rms_norm_eps)
+        self.q_proj = nn.Linear(width, width, bias=False)
+        self.k_proj = nn.Linear(width, self.kv_heads * self.head_dim, bias=False)
+        self.v_proj = nn.Linear(width, self.kv_heads * self.head_dim, bias=False)
+        self.attn_out = nn.Linear(width, width, bias=False)
+        self.ff_proj = nn.Linear(width, hidden, bias=False)
+        self.up_proj = nn.Linear(width, hidden, bias=False)
+        self.ff_out = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None) -> Tensor:
+        batch, length, width = x.shape
+        y = self.attn_norm(x)
+        q = rotate(self.q_proj(y).view(batch, length, self.heads, self.head_dim).transpose(1, 2), cos, sin)
+        k = rotate(self.k_proj(y).view(batch, length, self.kv_heads, self.head_dim).transpose(1, 2), cos, sin)
+        v = self.v_proj(y).view(batch, length, self.kv_heads, self.head_dim).transpose(1, 2)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=self.kv_heads != self.heads)
+        x = x + self.attn_out(y.transpose(1, 2).reshape(batch, length, width))
+        y = self.ff_norm(x)
+        return x + self.ff_out(F.silu(self.ff_proj(y)) * self.up_proj(y))
+
+
+class LLaDAModel(nn.Module):
+    """Holds the layers under the released names: ``transformer.wte``, ``.blocks``, ``.ln_f`` and the head ``.ff_out``."""
+
+    def __init__(self, config: MMadaConfig) -> None:
+        super().__init__()
+        self.transformer = nn.ModuleDict(
+            {
+                "wte": nn.Embedding(config.embedding_size, config.d_model),
+                "blocks": nn.ModuleList(LLaDABlock(config) for _ in range(config.n_layers)),
+                "ln_f": RMSNorm(config.d_model, config.rms_norm_eps),
+                "ff_out": nn.Linear(config.d_model, config.embedding_size, bias=False),
+            }
+        )
+
+
+class MMadaModelLM(PreTrainedModel):
+    """MMaDA's masked-diffusion language model: ``model(input_ids)`` gives logits [batch, length, embedding_size].
+
+    ``hidden`` and ``head`` are the two halves of that call; samplers and likelihoods use them to apply the head to the needed
+    positions and vocabulary rows only.
+    """
+
+    config_class = MMadaConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["LLaDABlock"]
+    _supports_sdpa = True
+
+    def __init__(self, config: MMadaConfig) -> None:
+        super().__init__(config)
+        self.model = LLaDAModel(config)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, (nn.Linear, nn.Embedding)):
+            nn.init.normal_(module.weight, std=self.config.init_std)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.model.transformer["wte"]
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.model.transformer["wte"] = value
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.model.transformer["ff_out"]
+
+    def hidden(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Last hidden states after the final norm, [batch, length, d_model].
+
+        ``attention_mask`` [batch, length]: true or 1 at real tokens; padding is hidden as a key, attention stays bidirectional. Positions
+        are relative (rotary), so left padding of any width leaves the hidden states of real tokens unchanged.
+        """
+        layers = self.model.transformer
+        x = layers["wte"](input_ids)
+        cos, sin = rotary(input_ids.shape[1], self.config.d_model // self.config.n_heads, self.config.rope_theta, x.device)
+        mask = None
+        if attention_mask is not None:
+            # A padding query may look at everything: a row without any key would be undefined, and nobody reads it.
+            keys = attention_mask.bool()
+            mask = (keys[:, None, :] | ~keys[:, :, None])[:, None]
+        for block in layers["blocks"]:
+            if self.gradient_checkpointing and self.training:
+                x = checkpoint(block, x, cos, sin, mask, use_reentrant=False)
+            else:
+                x = block(x, cos, sin, mask)
+        return layers["ln_f"](x)
+
+    def head(self, hidden: Tensor, rows: slice | None = None) -> Tensor:
+        """Logits of hidden states [..., d_model] over the vocabulary rows of a slice (all when None)."""
+        weight = self.model.transformer["ff_out"].weight
+        return F.linear(hidden, weight if rows is None else weight[rows])
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Logits over the whole vocabulary, [batch, length, embedding_size]; see ``hidden`` for the mask."""
+        return self.head(self.hidden(input_ids, attention_mask))

@@ -1,0 +1,132 @@
+"""What every family of policies gives to the loop: sampling, likelihoods and the places where an adapter goes."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from pararl.types import MODALITIES, Modality, Output, Prompt, Rollout, Task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How a policy samples."""
+
+    steps: int = 8
+    """Denoising steps; for autoregressive text, new tokens."""
+    recorded: int = 0
+    """Steps at which complete guesses are kept: a random subset, the same for all rollouts of a prompt."""
+    round: int = 0
+    """Which random subset; give another one to a prompt that comes back."""
+    guesses: bool = True
+    """Whether those guesses are decoded to outputs; likelihoods at the recorded steps need them only as tokens."""
+    temperature: float = 1.0
+    """Temperature of the token draws; 0 = arg-max."""
+    choice_temperature: float = 1.0
+    """Gumbel temperature of the confidence that picks which drawn image tokens are committed, annealed linearly to 0."""
+    guidance: float = 0.0
+    """Classifier-free guidance scale s of image tokens: (1 + s) conditional - s unconditional logits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """The shared randomness at which likelihoods are estimated: the same for policy and reference, for chosen and rejected."""
+
+    masks: dict[Modality, Tensor]
+    """bool [draw, batch, n]: which tokens of the modality are hidden."""
+    weights: dict[Modality, Tensor]
+    """float32 [draw, batch]: importance weight of the draw, 1 / share of hidden tokens."""
+
+    def __len__(self) -> int:
+        return len(next(iter(self.weights.values())))
+
+    def __iter__(self) -> Iterator["Draws"]:
+        """The draws one by one, each a Draws of length 1: what draw-by-draw accumulation loops over."""
+        for i in range(len(self)):
+            yield Draws({m: x[i : i + 1] for m, x in self.masks.items()}, {m: x[i : i + 1] for m, x in self.weights.items()})
+
+    def rows(self, index: Tensor) -> "Draws":
+        """The draws of some of the batch's rollouts."""
+        return Draws({m: x[:, index] for m, x in self.masks.items()}, {m: x[:, index] for m, x in self.weights.items()})
+
+
+@dataclass(frozen=True, slots=True)
+class StepTokens:
+    """Exact conditional log-probabilities of the tokens committed at recorded steps, of one modality."""
+
+    logprob: Tensor
+    """float32 [batch, step, n]: log-probability of token i given the sequence before the step; 0 where not committed at it."""
+    committed: Tensor
+    """bool [batch, step, n]: which tokens were committed at the step."""
+    behaviour: Tensor
+    """float32 [batch, step, n]: the same log-probabilities as the sampler recorded them; 0 where not committed."""
+
+    def mean(self) -> Tensor:
+        """Mean log-probability over the tokens committed at each step, [batch, step]; 0 where none was."""
+        return self.logprob.sum(-1) / self.committed.sum(-1).clamp_min(1)
+
+
+class Policy(ABC):
+    """One unified model: backbone, text tokenizer, image tokenizer, layout, sampler and likelihood.
+
+    Likelihoods are guidance-free, over the vocabulary rows of the modality, in nats, and normalised per modality by its number of tokens.
+    """
+
+    family: str
+    model: nn.Module
+    """The backbone, an ordinary torch module: ``model(input_ids)`` gives its logits. Adapters are injected into it."""
+    lora_targets: str
+    """Regular expression of the linear layers that an adapter wraps."""
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def to(self, device: str) -> "Policy":
+        """Move every part that is a torch module; returns the policy itself."""
+        for part in vars(self).values():
+            if isinstance(part, nn.Module):
+                part.to(device)
+        return self
+
+    @abstractmethod
+    def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int], sampling: Sampling, version: int = 0) -> list[Rollout]:
+        """One rollout per prompt, each a function of its prompt, its seed and the weights; the group index is left at 0.
+
+        Prompts may mix tasks. Raises ValueError for a task that the family does not do, or a prompt that is too long.
+        """
+
+    @abstractmethod
+    def draws(self, rollouts: Sequence[Rollout], n: int, generator: torch.Generator) -> Draws:
+        """Shared randomness for ``n`` Monte-Carlo draws; rollouts of one prompt get the same."""
+
+    @abstractmethod
+    def log_likelihood(self, rollouts: Sequence[Rollout], draws: Draws) -> Tensor:
+        """Mean over the draws of the estimated log-likelihood per token, float32 [batch, modality], differentiable; 0 where absent."""
+
+    @abstractmethod
+    def step_tokens(self, rollouts: Sequence[Rollout], steps: Sequence[Sequence[int]]) -> dict[Modality, StepTokens]:
+        """Conditionals of the tokens that each rollout committed at its given steps (equally many for all), differentiable."""
+
+    @abstractmethod
+    def canary(self) -> Tensor:
+        """Logits of a small fixed batch, float32: what tells whether an adapter changes the model's output."""
+
+    @abstractmethod
+    def save(self, directory: Path) -> None:
+        """Write what ``policies.load`` reads: safetensors and JSON only. Raises ValueError while ``model`` carries an adapter."""
+
+    def step_log_likelihood(self, rollouts: Sequence[Rollout], steps: Sequence[Sequence[int]]) -> Tensor:
+        """Mean conditional log-probability of the tokens committed at each step, float32 [batch, step, modality]; 0 where none was."""
+        tokens = self.step_tokens(rollouts, steps)
+        empty = torch.zeros(len(rollouts), len(steps[0]), device=self.device)
+        return torch.stack([tokens[m].mean() if m in tokens else empty for m in MODALITIES], dim=-1)
+
+    def sample(self, texts: Sequence[str] | str, seed: int = 0, task: Task = "t2i", sampling: Sampling | None = None) -> list[Output]:
+        """Outputs for plain prompt texts: the short way for a person. Text i is sampled with seed + i."""
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        prompts = [Prompt(id=f"text-{i}", task=task, text=text) for i, text in enumerate(texts)]
+        return [r.output for r in self.generate(prompts, [seed + i for i in range(len(texts))], sampling or Sampling())]

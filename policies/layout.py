@@ -1,0 +1,103 @@
+"""Where things stand in a sequence: special tokens, prompt layouts and the canvas that a sampler fills.
+
+Layouts of MMaDA (``training/prompting_utils.py``) and MMaDA-Parallel: prompts are padded on the left, so the generated part of every
+sequence of a batch occupies the same columns.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pararl.types import Modality
+
+
+@dataclass(frozen=True, slots=True)
+class Specials:
+    """Ids of the special tokens. The defaults are those of the MMaDA and MMaDA-Parallel releases."""
+
+    mask: int = 126336
+    bos: int = 126080
+    eos: int = 126081
+    soi: int = 126084
+    eoi: int = 126085
+    t2i: int = 126088
+    mmu: int = 126089
+    pad: int = 126093
+    interleave: int = 126095
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """One vocabulary for both modalities: text rows first, image code k at ``text_size + k``."""
+
+    text_size: int
+    """len(tokenizer), which is where the image codes start (126349 in the releases, not the padded 126464)."""
+    codes: int
+    specials: Specials = field(default_factory=Specials)
+    forbidden: tuple[int, ...] = ()
+    """Text rows that a text position never yields: MASK and the other special tokens, all but eos."""
+
+    def rows(self, modality: Modality) -> slice:
+        """The vocabulary rows of a modality."""
+        return slice(0, self.text_size) if modality == "text" else slice(self.text_size, self.text_size + self.codes)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Columns [start, stop) of a canvas that hold generated tokens of one modality."""
+
+    modality: Modality
+    start: int
+    stop: int
+
+    @property
+    def columns(self) -> slice:
+        return slice(self.start, self.stop)
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class Canvas:
+    """A batch of sequences of one task with all generated positions still MASK."""
+
+    ids: Tensor
+    """int64 [batch, length]."""
+    attention: Tensor
+    """bool [batch, length]: false at padding."""
+    spans: tuple[Span, ...]
+
+    def span(self, modality: Modality) -> Span | None:
+        return next((s for s in self.spans if s.modality == modality), None)
+
+
+def pad_left(rows: Sequence[Sequence[int]], pad: int, width: int | None = None) -> tuple[Tensor, Tensor]:
+    """Left-pad rows of ids to the longest (or to ``width``): ids int64 [batch, width] and their bool mask."""
+    width = max(len(row) for row in rows) if width is None else width
+    ids = np.full((len(rows), width), pad, dtype=np.int64)
+    mask = np.zeros((len(rows), width), dtype=bool)
+    for i, row in enumerate(rows):
+        ids[i, width - len(row) :] = row
+        mask[i, width - len(row) :] = True
+    return torch.from_numpy(ids), torch.from_numpy(mask)
+
+
+def canvas(prefixes: Sequence[Sequence[int]], image_tokens: int, text_tokens: int, specials: Specials, width: int | None = None) -> Canvas:
+    """The canvas of prompt prefixes: ``prefix <soi> MASK*image_tokens <eoi> <bos> MASK*text_tokens``; a count of 0 leaves its part out."""
+    ids, mask = pad_left(prefixes, specials.pad, width)
+    tail: list[int] = []
+    spans: list[Span] = []
+    if image_tokens:
+        start = ids.shape[1] + len(tail) + 1
+        spans.append(Span("image", start, start + image_tokens))
+        tail += [specials.soi, *[specials.mask] * image_tokens, specials.eoi]
+    if text_tokens:
+        start = ids.shape[1] + len(tail) + 1
+        spans.append(Span("text", start, start + text_tokens))
+        tail += [specials.bos, *[specials.mask] * text_tokens]
+    behind = torch.tensor(tail).expand(len(prefixes), -1)
+    return Canvas(torch.cat((ids, behind), 1), torch.cat((mask, torch.ones_like(behind, dtype=torch.bool)), 1), tuple(spans))

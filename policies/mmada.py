@@ -1,0 +1,318 @@
+"""The ``mmada`` family: a masked-diffusion LLaDA backbone that denoises text and image tokens together."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from pararl.types import MODALITIES, Modality, Output, Prompt, Rollout, Segment
+from policies.backbones.llada import MMadaModelLM
+from policies.base import Draws, Policy, Sampling, StepTokens
+from policies.image.magvitv2 import MAGVITv2
+from policies.layout import Canvas, Span, Specials, Vocabulary, canvas
+from policies.likelihood.masked import elbo, hidden_sets, hidden_token_logprobs, mask_ratios
+from policies.sampling.denoise import Logits, SegmentPlan, SegmentTrace, denoise, image_plan, text_plan
+from policies.weights import check_plain, no_progress_bars, read_model
+
+POLICY_FILE = "policy.json"
+
+
+@dataclass(frozen=True, slots=True)
+class MMadaSettings:
+    """What a directory's ``policy.json`` says beside the weights."""
+
+    grid: tuple[int, int] = (32, 32)
+    """Image tokens, rows and columns."""
+    prompt_tokens: int = 512
+    """Longest prompt text in tokens."""
+    text_tokens: int = 256
+    """Generated text window of interleaved outputs, in tokens."""
+    text_block: int = 64
+    """Block of the text sampler, in tokens."""
+    image_ratio: tuple[float, float] = (0.6, 1.0)
+    """Mask ratios at which image likelihoods are drawn (MaskGRPO: high ratios carry the signal)."""
+    text_ratio: tuple[float, float] = (0.0, 1.0)
+    """Mask ratios at which text likelihoods are drawn."""
+    specials: Specials = field(default_factory=Specials)
+
+
+class MMadaPolicy(Policy):
+    """MMaDA: text and image tokens of one vocabulary, denoised together with bidirectional attention."""
+
+    family = "mmada"
+    # The head is called ff_out as well: only the ff_out inside a block may be wrapped.
+    lora_targets = r".*\.blocks\.\d+\.(q_proj|k_proj|v_proj|attn_out|ff_proj|up_proj|ff_out)"
+
+    def __init__(self, model: MMadaModelLM, tokenizer: PreTrainedTokenizerFast, images: MAGVITv2, settings: MMadaSettings) -> None:
+        self.model: MMadaModelLM = model.eval()
+        self.tokenizer = tokenizer
+        self.images = images.eval().requires_grad_(False)
+        self.settings = settings
+        specials = settings.specials
+        others = {i for i in tokenizer.all_special_ids if i is not None} | set(asdict(specials).values())
+        self.vocabulary = Vocabulary(len(tokenizer), images.codebook_size, specials, tuple(sorted(others - {specials.eos})))
+        if self.vocabulary.rows("image").stop > model.config.embedding_size:
+            raise ValueError(
+                f"{len(tokenizer)} text ids and {images.codebook_size} codes do not fit {model.config.embedding_size} embedding rows"
+            )
+        bias = torch.zeros(len(tokenizer))
+        bias[[i for i in self.vocabulary.forbidden if i < len(tokenizer)]] = -torch.inf
+        self.text_bias = bias
+
+    @classmethod
+    def load(cls, directory: Path) -> "MMadaPolicy":
+        """Read a directory written by ``save``. Raises ValueError where its weights are not exactly those of the model."""
+        raw = json.loads((directory / POLICY_FILE).read_text())["settings"]
+        values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in raw.items()}
+        settings = MMadaSettings(**{**values, "specials": Specials(**raw["specials"])})
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(directory)
+        return cls(read_model(MMadaModelLM, directory), tokenizer, read_model(MAGVITv2, directory / "image_tokenizer"), settings)
+
+    def save(self, directory: Path) -> None:
+        check_plain(self.model)
+        with no_progress_bars():
+            self.model.save_pretrained(directory)
+            self.tokenizer.save_pretrained(directory)
+            self.images.save_pretrained(directory / "image_tokenizer")
+        (directory / POLICY_FILE).write_text(json.dumps({"family": self.family, "settings": asdict(self.settings)}, indent=1) + "\n")
+
+    # ---- text and pixels
+
+    def encode_text(self, text: str) -> list[int]:
+        """Token ids of a text, without specials."""
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
+    def decode_text(self, ids: Sequence[int]) -> str:
+        """Text of generated ids, up to the first end-of-sequence token."""
+        ids = list(ids)
+        end = ids.index(self.settings.specials.eos) if self.settings.specials.eos in ids else len(ids)
+        return str(self.tokenizer.decode(ids[:end]))
+
+    @torch.no_grad()
+    def encode_images(self, pixels: np.ndarray) -> Tensor:
+        """Vocabulary ids int64 [batch, tokens] of uint8 pixels [batch, height, width, 3]."""
+        x = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device).movedim(-1, 1).float() / 127.5 - 1
+        return self.images.get_code(x) + self.vocabulary.text_size
+
+    @torch.no_grad()
+    def decode_images(self, ids: Tensor, micro: int = 256) -> np.ndarray:
+        """Pixels uint8 [batch, height, width, 3] of vocabulary ids [batch, tokens]."""
+        parts = [self.images.decode_code(part - self.vocabulary.text_size, self.settings.grid) for part in ids.split(micro)]
+        return ((torch.cat(parts).clamp(-1, 1) + 1) * 127.5).round().byte().movedim(1, -1).cpu().numpy()
+
+    # ---- layout
+
+    def prefix(self, prompt: Prompt, conditional: bool = True) -> list[int]:
+        """Ids in front of the generated part: ``<task> <bos> text <eos>``; the unconditional one has no text."""
+        tasks = {"t2i": self.settings.specials.t2i, "interleaved": self.settings.specials.interleave}
+        if prompt.task not in tasks or prompt.image is not None:
+            given = "text" if prompt.image is None else "text and an image"
+            raise ValueError(f"prompt {prompt.id}: the mmada family does {', '.join(tasks)} from text, not {prompt.task} from {given}")
+        text = self.encode_text(prompt.text) if conditional else []
+        if len(text) > self.settings.prompt_tokens:
+            limit = self.settings.prompt_tokens
+            raise ValueError(f"prompt {prompt.id} has {len(text)} tokens, more than the {limit} this policy reads; shorten it")
+        return [tasks[prompt.task], self.settings.specials.bos, *text, self.settings.specials.eos]
+
+    def canvas(self, prompts: Sequence[Prompt], conditional: bool = True, width: int | None = None) -> Canvas:
+        """The blank canvas of prompts of one task."""
+        text_tokens = self.settings.text_tokens if prompts[0].task == "interleaved" else 0
+        prefixes = [self.prefix(p, conditional) for p in prompts]
+        return canvas(prefixes, self.settings.grid[0] * self.settings.grid[1], text_tokens, self.settings.specials, width)
+
+    # ---- forward on the needed positions and rows
+
+    def rows(self, hidden: Tensor, modality: Modality) -> Tensor:
+        """Logits over the rows of a modality; forbidden text rows at -inf."""
+        logits = self.model.head(hidden, self.vocabulary.rows(modality))
+        return logits + self.text_bias.to(logits) if modality == "text" else logits
+
+    def offset(self, modality: Modality) -> int:
+        return self.vocabulary.rows(modality).start
+
+    def logits(self, blank: Canvas, unconditional: Canvas | None, guidance: float) -> Logits:
+        """The function that ``denoise`` calls; guidance runs both branches as one batch."""
+
+        def call(ids: Tensor, spans: Sequence[Span]) -> list[tuple[Tensor, Tensor]]:
+            if unconditional is None:
+                hidden = self.model.hidden(ids, blank.attention)
+                return [(x, x) for x in (self.rows(hidden[:, s.columns], s.modality) for s in spans)]
+            free = unconditional.ids.clone()
+            free[:, blank.spans[0].start :] = ids[:, blank.spans[0].start :]
+            both = self.model.hidden(torch.cat((ids, free)), torch.cat((blank.attention, unconditional.attention)))
+            out = []
+            for s in spans:
+                plain, without = self.rows(both[:, s.columns], s.modality).chunk(2)
+                # Text is sampled without guidance, as in MMaDA-Parallel.
+                out.append((plain, plain if s.modality == "text" else plain + guidance * (plain - without)))
+            return out
+
+        return call
+
+    def plans(self, blank: Canvas, sampling: Sampling) -> list[SegmentPlan]:
+        """One plan a span: MaskGIT for images, block-wise for text, in parallel where both are there."""
+        t = sampling
+        return [
+            image_plan(s, t.steps, t.steps, t.temperature, t.choice_temperature)
+            if s.modality == "image"
+            else text_plan(s, t.steps, self.settings.text_block, t.temperature)
+            for s in blank.spans
+        ]
+
+    @torch.no_grad()
+    def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int], sampling: Sampling, version: int = 0) -> list[Rollout]:
+        done: dict[int, Rollout] = {}
+        for task in dict.fromkeys(p.task for p in prompts):
+            index = [i for i, p in enumerate(prompts) if p.task == task]
+            batch = self._generate([prompts[i] for i in index], [seeds[i] for i in index], sampling, version)
+            done.update(zip(index, batch, strict=True))
+        return [done[i] for i in range(len(prompts))]
+
+    def _generate(self, prompts: list[Prompt], seeds: list[int], sampling: Sampling, version: int) -> list[Rollout]:
+        blank = self._to_device(self.canvas(prompts))
+        unconditional = self._to_device(self.canvas(prompts, False, self._prefix_width(blank))) if sampling.guidance else None
+        plans = self.plans(blank, sampling)
+        noise = torch.stack([self._noise(seed, sampling.steps, sum(len(p.span) for p in plans)) for seed in seeds], dim=2).to(self.device)
+        offsets = [self.offset(p.span.modality) for p in plans]
+        traces = denoise(self.logits(blank, unconditional, sampling.guidance), blank, plans, noise, self.settings.specials.mask, offsets)
+        recorded = [recorded_steps(prompt, sampling) for prompt in prompts]
+        outputs = self._outputs(traces, None)
+        guesses = [self._outputs(traces, [steps[j] for steps in recorded]) for j in range(sampling.recorded if sampling.guesses else 0)]
+        return [
+            Rollout(
+                prompt=prompt,
+                index=0,
+                seed=seeds[i],
+                version=version,
+                steps=sampling.steps,
+                recorded=recorded[i],
+                segments=tuple(segment(trace, i, recorded[i]) for trace in traces),
+                output=outputs[i],
+                guesses=tuple(g[i] for g in guesses),
+            )
+            for i, prompt in enumerate(prompts)
+        ]
+
+    def _prefix_width(self, blank: Canvas) -> int:
+        return blank.spans[0].start - 1
+
+    def _to_device(self, c: Canvas) -> Canvas:
+        return Canvas(c.ids.to(self.device), c.attention.to(self.device), c.spans)
+
+    @staticmethod
+    def _noise(seed: int, steps: int, tokens: int) -> Tensor:
+        """Uniforms [2, steps, tokens] of one rollout: from its own seed, so that its batch mates do not matter."""
+        return torch.rand(2, steps, tokens, generator=torch.Generator().manual_seed(seed))
+
+    def _outputs(self, traces: Sequence[SegmentTrace], steps: Sequence[int] | None) -> list[Output]:
+        """Decoded outputs, final (None) or the guess of each row at its given step."""
+        parts: dict[str, list] = {}
+        for trace in traces:
+            batch = len(trace.tokens)
+            tokens = trace.tokens if steps is None else trace.guesses[torch.tensor(steps), torch.arange(batch)]
+            if trace.modality == "image":
+                parts["image"] = list(self.decode_images(tokens))
+            else:
+                parts["text"] = [self.decode_text(row) for row in tokens.tolist()]
+        count = len(traces[0].tokens)
+        return [Output(**{name: values[i] for name, values in parts.items()}) for i in range(count)]
+
+    # ---- likelihoods
+
+    def _filled(self, rollouts: Sequence[Rollout]) -> tuple[Canvas, dict[Modality, tuple[Tensor, Tensor, Tensor]]]:
+        """The blank canvas of rollouts of one task, and per modality their tokens, commit steps and behaviour log-probs [batch, n]."""
+        if len({r.prompt.task for r in rollouts}) != 1:
+            raise ValueError("a likelihood batch holds rollouts of one task; split it by task")
+        blank = self._to_device(self.canvas([r.prompt for r in rollouts]))
+        out: dict[Modality, tuple[Tensor, Tensor, Tensor]] = {}
+        for span in blank.spans:
+            segments = [r.segment(span.modality) for r in rollouts]
+            stacked = [np.stack([getattr(s, name) for s in segments]) for name in ("tokens", "commit_step", "logprob")]
+            out[span.modality] = tuple(torch.from_numpy(x).to(self.device) for x in stacked)  # type: ignore[assignment]
+        return blank, out
+
+    def draws(self, rollouts: Sequence[Rollout], n: int, generator: torch.Generator) -> Draws:
+        prompts = list(dict.fromkeys(r.prompt.id for r in rollouts))
+        which = torch.tensor([prompts.index(r.prompt.id) for r in rollouts])
+        masks: dict[Modality, Tensor] = {}
+        weights: dict[Modality, Tensor] = {}
+        clock = mask_ratios(n, len(prompts), 0.0, 1.0, generator)  # one for both modalities, as in training and in the sampler
+        for seg in rollouts[0].segments:
+            low, high = self.settings.image_ratio if seg.modality == "image" else self.settings.text_ratio
+            ratios = low + (high - low) * clock
+            uniforms = torch.rand(n, len(prompts), len(seg.tokens), generator=generator)
+            masks_of, weights_of = hidden_sets(ratios, uniforms)
+            masks[seg.modality], weights[seg.modality] = masks_of[:, which].to(self.device), weights_of[:, which].to(self.device)
+        return Draws(masks, weights)
+
+    def log_likelihood(self, rollouts: Sequence[Rollout], draws: Draws) -> Tensor:
+        blank, tokens = self._filled(rollouts)
+        total = torch.zeros(len(rollouts), 2, device=self.device)
+        for draw in draws:
+            ids = blank.ids.clone()
+            for span in blank.spans:
+                ids[:, span.columns] = tokens[span.modality][0].masked_fill(draw.masks[span.modality][0], self.settings.specials.mask)
+            hidden = self.model.hidden(ids, blank.attention)
+            columns = []
+            for modality in MODALITIES:
+                place = blank.span(modality)
+                if place is None:
+                    columns.append(torch.zeros(len(rollouts), device=self.device))
+                    continue
+                logp = self._token_logprobs(hidden, place, tokens[modality][0], draw.masks[modality][0])
+                columns.append(elbo(logp, draw.weights[modality][0]))
+            total = total + torch.stack(columns, -1)
+        return total / len(draws)
+
+    def _token_logprobs(self, hidden: Tensor, span: Span, targets: Tensor, wanted: Tensor) -> Tensor:
+        modality = span.modality
+        return hidden_token_logprobs(hidden[:, span.columns], lambda h: self.rows(h, modality), targets, wanted, self.offset(modality))
+
+    def step_tokens(self, rollouts: Sequence[Rollout], steps: Sequence[Sequence[int]]) -> dict[Modality, StepTokens]:
+        blank, tokens = self._filled(rollouts)
+        batch, count = len(rollouts), len(steps[0])
+        when = torch.tensor(steps, device=self.device).flatten()[:, None]  # [batch * step, 1]
+        ids = blank.ids.repeat_interleave(count, 0)
+        for span in blank.spans:
+            values, stamps, _ = (x.repeat_interleave(count, 0) for x in tokens[span.modality])
+            ids[:, span.columns] = torch.where(stamps < when, values, self.settings.specials.mask)
+        hidden = self.model.hidden(ids, blank.attention.repeat_interleave(count, 0))
+        out: dict[Modality, StepTokens] = {}
+        for span in blank.spans:
+            values, stamps, behaviour = (x.repeat_interleave(count, 0) for x in tokens[span.modality])
+            committed = stamps == when
+            logp = self._token_logprobs(hidden, span, values, committed)
+            shape = (batch, count, len(span))
+            out[span.modality] = StepTokens(logp.view(shape), committed.view(shape), (behaviour * committed).view(shape))
+        return out
+
+    @torch.no_grad()
+    def canary(self) -> Tensor:
+        blank = self._to_device(self.canvas([Prompt("canary", "t2i", "")]))
+        return self.rows(self.model.hidden(blank.ids, blank.attention)[:, blank.spans[0].columns], "image").float().cpu()
+
+
+def recorded_steps(prompt: Prompt, sampling: Sampling) -> tuple[int, ...]:
+    """The random subset of steps whose guesses are kept: a function of the prompt and ``sampling.round``. Raises ValueError for too many."""
+    if sampling.recorded > sampling.steps:
+        raise ValueError(f"{sampling.recorded} recorded steps of {sampling.steps}: there are not that many")
+    seed = int.from_bytes(hashlib.blake2b(f"{prompt.id}|{sampling.round}".encode(), digest_size=8).digest())
+    return tuple(sorted(np.random.default_rng(seed).choice(sampling.steps, sampling.recorded, replace=False).tolist()))
+
+
+def segment(trace: SegmentTrace, row: int, recorded: Sequence[int]) -> Segment:
+    """The record of one row of a trace."""
+    return Segment(
+        modality=trace.modality,
+        tokens=trace.tokens[row].cpu().numpy(),
+        commit_step=trace.commit_step[row].to(torch.int16).cpu().numpy(),
+        logprob=trace.logprob[row].float().cpu().numpy(),
+        guesses=trace.guesses[list(recorded), row].cpu().numpy(),
+    )

@@ -1,0 +1,129 @@
+"""The denoising loop: every sampler of a masked-diffusion policy is a plan for this one loop.
+
+At each step one forward shows every segment to every other; then each segment draws all of its masked positions and commits the most
+confident of them. Image alone is MaskGIT, text alone is LLaDA's block-wise sampler, both at once is MMaDA-Parallel's parallel sampler.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pararl.types import Modality
+from policies.layout import Canvas, Span
+from policies.sampling.schedules import block_counts, cosine_remaining, spread
+
+Logits = Callable[[Tensor, Sequence[Span]], list[tuple[Tensor, Tensor]]]
+"""(ids [batch, length], spans) -> per span (plain, guided) logits [batch, span, rows]: guidance-free, and as the sampler draws from."""
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentPlan:
+    """What one segment does at each step."""
+
+    span: Span
+    commits: tuple[int, ...]
+    """Tokens committed at each step; 0 = the segment rests."""
+    window: tuple[int, ...]
+    """Only the first ``window[t]`` positions of the span may be committed at step t."""
+    temperature: float
+    """Temperature of the token draws; 0 = arg-max."""
+    choice_temperature: float
+    """Gumbel temperature of the confidence at the first step, annealed linearly to 0; 0 = most probable first."""
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentTrace:
+    """What happened to one segment, over ``steps`` steps."""
+
+    modality: Modality
+    tokens: Tensor
+    """int64 [batch, n]: vocabulary ids."""
+    commit_step: Tensor
+    """int64 [batch, n]."""
+    logprob: Tensor
+    """float32 [batch, n]: guidance-free log-probability of each token at its commit step."""
+    guesses: Tensor
+    """int64 [steps, batch, n]: what the sampler would return after each step."""
+
+
+def image_plan(span: Span, steps: int, total: int, temperature: float, choice_temperature: float) -> SegmentPlan:
+    """MaskGIT with the cosine schedule, its ``steps`` updates spread evenly over ``total`` steps of the loop."""
+    remaining = [len(span), *cosine_remaining(len(span), steps)]
+    commits = [0] * total
+    for update, step in enumerate(spread(steps, total)):
+        commits[step] = remaining[update] - remaining[update + 1]
+    return SegmentPlan(span, tuple(commits), (len(span),) * total, temperature, choice_temperature)
+
+
+def text_plan(span: Span, steps: int, block: int, temperature: float) -> SegmentPlan:
+    """LLaDA's block-wise sampler: left to right over blocks, the most probable drawn tokens first."""
+    commits, window = block_counts(len(span), steps, block)
+    return SegmentPlan(span, tuple(commits), tuple(window), temperature, 0.0)
+
+
+def draw(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:
+    """Sample an index of the last axis of logits [..., rows] by inverse transform of uniform [...] in [0, 1); arg-max at temperature 0.
+
+    Rows at -inf are never drawn. One uniform number a position keeps a rollout a function of its own seed whatever its batch.
+    """
+    if temperature == 0:
+        return logits.argmax(-1)
+    probabilities = (logits.float() / temperature).softmax(-1)
+    # On a GPU a running sum may round upwards across a row of probability 0: such rows are taken out of the race.
+    reach = probabilities.cumsum(-1).masked_fill_(probabilities == 0, 0.0)
+    return (reach > uniform[..., None] * reach.amax(-1, keepdim=True)).byte().argmax(-1)
+
+
+def most_confident(confidence: Tensor, eligible: Tensor, count: int) -> Tensor:
+    """Mask bool [batch, n] of the ``count`` eligible positions with the highest confidence in each row."""
+    ranked = confidence.masked_fill(~eligible, -torch.inf).argsort(dim=-1, descending=True, stable=True)
+    chosen = torch.zeros_like(eligible)
+    chosen.scatter_(1, ranked[:, :count], True)
+    return chosen & eligible
+
+
+def commit(plan: SegmentPlan, step: int, logprob: Tensor, masked: Tensor, gumbel: Tensor) -> Tensor:
+    """Which masked positions [batch, n] are committed at a step, from the log-probability of the drawn tokens under the sampler."""
+    anneal = plan.choice_temperature * (1 - (step + 1) / len(plan.commits))
+    eligible = masked.clone()
+    eligible[:, plan.window[step] :] = False
+    return most_confident(logprob + anneal * gumbel, eligible, plan.commits[step])
+
+
+def denoise(
+    logits: Logits, canvas: Canvas, plans: Sequence[SegmentPlan], noise: Tensor, mask_id: int, offsets: Sequence[int]
+) -> list[SegmentTrace]:
+    """Fill a canvas.
+
+    ``noise`` float32 [2, steps, batch, generated]: uniforms in [0, 1) for draws and for confidences, the spans one behind the other.
+    ``offsets``: first vocabulary row of each plan's logits. Returns one trace per plan; no position is left at MASK.
+    """
+    ids = canvas.ids.clone()
+    steps = len(plans[0].commits)
+    records: list[list[Tensor]] = [[] for _ in plans]
+    stamps = [torch.full((len(ids), len(p.span)), -1, dtype=torch.int64, device=ids.device) for p in plans]
+    logps = [torch.zeros(len(ids), len(p.span), device=ids.device) for p in plans]
+    for step in range(steps):
+        before = 0
+        for i, (plan, (plain, guided)) in enumerate(zip(plans, logits(ids, [p.span for p in plans]), strict=True)):
+            uniform, other = noise[:, step, :, before : before + len(plan.span)]
+            before += len(plan.span)
+            rows = draw(guided, plan.temperature, uniform)[..., None]
+            masked = stamps[i] < 0
+            guess = torch.where(masked, rows.squeeze(-1) + offsets[i], ids[:, plan.span.columns])
+            # clamp: a uniform of exactly 0 would make the Gumbel noise infinite
+            gumbel = -(-other.clamp_min(1e-20).log()).clamp_min(1e-20).log()
+            chosen = commit(plan, step, guided.float().log_softmax(-1).gather(-1, rows).squeeze(-1), masked, gumbel)
+            logps[i] = torch.where(chosen, plain.float().log_softmax(-1).gather(-1, rows).squeeze(-1), logps[i])
+            stamps[i] = torch.where(chosen, step, stamps[i])
+            records[i].append(guess)
+        # Only now: every segment of this step has seen the same canvas.
+        for i, plan in enumerate(plans):
+            kept = torch.where(stamps[i] == step, records[i][-1], ids[:, plan.span.columns])
+            ids[:, plan.span.columns] = torch.where(stamps[i] >= 0, kept, mask_id)
+    return [
+        SegmentTrace(plan.span.modality, ids[:, plan.span.columns].clone(), stamps[i], logps[i], torch.stack(records[i]))
+        for i, plan in enumerate(plans)
+    ]

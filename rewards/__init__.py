@@ -1,0 +1,37 @@
+"""What scores outputs: ``load`` a reward by name, ``self_test`` it, and ``score_rollouts`` with it."""
+
+import importlib
+
+from rewards.base import FunctionReward, Reward, check_scores, score_outputs, score_rollouts, self_test
+from rewards.scenes import SceneReward
+
+__all__ = ["FunctionReward", "Reward", "SceneReward", "check_scores", "load", "score_outputs", "score_rollouts", "self_test"]
+
+
+def load(name: str) -> Reward:
+    """The reward of that name: ``scenes``, or ``module:attribute`` for the user's own.
+
+    The attribute may be a function with TRL's signature (sync or async), a ``Reward`` or a subclass of it (made without arguments). Raises
+    ValueError that says what is missing; an error inside the user's module passes through.
+    """
+    if name == SceneReward.name:
+        return SceneReward()
+    module_name, _, attribute = name.partition(":")
+    if not module_name or not attribute:
+        raise ValueError(f"unknown reward {name!r}: use 'scenes', or 'module:function' for a function of yours")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise
+        raise ValueError(f"reward {name!r}: no module {error.name!r}; install it, or put its folder on PYTHONPATH") from error
+    if not hasattr(module, attribute):
+        raise ValueError(f"reward {name!r}: module {module_name!r} has no {attribute!r}")
+    found = getattr(module, attribute)
+    if isinstance(found, type) and issubclass(found, Reward):
+        found = found()
+    if isinstance(found, Reward):
+        return found
+    if not callable(found):
+        raise ValueError(f"reward {name!r} is a {type(found).__name__}: it must be a function, or a Reward")
+    return FunctionReward(found, name)

@@ -1,0 +1,58 @@
+"""What every test runs under: one thread, no network, no account."""
+
+import logging
+import os
+
+# Before anything imports torch, transformers or wandb.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("WANDB_MODE", "offline")
+os.environ.setdefault("WANDB_SILENT", "true")
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def tiny_policy_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory for ``policies.load``: a random mmada policy of 2 layers over a grid of 4 x 4 tokens, 32 x 32 px."""
+    import torch
+
+    from pararl import scenes
+    from policies.backbones.llada import MMadaConfig, MMadaModelLM
+    from policies.image import MAGVITv2, MAGVITv2Config
+    from policies.mmada import MMadaPolicy, MMadaSettings
+    from policies.text import word_tokenizer
+
+    tokenizer, specials = word_tokenizer(scenes.VOCABULARY)
+    levels = {"ch": 32, "ch_mult": [1, 1, 1, 1], "num_res_blocks": [0, 0, 0, 0], "z_channels": 6}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        images = MAGVITv2(MAGVITv2Config(levels, levels, {"codebook_dim": 6}, norm_groups=4))
+        # A standard deviation of 0.2 rather than 0.02: at so small a width, the logits of a random model should still tell prompts apart.
+        config = MMadaConfig(
+            d_model=32,
+            n_layers=2,
+            n_heads=2,
+            mlp_hidden_size=64,
+            embedding_size=len(tokenizer) + 64,
+            mask_token_id=specials.mask,
+            init_std=0.2,
+        )
+        model = MMadaModelLM(config)
+    directory = tmp_path_factory.mktemp("policies") / "tiny-mmada"
+    settings = MMadaSettings(grid=(4, 4), prompt_tokens=48, text_tokens=16, text_block=8, specials=specials)
+    MMadaPolicy(model, tokenizer, images, settings).save(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """A private two-core Ray cluster, shared by all tests of a session."""
+    import ray
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    yield
+    ray.shutdown()

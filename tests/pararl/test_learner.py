@@ -1,0 +1,178 @@
+"""The learner on a tiny random policy: invariants 1, 4 and 6, the reference, state and failure."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import policies
+from pararl import adapter, scenes
+from pararl.arms import ARM_SPECS, ArmSpec
+from pararl.config import Arm, LearnerConfig, PreferConfig
+from pararl.learner import Learner, kl_figures, step_table
+from pararl.prefer import Feedback, prefer
+from pararl.types import Judgement, Rollout, Score, Segment
+from policies import Sampling
+
+SAMPLING = Sampling(steps=4, recorded=2, temperature=1.0)
+CONFIG = LearnerConfig(lr=1e-2, beta=1.0)
+
+
+def make(directory: Path, arm: Arm = "pararl", config: LearnerConfig = CONFIG) -> Learner:
+    policy = policies.load(directory)
+    return Learner(policy, adapter.attach(policy, rank=4, alpha=8, seed=1), config, ARM_SPECS[arm])
+
+
+def sample(learner: Learner, task: str = "t2i", prompts: int = 2, group: int = 4) -> list[Rollout]:
+    asked = [scenes.prompt("train", i, task=task) for i in range(prompts) for _ in range(group)]  # type: ignore[arg-type]
+    made = learner.policy.generate(asked, list(range(len(asked))), SAMPLING, learner.version)
+    return [replace(r, index=i % group) for i, r in enumerate(made)]
+
+
+def judge(rollouts: list[Rollout]) -> list[Judgement]:
+    """A reward that a random policy's samples differ in: the share of odd ids among the image tokens."""
+    return [Judgement(*scores(s)) for r in rollouts for s in r.segments if s.modality == "image"]
+
+
+def scores(image: Segment) -> tuple[Score, tuple[Score, ...]]:
+    return Score(float((image.tokens % 2).mean())), tuple(Score(float((g % 2).mean())) for g in image.guesses)
+
+
+def teach(rollouts: list[Rollout], arm: ArmSpec, step_mix: float = 0.5) -> Feedback:
+    return prefer(rollouts, judge(rollouts), arm, PreferConfig(min_margin=0.0), step_mix, keep=8)
+
+
+def adapter_of(learner: Learner) -> torch.Tensor:
+    return torch.cat([x.flatten() for x in adapter.tensors(learner.peft).values()]).clone()
+
+
+@pytest.mark.parametrize("task", ["t2i", "interleaved"])
+def test_ratio_of_every_rollout_token_is_one_after_a_sync(tiny_policy_dir: Path, task: str) -> None:
+    learner = make(tiny_policy_dir)
+    for _ in range(2):
+        rollouts = sample(learner, task)
+        learner.update(rollouts, teach(rollouts, learner.arm))
+    fresh = sample(learner, task)
+    with torch.no_grad():
+        table = step_table(learner.policy, fresh)
+    assert table.committed.any()
+    assert torch.allclose(table.logprob, table.behaviour, atol=2e-5)
+    base = make(tiny_policy_dir)
+    with torch.no_grad():
+        assert not torch.allclose(step_table(base.policy, fresh).logprob, table.behaviour, atol=1e-3)
+
+
+@pytest.mark.parametrize("likelihood", ["steps", "elbo"])
+def test_accumulation_in_micro_batches_and_draws_gives_the_gradient_of_the_single_pass(tiny_policy_dir: Path, likelihood: str) -> None:
+    config = replace(CONFIG, likelihood=likelihood, draws=3, clip_norm=1e9)  # type: ignore[arg-type]
+    gradients = []
+    for micro in (1024, 8, 4):
+        learner = make(tiny_policy_dir, config=replace(config, micro=micro))
+        rollouts = sample(learner)
+        learner.update(rollouts, teach(rollouts, ARM_SPECS["output"]))
+        gradients.append(torch.cat([p.grad.flatten() for p in learner.parameters if p.grad is not None]))
+    whole = gradients[0]
+    assert whole.norm() > 1e-3
+    for parts in gradients[1:]:
+        assert (parts - whole).norm() < 1e-4 * whole.norm()
+
+
+def test_adapter_off_is_the_base_and_every_target_got_a_gradient(tiny_policy_dir: Path) -> None:
+    learner, base = make(tiny_policy_dir), policies.load(tiny_policy_dir)
+    rollouts = sample(learner)
+    learner.update(rollouts, teach(rollouts, learner.arm))
+    gradients = {n: p.grad for n, p in learner.peft.named_parameters() if "lora_B" in n}
+    assert len(gradients) == 7 * 2
+    assert all(g is not None and g.abs().max() > 0 for g in gradients.values())
+    ids = torch.randint(0, 100, (2, 12), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        with adapter.base(learner.peft):
+            assert torch.equal(learner.policy.model(ids), base.model(ids))
+        assert not torch.equal(learner.policy.model(ids), base.model(ids))
+
+
+@pytest.mark.parametrize("arm", ["pararl", "pararl_grpo", "output", "best_of_n"])
+def test_an_update_raises_what_it_prefers(tiny_policy_dir: Path, arm: Arm) -> None:
+    learner = make(tiny_policy_dir, arm)
+    rollouts = sample(learner)
+    judgements = judge(rollouts)
+    feedback = teach(rollouts, learner.arm, step_mix=0.0)
+    value = np.array([j.final.value for j in judgements])  # type: ignore[union-attr]
+    groups = [np.arange(4), np.arange(4, 8)]
+
+    def preference() -> float:
+        with torch.no_grad():
+            table = step_table(learner.policy, rollouts)
+        loglik = table.mean(table.logprob).sum(-1).mean(1).numpy()
+        return float(sum(((value[g] - value[g].mean()) * loglik[g]).sum() for g in groups))
+
+    before = preference()
+    for _ in range(3):
+        learner.update(rollouts, feedback)
+    assert preference() > before
+
+
+def test_reference_is_the_base_until_it_is_refreshed(tiny_policy_dir: Path) -> None:
+    fixed, moving = make(tiny_policy_dir), make(tiny_policy_dir, config=replace(CONFIG, reference_every=2))
+    for learner in (fixed, moving):
+        rollouts = sample(learner)
+        for _ in range(2):
+            learner.update(rollouts, teach(rollouts, learner.arm))
+    assert fixed.reference is None and moving.reference_version == 2
+    fresh = sample(moving)
+    loss = moving.update(fresh, teach(fresh, moving.arm))["preference/loss"]
+    assert loss == pytest.approx(np.log(2), abs=1e-4)  # at the reference every log-ratio is 0
+    fresh = sample(fixed)
+    assert fixed.update(fresh, teach(fresh, fixed.arm))["preference/loss"] != pytest.approx(np.log(2), abs=1e-4)
+
+
+def test_state_round_trip_goes_on_as_if_never_stopped(tiny_policy_dir: Path) -> None:
+    config = replace(CONFIG, reference_every=2)
+    straight, stopped = make(tiny_policy_dir, config=config), make(tiny_policy_dir, config=config)
+    for learner in (straight, stopped):
+        for _ in range(3):
+            rollouts = sample(learner)
+            learner.update(rollouts, teach(rollouts, learner.arm))
+    resumed = make(tiny_policy_dir, config=config)
+    resumed.load_state(*stopped.state())
+    for learner in (straight, resumed):
+        rollouts = sample(learner)
+        learner.update(rollouts, teach(rollouts, learner.arm))
+    assert torch.equal(adapter_of(straight), adapter_of(resumed))
+    assert resumed.version == 4
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_adapter(tiny_policy_dir: Path) -> None:
+    learner = make(tiny_policy_dir)
+    rollouts = sample(learner)
+    feedback = teach(rollouts, learner.arm)
+    broken = replace(feedback, pairs=tuple(replace(p, margin=float("nan")) for p in feedback.pairs))
+    before = adapter_of(learner)
+    with pytest.raises(FloatingPointError, match="update 1"):
+        learner.update(rollouts, broken)
+    assert torch.equal(adapter_of(learner), before)
+
+
+def test_kl_to_the_base_is_zero_for_the_base_and_positive_after_updates(tiny_policy_dir: Path) -> None:
+    learner = make(tiny_policy_dir)
+    assert learner.kl(sample(learner))["kl/total"] == pytest.approx(0, abs=1e-6)
+    for _ in range(3):
+        rollouts = sample(learner)
+        learner.update(rollouts, teach(rollouts, learner.arm))
+    rollouts = sample(learner, prompts=4)
+    figures = learner.kl(rollouts)
+    assert figures["kl/total"] == figures["kl/image"] > 1e-4
+    with torch.no_grad(), adapter.base(learner.peft):
+        table = step_table(learner.policy, rollouts)
+    d = (table.logprob - table.behaviour)[table.committed]
+    assert kl_figures(table)["kl/image"] == pytest.approx((d.exp() - 1 - d).mean().item(), rel=1e-5)
+
+
+def test_a_batch_that_teaches_nothing_changes_nothing(tiny_policy_dir: Path) -> None:
+    learner = make(tiny_policy_dir)
+    before = adapter_of(learner)
+    figures = learner.update(sample(learner), Feedback())
+    assert torch.equal(adapter_of(learner), before) and learner.version == 1
+    assert "preference/loss" not in figures

@@ -1,0 +1,71 @@
+"""Pairs and advantages from scores."""
+
+import numpy as np
+import pytest
+
+from pararl.arms import ARM_SPECS
+from pararl.config import PreferConfig
+from pararl.prefer import extremes, normalise, prefer, rewards, select_pairs
+from pararl.types import Judgement, Output, Prompt, Rollout, Score
+
+A, B = Prompt("a", "t2i", "x"), Prompt("b", "t2i", "y")
+
+
+def rollout(prompt: Prompt, index: int) -> Rollout:
+    return Rollout(prompt, index, seed=index, version=0, steps=4, recorded=(1, 2), segments=(), output=Output(), guesses=())
+
+
+def judged(final: float | None, *steps: float | None) -> Judgement:
+    return Judgement(*((None if x is None else Score(x, strict=x == 1.0)) for x in (final,)), tuple(None if x is None else Score(x) for x in steps))
+
+
+def test_best_worst_gives_one_pair_a_group_and_all_margin_every_informative_one() -> None:
+    reward, members = np.array([0.1, 0.9, 0.5, 0.3, 0.3]), [np.array([0, 1, 2]), np.array([3, 4])]
+    (pair,) = select_pairs(reward, members, PreferConfig(select="best_worst", min_margin=0.0), None)
+    assert (pair.chosen, pair.rejected, pair.margin) == (1, 0, pytest.approx(0.8))
+    every = select_pairs(reward, members, PreferConfig(select="all_margin", min_margin=0.0), 1)
+    assert {(p.chosen, p.rejected) for p in every} == {(1, 0), (2, 0), (1, 2)}
+    assert all(p.step == 1 and p.margin > 0 for p in every)
+    assert {(p.chosen, p.rejected) for p in select_pairs(reward, members, PreferConfig(min_margin=0.5), None)} == {(1, 0)}
+
+
+def test_pairs_never_cross_prompts_and_never_use_a_missing_score() -> None:
+    rollouts = [rollout(A, 0), rollout(B, 0), rollout(A, 1), rollout(B, 1), rollout(A, 2)]
+    judgements = [judged(0.0), judged(1.0), judged(None), judged(0.5), judged(0.25)]
+    feedback = prefer(rollouts, judgements, ARM_SPECS["output"], PreferConfig(), 0.5, keep=8)
+    assert {(p.chosen, p.rejected, p.step) for p in feedback.pairs} == {(4, 0, None), (1, 3, None)}
+
+
+def test_step_rewards_mix_guess_and_final_output() -> None:
+    got = rewards([judged(1.0, 0.2, None)], "step", 0.75)
+    assert got[0, 0] == pytest.approx(0.75 * 0.2 + 0.25)
+    assert np.isnan(got[0, 1]) and got[0, 2] == 1.0
+    assert rewards([judged(1.0, 0.2, None)], "final", 0.75).tolist() == [[1.0]]
+
+
+def test_step_pairs_name_their_step_and_final_pairs_none() -> None:
+    rollouts = [rollout(A, 0), rollout(A, 1)]
+    judgements = [judged(1.0, 0.2, 0.6), judged(0.0, 0.9, 0.6)]
+    feedback = prefer(rollouts, judgements, ARM_SPECS["pararl"], PreferConfig(min_margin=0.0), 1.0, keep=8)
+    assert {(p.step, p.chosen) for p in feedback.pairs} == {(0, 1), (None, 0)}
+
+
+def test_advantages_are_group_normalised_per_step_and_zero_without_spread() -> None:
+    reward = np.array([[0.0, 0.5], [1.0, 0.5], [0.5, 0.5], [0.2, np.nan]])
+    out = normalise(reward, [np.array([0, 1, 2]), np.array([3])])
+    part = reward[:3, 0]
+    assert np.allclose(out[:3, 0], (part - part.mean()) / part.std())
+    assert not out[:, 1].any() and out[3, 0] == 0 and np.isfinite(out).all()
+
+
+def test_extremes_keeps_the_best_and_the_worst() -> None:
+    reward = np.array([0.5, 0.1, 0.9, 0.4, 0.6, np.nan])
+    assert sorted(extremes(reward, np.arange(6), 4).tolist()) == [1, 2, 3, 4]
+    assert sorted(extremes(reward, np.arange(6), 8).tolist()) == [0, 1, 2, 3, 4]
+
+
+def test_best_of_n_takes_the_best_of_groups_with_spread() -> None:
+    rollouts = [rollout(A, 0), rollout(A, 1), rollout(B, 0), rollout(B, 1)]
+    feedback = prefer(rollouts, [judged(0.1), judged(0.7), judged(0.4), judged(0.4)], ARM_SPECS["best_of_n"], PreferConfig(), 0.5, keep=8)
+    assert feedback.best == (1,)
+    assert dict(feedback.metrics)["reward/groups_without_spread"] == 0.5

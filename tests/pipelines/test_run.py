@@ -1,0 +1,178 @@
+"""The whole program, as users start it: real Ray, real W&B offline files, real PEFT, in subprocesses."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from peft import PeftModel
+from PIL import Image
+
+import policies
+from pararl.files import read_lines
+from pararl.summary import Summary
+
+ROOT = Path(__file__).resolve().parents[2]
+SMOKE = ROOT / "pipelines" / "configs" / "scenes_smoke.yaml"
+
+
+def start(*arguments: str, script: str = "pararl.py", **options: object) -> subprocess.Popen[str]:
+    command = [sys.executable, str(ROOT / "pipelines" / script), *arguments]
+    environment = {**os.environ, "WANDB_MODE": "offline"}
+    environment.pop("RAY_ADDRESS", None)
+    return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)  # type: ignore[call-overload]
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return output
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished smoke run, started from another folder than the checkout."""
+    folder = tmp_path_factory.mktemp("outputs")
+    output = finish(start("--config", str(SMOKE), "--run.dir", str(folder), "--run.name", "smoke", "--run.checkpoint_every", "1", cwd=folder))
+    assert "ID strict" in output and "offline_dpo" in output
+    return folder / "smoke"
+
+
+def test_a_run_leaves_everything_it_promises(run: Path) -> None:
+    summary = json.loads((run / "summary.json").read_text())
+    assert set(summary) == {"seed", "base", "arms"} and set(summary["arms"]) == {"pararl", "offline_dpo"}
+    for arm, result in summary["arms"].items():
+        assert set(result) == {"id", "ood", "updates", "reward_calls", "seconds", "kl", "adapter"}
+        assert {p.name for p in (run / result["adapter"]).iterdir()} >= {"adapter_config.json", "adapter_model.safetensors"}, arm
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["run"]["arms"] == ["pararl", "offline_dpo"] and config["learner"]["lr"] > 0
+    for picture in ("curves.png", "samples/id-000.png"):
+        assert np.asarray(Image.open(run / picture)).std() > 5, f"{picture} is blank"
+    assert not list(run.rglob("*.pkl")) and not list(run.rglob("*.pt")) and not list(run.rglob("*.bin"))
+
+
+def test_every_arm_makes_equally_many_updates_and_reward_calls(run: Path) -> None:
+    arms = json.loads((run / "summary.json").read_text())["arms"].values()
+    assert len({(a["updates"], a["reward_calls"]) for a in arms}) == 1
+    assert min(a["reward_calls"] for a in arms) > 0
+
+
+def test_metrics_hold_every_update_with_where_its_time_went(run: Path) -> None:
+    rows = read_lines(run / "metrics.jsonl")
+    for arm in ("pararl", "offline_dpo"):
+        updates = [r for r in rows if r["arm"] == arm and "perf/update" in r]
+        assert [r["update"] for r in updates] == [1, 2, 3]
+        for row in updates:
+            parts = sum(row.get(f"perf/{name}", 0.0) for name in ("rollout", "reward", "learn", "publish", "wait"))
+            assert parts == pytest.approx(row["perf/update"], rel=1e-6)
+            assert row["preference/loss"] > 0 and row["preference/grad_norm"] > 0
+    assert all(r["sync/canary"] > 0 for r in rows if r["arm"] == "pararl" and r["update"] > 0 and "sync/canary" in r)
+
+
+def wandb_inspect(folder: Path, *flags: str) -> str:
+    command = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", *flags, "--json", str(folder)]
+    return subprocess.run(command, text=True, capture_output=True, check=True, timeout=60).stdout
+
+
+def test_wandb_shows_the_reward_curve_of_metrics_jsonl(run: Path) -> None:
+    folders = sorted((run / "wandb").glob("offline-run-*"))
+    assert len(folders) == 2
+    shown = []
+    for folder in folders:
+        records = [json.loads(line) for line in wandb_inspect(folder).splitlines() if line.startswith("{")]
+        shown.append(sorted(v for v in (_history_value(r, "reward/mean") for r in records) if v is not None))
+    kept = [sorted(r["reward/mean"] for r in read_lines(run / "metrics.jsonl") if r["arm"] == a and "reward/mean" in r) for a in ("pararl", "offline_dpo")]
+    assert sorted(shown) == sorted(kept) and all(len(curve) == 3 for curve in kept)
+
+
+def _history_value(record: dict, name: str) -> float | None:  # type: ignore[type-arg]
+    """The value of a metric in one record of the inspector, wherever its format nests it."""
+    if record.get("type") != "history":
+        return None
+    text = json.dumps(record)
+    if f'"{name}"' not in text:
+        return None
+    stack: list[object] = [record]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, dict):
+            if name in item:
+                return float(item[name])
+            if item.get("key") == name or item.get("nested_key") == [name]:
+                return float(item.get("value", item.get("value_json")))  # type: ignore[arg-type]
+            stack += item.values()
+        elif isinstance(item, list):
+            stack += item
+    return None
+
+
+def test_an_aligned_adapter_loads_with_peft_and_changes_the_samples(run: Path) -> None:
+    texts = [f"a {colour} {shape}" for colour in ("red", "green") for shape in ("circle", "cross")]
+    policy = policies.load("scenes-mmada")
+    base = policy.sample(texts, seed=3)
+    PeftModel.from_pretrained(policy.model, str(run / "adapters" / "pararl"))
+    aligned = policy.sample(texts, seed=3)
+    assert all(o.image is not None and o.image.shape == (32, 32, 3) for o in aligned)
+    ids = policy.model.config.mask_token_id * np.ones((1, 5), np.int64)
+    import torch
+
+    with torch.no_grad():
+        assert not torch.equal(policy.model(torch.from_numpy(ids)), policies.load("scenes-mmada").model(torch.from_numpy(ids)))
+    assert len(base) == len(aligned)
+
+
+def test_evaluate_gives_the_figures_of_the_summary(run: Path, tmp_path: Path) -> None:
+    output = finish(start("--run", str(run), "--threads", "1", "--out", str(tmp_path / "e.json"), script="evaluate.py"))
+    assert "pararl" in output
+    results = json.loads((tmp_path / "e.json").read_text())["results"]
+    summary = Summary.from_json(json.loads((run / "summary.json").read_text()))
+    for name, expected in (("base", summary.base), ("pararl", summary.arms["pararl"]), ("offline_dpo", summary.arms["offline_dpo"])):
+        assert results[name]["id"]["strict"] == expected.id.strict, name
+        assert results[name]["id"]["soft"] == pytest.approx(expected.id.soft), name
+
+
+def test_a_run_folder_is_never_overwritten(run: Path) -> None:
+    before = {p: p.stat().st_mtime_ns for p in run.rglob("*")}
+    process = start("--config", str(SMOKE), "--run.dir", str(run.parent), "--run.name", run.name)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 2 and "exists already" in output
+    assert {p: p.stat().st_mtime_ns for p in run.rglob("*")} == before
+
+
+def without_clock(summary: dict) -> dict:  # type: ignore[type-arg]
+    return {**summary, "arms": {arm: {k: v for k, v in result.items() if k != "seconds"} for arm, result in summary["arms"].items()}}
+
+
+@pytest.mark.parametrize("arm", ["pararl", "offline_dpo"])
+def test_killed_between_updates_and_resumed_gives_the_same_summary(run: Path, tmp_path: Path, arm: str) -> None:
+    process = start(
+        "--config", str(SMOKE), "--run.dir", str(tmp_path), "--run.name", "killed", "--run.checkpoint_every", "1", start_new_session=True
+    )
+    checkpoint = tmp_path / "killed" / "checkpoints" / arm / "state.json"
+    for _ in watching(process):
+        if checkpoint.exists():
+            break
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert not (tmp_path / "killed" / "summary.json").exists()
+    finish(start("--resume", str(tmp_path / "killed")))
+    resumed, straight = (json.loads((folder / "summary.json").read_text()) for folder in (tmp_path / "killed", run))
+    assert without_clock(resumed) == without_clock(straight)
+    rows = read_lines(tmp_path / "killed" / "metrics.jsonl")
+    assert [r["update"] for r in rows if r["arm"] == arm and "perf/update" in r] == [1, 2, 3]
+
+
+def watching(process: subprocess.Popen[str], seconds: float = 200) -> Iterator[None]:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        assert process.poll() is None, process.communicate()[0]
+        yield
+        time.sleep(0.02)
+    raise AssertionError("the run made no checkpoint in time")

@@ -1,0 +1,72 @@
+"""A random policy of a few thousand parameters, and the recorded reference models."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from policies.backbones.llada import MMadaConfig, MMadaModelLM
+from policies.image.magvitv2 import MAGVITv2, MAGVITv2Config
+from policies.mmada import MMadaPolicy, MMadaSettings
+from policies.text import word_tokenizer
+
+WORDS = ("red", "blue", "green", "circle", "square", "above")
+SPARE_ROWS = 4
+"""Embedding rows behind the image codes, as the releases have: nothing may ever yield them."""
+
+MakePolicy = Callable[..., MMadaPolicy]
+
+
+def build_policy(seed: int = 0, **settings: Any) -> MMadaPolicy:
+    """A random policy over six words and eight image codes. Its weights are wide, so that what it sees changes what it says."""
+    torch.manual_seed(seed)
+    tokenizer, specials = word_tokenizer(WORDS)
+    levels = {"ch": 4, "ch_mult": [1, 1], "num_res_blocks": [1, 1], "z_channels": 3}
+    images = MAGVITv2(MAGVITv2Config(levels, levels, {"codebook_dim": 3}, norm_groups=2))
+    for parameter in images.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    rows = len(tokenizer) + images.codebook_size + SPARE_ROWS
+    sizes = {"d_model": 32, "n_layers": 2, "n_heads": 4, "mlp_hidden_size": 48, "max_sequence_length": 64}
+    model = MMadaModelLM(MMadaConfig(**sizes, embedding_size=rows, init_std=0.3))
+    defaults = {"grid": (2, 3), "prompt_tokens": 8, "text_tokens": 8, "text_block": 4}
+    return MMadaPolicy(model, tokenizer, images, MMadaSettings(**{**defaults, **settings}, specials=specials))
+
+
+@pytest.fixture
+def make_policy() -> MakePolicy:
+    """``build_policy``: for tests that need other settings or their own copy."""
+    return build_policy
+
+
+@pytest.fixture(scope="session")
+def policy() -> MMadaPolicy:
+    """One shared random policy. Tests must leave it as it is."""
+    return build_policy()
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """The folder of recorded reference outputs."""
+    return Path(__file__).parents[1] / "golden"
+
+
+@pytest.fixture(scope="session")
+def mmada_cases(golden: Path) -> dict[str, Tensor]:
+    """Recorded inputs and outputs of the reference MMaDA class."""
+    return load_file(golden / "mmada" / "cases.safetensors")
+
+
+@pytest.fixture(scope="session")
+def mmada_model(golden: Path) -> MMadaModelLM:
+    """Our backbone with the recorded weights."""
+    return MMadaModelLM.from_pretrained(golden / "mmada").eval()
+
+
+@pytest.fixture(scope="session")
+def magvit_model(golden: Path) -> MAGVITv2:
+    """Our image tokenizer with the recorded weights."""
+    return MAGVITv2.from_pretrained(golden / "magvitv2").eval()

@@ -1,0 +1,118 @@
+"""A saved policy is the policy, in safetensors and JSON only, and loads without noise."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+
+import policies
+from pararl.types import Prompt
+from policies.base import Sampling
+from policies.mmada import MMadaPolicy
+from tests.policies.conftest import MakePolicy
+
+
+@pytest.fixture(scope="module")
+def saved(policy: MMadaPolicy, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("checkpoints") / "tiny"
+    policy.save(directory)
+    return directory
+
+
+def test_a_loaded_policy_samples_the_same_bit_for_bit(policy: MMadaPolicy, saved: Path) -> None:
+    loaded = policies.load(saved)
+    prompts = [Prompt(str(i), "interleaved", text) for i, text in enumerate(("red circle", "", "blue square above green circle"))]
+    sampling = Sampling(steps=4, recorded=2, guidance=1.0)
+    for a, b in zip(policy.generate(prompts, range(3), sampling), loaded.generate(prompts, range(3), sampling), strict=True):
+        assert a.recorded == b.recorded and a.output.text == b.output.text
+        assert a.output.image is not None and b.output.image is not None and np.array_equal(a.output.image, b.output.image)
+        for x, y in zip(a.segments, b.segments, strict=True):
+            for name in ("tokens", "commit_step", "logprob", "guesses"):
+                assert np.array_equal(getattr(x, name), getattr(y, name)), name
+    assert torch.equal(policy.canary(), loaded.canary())
+
+
+def test_weights_and_settings_survive_saving_exactly(policy: MMadaPolicy, saved: Path) -> None:
+    loaded = policies.load(saved)
+    assert isinstance(loaded, MMadaPolicy) and loaded.settings == policy.settings and loaded.vocabulary == policy.vocabulary
+    for ours, theirs in ((policy.model, loaded.model), (policy.images, loaded.images)):
+        before, after = ours.state_dict(), theirs.state_dict()
+        assert before.keys() == after.keys() and all(torch.equal(before[k], after[k]) for k in before)
+    assert not loaded.model.training and not loaded.images.training
+    assert not any(p.requires_grad for p in loaded.images.parameters())
+    assert loaded.encode_text("red above blue") == policy.encode_text("red above blue")
+
+
+def test_a_directory_holds_safetensors_and_json_only(saved: Path) -> None:
+    files = [p for p in saved.rglob("*") if p.is_file()]
+    assert {p.suffix for p in files} == {".safetensors", ".json"}
+    assert {"policy.json", "model.safetensors", "tokenizer.json"} <= {p.name for p in files}
+    assert json.loads((saved / "policy.json").read_text())["family"] == "mmada"
+
+
+def test_saving_and_loading_print_nothing(
+    make_policy: MakePolicy, tmp_path: Path, capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
+    make_policy().save(tmp_path)
+    policies.load(tmp_path)
+    assert capfd.readouterr() == ("", "") and not recwarn.list
+
+
+def test_an_embedded_checkpoint_loads_by_name(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(policies, "CHECKPOINTS", saved.parent)
+    assert policies.load("tiny").family == "mmada"
+
+
+@pytest.mark.parametrize("name", ["no-such-policy", Path("no/such/directory")])
+def test_an_unknown_name_is_an_error_that_lists_the_known_ones(name: str | Path, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(policies, "CHECKPOINTS", saved.parent)
+    with pytest.raises(FileNotFoundError, match=rf"no policy '{name}': .*policy.json.*\['tiny'\]"):
+        policies.load(name)
+
+
+def test_a_directory_without_a_policy_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no policy"):
+        policies.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: w.pop("model.transformer.blocks.1.k_proj.weight"), r"MMadaModelLM: 1 missing keys \(model.*k_proj"),
+        (lambda w: w.update({"model.transformer.blocks.7.k_proj.weight": torch.zeros(1)}), r"MMadaModelLM: 1 unexpected keys \(model"),
+    ],
+    ids=["missing", "left over"],
+)
+def test_weights_that_do_not_fit_are_an_error(
+    make_policy: MakePolicy, tmp_path: Path, change: Callable[[dict[str, torch.Tensor]], None], message: str
+) -> None:
+    make_policy().save(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    change(weights)
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=message):
+        policies.load(tmp_path)
+
+
+def test_a_model_that_carries_an_adapter_is_not_saved(make_policy: MakePolicy, tmp_path: Path) -> None:
+    adapted = make_policy()
+    get_peft_model(adapted.model, LoraConfig(r=2, target_modules=adapted.lora_targets))
+    with pytest.raises(ValueError, match="carries an adapter .*q_proj.* and 13 more"):
+        adapted.save(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [({"family": "gpt", "settings": {}}, r"policy.json: unknown family 'gpt', known are \['mmada'\]")],
+)
+def test_an_unknown_family_is_an_error_that_lists_the_known_ones(tmp_path: Path, content: dict[str, Any], message: str) -> None:
+    (tmp_path / "policy.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=message):
+        policies.load(tmp_path)

@@ -1,0 +1,308 @@
+"""Likelihoods of the mmada policy: the ELBO has its exact expectation, steps have the probabilities they were sampled with."""
+
+import copy
+import itertools
+import math
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from pararl.types import MODALITIES, Modality, Prompt, Rollout, Task
+from policies.base import Draws, Sampling
+from policies.mmada import MMadaPolicy
+from tests.policies.conftest import MakePolicy
+
+STEPS = 4
+TASKS: tuple[Task, ...] = ("t2i", "interleaved")
+TEXTS = ("red circle", "blue square above green circle", "", "red red red blue")
+
+
+def rollouts(policy: MMadaPolicy, task: Task, group: int = 1, steps: int = STEPS, guidance: float = 0.0) -> list[Rollout]:
+    """Rollouts of every text, ``group`` of each."""
+    prompts = [Prompt(f"{task}-{i}", task, text) for i, text in enumerate(TEXTS) for _ in range(group)]
+    return policy.generate(prompts, range(len(prompts)), Sampling(steps=steps, recorded=2, guidance=guidance))
+
+
+def sequence(policy: MMadaPolicy, rollout: Rollout, hidden: dict[Modality, np.ndarray]) -> tuple[list[int], dict[Modality, int]]:
+    """Ids of one rollout without padding, MASK where hidden, and the column at which each modality starts."""
+    s = policy.settings.specials
+    table = policy.tokenizer.get_vocab()
+    words = [table[w] for w in rollout.prompt.text.split()]
+    ids = [s.t2i if rollout.prompt.task == "t2i" else s.interleave, s.bos, *words, s.eos]
+    starts: dict[Modality, int] = {}
+    for segment in sorted(rollout.segments, key=lambda x: x.modality):  # image, then text
+        starts[segment.modality] = len(ids) + 1
+        filled = np.where(hidden[segment.modality], s.mask, segment.tokens).tolist()
+        ids += [s.soi, *filled, s.eoi] if segment.modality == "image" else [s.bos, *filled]
+    return ids, starts
+
+
+@torch.no_grad()
+def token_logprobs(policy: MMadaPolicy, rollout: Rollout, hidden: dict[Modality, np.ndarray]) -> dict[Modality, np.ndarray]:
+    """Log-probability of every token of a rollout given what is not hidden: one unpadded forward, full logits, float64."""
+    ids, starts = sequence(policy, rollout, hidden)
+    full = policy.model(torch.tensor([ids]))[0].double()
+    out: dict[Modality, np.ndarray] = {}
+    words = len(policy.tokenizer)
+    for modality, start in starts.items():
+        segment = rollout.segment(modality)
+        assert segment is not None
+        if modality == "image":
+            allowed = list(range(words, words + policy.images.codebook_size))
+        else:
+            allowed = [i for word, i in policy.tokenizer.get_vocab().items() if not word.startswith(("<", "["))]
+            allowed.append(policy.settings.specials.eos)
+        rows = full[start : start + len(segment.tokens)]
+        log_total = rows[:, allowed].logsumexp(-1)
+        out[modality] = (rows[range(len(segment.tokens)), segment.tokens.tolist()] - log_total).numpy()
+    return out
+
+
+# ---- steps
+
+
+@pytest.mark.parametrize("task", ["t2i", "interleaved"])
+@pytest.mark.parametrize("guidance", [0.0, 2.0])
+def test_the_ratio_of_every_rollout_token_is_one_under_the_same_weights(policy: MMadaPolicy, task: Task, guidance: float) -> None:
+    batch = rollouts(policy, task, group=2, guidance=guidance)
+    found = policy.step_tokens(batch, [range(STEPS)] * len(batch))
+    assert set(found) == {s.modality for s in batch[0].segments}
+    for modality, tokens in found.items():
+        assert torch.allclose(tokens.logprob, tokens.behaviour, rtol=0, atol=1e-5)
+        assert tokens.committed.sum(1).eq(1).all(), "every token belongs to one step"
+        recorded = np.stack([segment.logprob for r in batch if (segment := r.segment(modality))])
+        assert np.array_equal(tokens.behaviour.sum(1).numpy(), recorded) and recorded.max() < 0
+        assert tokens.logprob[~tokens.committed].eq(0).all() and tokens.behaviour[~tokens.committed].eq(0).all()
+
+
+def test_the_ratio_moves_when_the_weights_move(make_policy: MakePolicy) -> None:
+    changed = make_policy()
+    batch = rollouts(changed, "t2i")
+    with torch.no_grad():
+        changed.model.model.transformer["blocks"][0].v_proj.weight.mul_(1.5)
+    tokens = changed.step_tokens(batch, [range(STEPS)] * len(batch))["image"]
+    assert float((tokens.logprob - tokens.behaviour)[tokens.committed].detach().abs().mean()) > 1e-2
+
+
+@pytest.mark.parametrize("task", ["t2i", "interleaved"])
+def test_step_probabilities_equal_one_full_forward_per_step(policy: MMadaPolicy, task: Task) -> None:
+    batch = rollouts(policy, task)
+    steps = [[0, 2], [1, 3], [3, 0], [2, 1]]  # each rollout its own, in any order
+    found = policy.step_tokens(batch, steps)
+    for b, rollout in enumerate(batch):
+        for j, step in enumerate(steps[b]):
+            expected = token_logprobs(policy, rollout, {s.modality: s.commit_step >= step for s in rollout.segments})
+            for segment in rollout.segments:
+                ours = found[segment.modality]
+                committed = segment.commit_step == step
+                assert np.array_equal(ours.committed[b, j].numpy(), committed)
+                assert np.allclose(ours.logprob[b, j].detach().numpy(), np.where(committed, expected[segment.modality], 0), atol=1e-5)
+
+
+def test_step_likelihoods_are_means_over_the_committed_tokens(policy: MMadaPolicy) -> None:
+    idle = 0
+    for task in TASKS:
+        batch = rollouts(policy, task, steps=8)
+        means = policy.step_log_likelihood(batch, [range(8)] * len(batch)).detach()
+        assert means.shape == (len(batch), 8, 2)
+        for b, rollout in enumerate(batch):
+            for m, modality in enumerate(MODALITIES):
+                segment = rollout.segment(modality)
+                for step in range(8):
+                    own = segment.logprob[segment.commit_step == step] if segment else np.empty(0)
+                    assert abs(float(means[b, step, m]) - (own.mean() if len(own) else 0.0)) < 1e-5
+                    idle += segment is not None and len(own) == 0
+    assert idle > 0, "steps at which a modality rests are among them"
+
+
+# ---- ELBO
+
+
+def exact_elbo(policy: MMadaPolicy, rollout: Rollout) -> dict[Modality, float]:
+    """The ELBO's expectation by enumeration: every mask of every modality.
+
+    At clock u, uniform on (0, 1], ceil(r n) = k of a modality's n tokens are hidden, r = low + (high - low) u, any k of them alike, with weight
+    n / k; both modalities run on one clock.
+    """
+    ranges = {"image": policy.settings.image_ratio, "text": policy.settings.text_ratio}
+    sizes = {s.modality: len(s.tokens) for s in rollout.segments}
+    clock = (np.arange(200_000) + 0.5) / 200_000
+    counts = np.stack([np.ceil((ranges[m][0] + (ranges[m][1] - ranges[m][0]) * clock) * n).astype(int) for m, n in sizes.items()])
+    chances = {key: times / len(clock) for key, times in Counter(map(tuple, counts.T.tolist())).items()}
+    total: dict[Modality, float] = dict.fromkeys(sizes, 0.0)
+    for bits in itertools.product(*(itertools.product([False, True], repeat=n) for n in sizes.values())):
+        hidden = {m: np.array(b) for m, b in zip(sizes, bits, strict=True)}
+        key = tuple(int(hidden[m].sum()) for m in sizes)
+        if key not in chances:
+            continue
+        alike = math.prod(math.comb(n, k) for n, k in zip(sizes.values(), key, strict=True))
+        logp = token_logprobs(policy, rollout, hidden)
+        for (modality, n), k in zip(sizes.items(), key, strict=True):
+            chance = chances[key] / alike * n / k
+            total[modality] += chance * float(logp[modality][hidden[modality]].sum()) / n
+    return total
+
+
+@torch.no_grad()
+def test_the_elbo_has_the_expectation_that_enumeration_gives(make_policy: MakePolicy) -> None:
+    tiny = make_policy(grid=(2, 2), text_tokens=3, text_block=3, image_ratio=(0.6, 1.0), text_ratio=(0.25, 1.0))
+    (one,) = tiny.generate([Prompt("p", "interleaved", "red circle")], [0], Sampling(steps=3))
+    exact = exact_elbo(tiny, one)
+    # Copies under other prompt ids get draws of their own.
+    copies = [replace(one, prompt=replace(one.prompt, id=str(i))) for i in range(512)]
+    values = tiny.log_likelihood(copies, tiny.draws(copies, 8, torch.Generator().manual_seed(0)))
+    for m, modality in enumerate(MODALITIES):
+        error = float(values[:, m].std()) / 512**0.5
+        assert abs(float(values[:, m].mean()) - exact[modality]) < 4 * error
+        assert 0 < error < 0.02 * abs(exact[modality]), "the bound is tight enough to mean something"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("task", ["t2i", "interleaved"])
+def test_a_draw_equals_a_plain_recomputation(policy: MMadaPolicy, task: Task) -> None:
+    batch = rollouts(policy, task)
+    draws = policy.draws(batch, 3, torch.Generator().manual_seed(1))
+    found = policy.log_likelihood(batch, draws)
+    assert found.shape == (len(batch), 2) and found.dtype == torch.float32
+    for b, rollout in enumerate(batch):
+        expected = np.zeros(2)
+        for d in range(3):
+            hidden = {m: mask[d, b].numpy() for m, mask in draws.masks.items()}
+            for modality, logp in token_logprobs(policy, rollout, hidden).items():
+                own = logp[hidden[modality]].sum() / len(logp) * float(draws.weights[modality][d, b]) / 3
+                expected[MODALITIES.index(modality)] += own
+        assert np.allclose(found[b].numpy(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_an_absent_modality_has_a_likelihood_of_exactly_zero(policy: MMadaPolicy) -> None:
+    text = MODALITIES.index("text")
+    batch = rollouts(policy, "t2i")
+    found = policy.log_likelihood(batch, policy.draws(batch, 2, torch.Generator().manual_seed(0)))
+    assert found[:, text].eq(0).all() and found[:, 1 - text].lt(0).all()
+    assert policy.step_log_likelihood(batch, [range(STEPS)] * len(batch))[..., text].eq(0).all()
+    both = rollouts(policy, "interleaved")
+    assert policy.log_likelihood(both, policy.draws(both, 8, torch.Generator().manual_seed(0))).lt(0).all()
+
+
+# ---- draws
+
+
+def test_rollouts_of_one_prompt_share_their_draws(policy: MMadaPolicy) -> None:
+    batch = rollouts(policy, "interleaved", group=3)
+    shuffled = [batch[i] for i in (4, 0, 8, 1, 5, 2, 11, 3)]
+    draws = policy.draws(shuffled, 5, torch.Generator().manual_seed(0))
+    assert len(draws) == 5 and set(draws.masks) == {"text", "image"}
+    for a, b in itertools.combinations(range(len(shuffled)), 2):
+        one_prompt = shuffled[a].prompt.id == shuffled[b].prompt.id
+        for modality in draws.masks:
+            assert torch.equal(draws.masks[modality][:, a], draws.masks[modality][:, b]) == one_prompt
+            # Different prompts may well get the same counts, hence the same weights.
+            assert not one_prompt or torch.equal(draws.weights[modality][:, a], draws.weights[modality][:, b])
+
+
+def test_draws_hide_tokens_at_the_ratio_of_their_weight(make_policy: MakePolicy) -> None:
+    wide = make_policy(grid=(20, 20), image_ratio=(0.6, 1.0))
+    prompts = [Prompt(str(i), "t2i", "red") for i in range(6)]
+    batch = wide.generate(prompts, range(6), Sampling(steps=1))
+    draws = wide.draws(batch, 4, torch.Generator().manual_seed(0))
+    ratio = 1 / draws.weights["image"]
+    assert draws.masks["image"].shape == (4, 6, 400)
+    assert float(ratio.min()) > 0.6 and float(ratio.max()) <= 1 + 1e-6
+    assert torch.allclose(draws.masks["image"].float().mean(-1), ratio)
+    places = (ratio - 0.6) / 0.4 * 4 - 1e-3  # a count is rounded up
+    assert all(int(places[i, b]) == i for i in range(4) for b in range(6)), "one ratio in each quarter of the range"
+
+
+def test_draws_follow_the_generator(policy: MMadaPolicy) -> None:
+    batch = rollouts(policy, "t2i")
+    a, b, c = (policy.draws(batch, 3, torch.Generator().manual_seed(s)) for s in (0, 0, 1))
+    assert torch.equal(a.masks["image"], b.masks["image"]) and not torch.equal(a.masks["image"], c.masks["image"])
+
+
+def gradient(policy: MMadaPolicy, batch: list[Rollout], parts: list[Draws]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Likelihood and gradients when every part is propagated back by itself, each weighted with its share of the draws."""
+    model = policy.model
+    model.zero_grad(set_to_none=True)
+    count = sum(len(p) for p in parts)
+    total = torch.zeros(len(batch), 2)
+    weights = torch.linspace(-1, 1, len(batch) * 2).view(-1, 2)
+    for part in parts:
+        value = policy.log_likelihood(batch, part) * len(part) / count
+        (value * weights).sum().backward()
+        total += value.detach()
+    return total, {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+
+
+def test_draw_by_draw_accumulation_gives_the_value_and_the_gradient_of_the_single_pass(make_policy: MakePolicy) -> None:
+    own = make_policy()
+    batch = rollouts(own, "interleaved")
+    draws = own.draws(batch, 4, torch.Generator().manual_seed(0))
+    value, whole = gradient(own, batch, [draws])
+    again, parts = gradient(own, batch, list(draws))
+    assert [len(d) for d in draws] == [1] * 4
+    assert torch.allclose(value, again, atol=1e-5)
+    assert whole.keys() == parts.keys() == {n for n, _ in own.model.named_parameters()}, "a gradient reaches every parameter"
+    for name, grad in whole.items():
+        assert float(grad.abs().max()) > 0 and torch.allclose(grad, parts[name], rtol=1e-4, atol=1e-5), name
+
+
+def test_rows_of_a_likelihood_are_independent(policy: MMadaPolicy) -> None:
+    """A micro-batch of some rollouts with their rows of the draws gives their part of the whole."""
+    batch = rollouts(policy, "interleaved")
+    draws = policy.draws(batch, 3, torch.Generator().manual_seed(0))
+    index = torch.tensor([2, 0])
+    with torch.no_grad():
+        whole = policy.log_likelihood(batch, draws)
+        part = policy.log_likelihood([batch[2], batch[0]], draws.rows(index))
+    assert torch.allclose(part, whole[index], rtol=0, atol=1e-4) and not torch.allclose(part, whole[:2], atol=1e-2)
+
+
+def test_step_likelihoods_have_gradients(make_policy: MakePolicy) -> None:
+    own = make_policy()
+    batch = rollouts(own, "interleaved")
+    own.step_log_likelihood(batch, [[1, 2]] * len(batch)).sum().backward()
+    assert all(p.grad is not None and float(p.grad.abs().max()) > 0 for p in own.model.parameters())
+
+
+def test_the_gradient_is_the_slope_of_the_likelihood(make_policy: MakePolicy) -> None:
+    own = make_policy()
+    batch = rollouts(own, "interleaved")
+    draws = own.draws(batch, 2, torch.Generator().manual_seed(0))
+    _, grads = gradient(own, batch, [draws])
+    weights = torch.linspace(-1, 1, len(batch) * 2).view(-1, 2)
+    name = "model.transformer.blocks.1.up_proj.weight"
+    direction = grads[name] / grads[name].norm()
+    values = []
+    for sign in (1, -1):
+        moved = copy.deepcopy(own.model)
+        with torch.no_grad():
+            moved.get_parameter(name).add_(sign * 1e-3 * direction)
+            other = MMadaPolicy(moved, own.tokenizer, own.images, own.settings)
+            values.append(float((other.log_likelihood(batch, draws) * weights).sum()))
+    slope = (values[0] - values[1]) / 2e-3
+    assert abs(slope - float(grads[name].norm())) < 0.02 * slope
+
+
+# ---- errors and canary
+
+
+def test_a_batch_of_two_tasks_is_an_error(policy: MMadaPolicy) -> None:
+    mixed = [rollouts(policy, "t2i")[0], rollouts(policy, "interleaved")[0]]
+    with pytest.raises(ValueError, match="one task"):
+        policy.step_tokens(mixed, [[0], [0]])
+
+
+def test_the_canary_is_fixed_and_moves_with_the_weights(make_policy: MakePolicy) -> None:
+    own = make_policy()
+    first = own.canary()
+    assert first.dtype == torch.float32 and not first.requires_grad and torch.equal(first, own.canary())
+    s = own.settings.specials
+    ids = torch.tensor([[s.t2i, s.bos, s.eos, s.soi, *[s.mask] * 6, s.eoi]])
+    with torch.no_grad():
+        assert torch.allclose(first[0], own.model(ids)[0, 4:10, 16:24], rtol=0, atol=1e-5)
+        own.model.model.transformer["blocks"][1].ff_out.weight[0, 0] += 0.1
+    assert float((own.canary() - first).abs().max()) > 0

@@ -1,0 +1,203 @@
+"""Rollouts of the mmada policy equal an independent sampler and, teacher-forced, the recorded run of the reference."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from pararl.types import Prompt, Task
+from policies.backbones.llada import MMadaModelLM
+from policies.base import Sampling
+from policies.image.magvitv2 import MAGVITv2
+from policies.layout import Canvas, Specials
+from policies.mmada import MMadaPolicy, MMadaSettings
+
+STEPS = 4
+TEXTS = ("red circle", "blue square above green circle", "", "green", "red red red blue")
+
+
+def prompts(task: Task, count: int = len(TEXTS)) -> list[Prompt]:
+    return [Prompt(f"{task}-{i}", task, TEXTS[i % len(TEXTS)]) for i in range(count)]
+
+
+def vocabulary(policy: MMadaPolicy) -> list[str]:
+    """The text tokens in the order of their ids."""
+    table = policy.tokenizer.get_vocab()
+    return sorted(table, key=lambda word: table[word])
+
+
+# ---- an independent sampler: one row, python loops, full logits, no padding
+
+
+def draw_one(probabilities: list[float], temperature: float, uniform: float) -> int:
+    """Arg-max at temperature 0, else the first index whose running sum exceeds the uniform number."""
+    if temperature == 0:
+        return max(range(len(probabilities)), key=lambda i: probabilities[i])
+    weights = [p ** (1 / temperature) for p in probabilities]
+    total, running = sum(weights), 0.0
+    for i, weight in enumerate(weights):
+        running += weight / total
+        if running > uniform:
+            return i
+    raise AssertionError("the uniform number is below 1")
+
+
+class OneRow:
+    """LLaDA's block-wise text sampler and MaskGIT, together or alone, for one prompt."""
+
+    def __init__(self, policy: MMadaPolicy, prompt: Prompt, seed: int, sampling: Sampling) -> None:
+        self.policy, self.sampling, self.prompt = policy, sampling, prompt
+        s = policy.settings
+        self.n_image = s.grid[0] * s.grid[1]
+        self.n_text = s.text_tokens if prompt.task == "interleaved" else 0
+        self.tokens: dict[str, list[int | None]] = {"image": [None] * self.n_image}
+        if self.n_text:
+            self.tokens["text"] = [None] * self.n_text
+        self.when = {m: [-1] * len(x) for m, x in self.tokens.items()}
+        self.logprob = {m: [0.0] * len(x) for m, x in self.tokens.items()}
+        self.guesses: dict[str, list[list[int]]] = {m: [] for m in self.tokens}
+        count = self.n_image + self.n_text
+        self.noise = torch.rand(2, sampling.steps, count, generator=torch.Generator().manual_seed(seed)).tolist()
+
+    def log_probabilities(self, with_prompt: bool) -> dict[str, Tensor]:
+        """Float64 logits of each modality, [n, rows], from one forward without padding."""
+        s, policy = self.policy.settings, self.policy
+        specials = s.specials
+        task = specials.t2i if self.prompt.task == "t2i" else specials.interleave
+        words = [vocabulary(policy).index(w) for w in self.prompt.text.split()] if with_prompt else []
+        fill = {m: [specials.mask if t is None else t for t in x] for m, x in self.tokens.items()}
+        head = [task, specials.bos, *words, specials.eos, specials.soi]
+        ids = [*head, *fill["image"], specials.eoi]
+        if self.n_text:
+            ids += [specials.bos, *fill["text"]]
+        full = policy.model(torch.tensor([ids]))[0].double()
+        first = len(policy.tokenizer)
+        out = {"image": full[len(head) : len(head) + self.n_image, first : first + 8]}
+        if self.n_text:
+            out["text"] = full[-self.n_text :, :first].clone()
+            never = [i for i, word in enumerate(vocabulary(policy)) if word.startswith(("<", "[")) and i != specials.eos]
+            out["text"][:, never] = -torch.inf
+        return out
+
+    def due(self, modality: str, step: int) -> tuple[list[int], int]:
+        """Masked positions that may be committed at a step, and how many of them are."""
+        masked = [i for i, w in enumerate(self.when[modality]) if w < 0]
+        steps = self.sampling.steps
+        if modality == "image":
+            stay = math.floor(self.n_image * math.cos(math.pi / 2 * (step + 1) / steps))
+            stay = 0 if step == steps - 1 else max(1, min(len(masked) - 1, stay))
+            return masked, max(0, len(masked) - stay)
+        size = self.policy.settings.text_block
+        per_block = steps * size // self.n_text
+        block, inner = divmod(step, per_block)
+        count = size // per_block + (1 if inner < size % per_block else 0)
+        return [i for i in masked if block * size <= i < (block + 1) * size], count
+
+    def step(self, step: int) -> None:
+        """One denoising step: every modality looks at the sequence as it was before it."""
+        plain = self.log_probabilities(True)
+        without = self.log_probabilities(False) if self.sampling.guidance else plain
+        decided: list[tuple[str, int, int, float]] = []
+        before = 0
+        for modality, x in self.tokens.items():
+            g = self.sampling.guidance if modality == "image" else 0.0
+            guided = (plain[modality] * (1 + g) - without[modality] * g if g else plain[modality]).softmax(-1)
+            honest = plain[modality].log_softmax(-1)
+            offset = len(self.policy.tokenizer) if modality == "image" else 0
+            guess = [t for t in x]
+            confidence: dict[int, float] = {}
+            for i, known in enumerate(x):
+                if known is None:
+                    drawn = draw_one(guided[i].tolist(), self.sampling.temperature, self.noise[0][step][before + i])
+                    guess[i] = drawn + offset
+                    scale = self.sampling.choice_temperature * (1 - (step + 1) / self.sampling.steps) if modality == "image" else 0.0
+                    gumbel = -math.log(-math.log(self.noise[1][step][before + i]))
+                    confidence[i] = math.log(guided[i, drawn]) + scale * gumbel
+            self.guesses[modality].append([t for t in guess if t is not None])
+            eligible, count = self.due(modality, step)
+            for i in sorted(eligible, key=lambda i: -confidence[i])[:count]:
+                token = self.guesses[modality][-1][i]
+                decided.append((modality, i, token, float(honest[i, token - offset])))
+            before += len(x)
+        for modality, i, token, logp in decided:
+            self.tokens[modality][i], self.when[modality][i], self.logprob[modality][i] = token, step, logp
+
+    def run(self) -> "OneRow":
+        for step in range(self.sampling.steps):
+            self.step(step)
+        return self
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("task", ["t2i", "interleaved"])
+@pytest.mark.parametrize("guidance", [0.0, 2.0])
+@pytest.mark.parametrize("temperature", [0.0, 1.0, 1.7])
+def test_rollouts_equal_an_independent_one_row_sampler(policy: MMadaPolicy, task: Task, guidance: float, temperature: float) -> None:
+    """At temperature 0 without Gumbel noise this is greedy decoding; otherwise the same uniforms give the same draws."""
+    sampling = Sampling(steps=STEPS, recorded=STEPS, temperature=temperature, choice_temperature=temperature, guidance=guidance)
+    batch = prompts(task)
+    rollouts = policy.generate(batch, range(10, 10 + len(batch)), sampling)
+    for prompt, rollout in zip(batch, rollouts, strict=True):
+        expected = OneRow(policy, prompt, rollout.seed, sampling).run()
+        assert [s.modality for s in rollout.segments] == list(expected.tokens)
+        for segment in rollout.segments:
+            assert segment.tokens.tolist() == expected.tokens[segment.modality]
+            assert segment.commit_step.tolist() == expected.when[segment.modality]
+            assert segment.guesses.tolist() == expected.guesses[segment.modality]
+            assert np.allclose(segment.logprob, expected.logprob[segment.modality], rtol=0, atol=1e-4)
+
+
+# ---- the recorded text-to-image run of the reference, teacher-forced at every step
+
+
+@pytest.fixture(scope="module")
+def released(mmada_model: MMadaModelLM, magvit_model: MAGVITv2) -> MMadaPolicy:
+    """The recorded backbone and tokenizer as one policy; the word "w7" is id 7."""
+    core = Tokenizer(WordLevel({f"w{i}": i for i in range(157)}, unk_token="w0"))
+    core.pre_tokenizer = WhitespaceSplit()
+    specials = Specials(mask=140, bos=141, eos=142, soi=143, eoi=144, t2i=145, mmu=146, pad=147, interleave=148)
+    settings = MMadaSettings(grid=(4, 4), prompt_tokens=10, specials=specials)
+    return MMadaPolicy(mmada_model, PreTrainedTokenizerFast(tokenizer_object=core), magvit_model, settings)
+
+
+def recorded_prompts(rows: Tensor) -> list[Prompt]:
+    """The prompts whose ids stand between <bos> and <eos> of the recorded rows."""
+    found = []
+    for i, row in enumerate(rows.tolist()):
+        words: Sequence[int] = row[row.index(141) + 1 : row.index(142)]
+        found.append(Prompt(str(i), "t2i", " ".join(f"w{w}" for w in words)))
+    return found
+
+
+@torch.no_grad()
+def test_guided_probabilities_equal_the_recorded_ones_at_every_step(released: MMadaPolicy, mmada_cases: dict[str, Tensor]) -> None:
+    rows = mmada_cases["t2igen.input_ids"]
+    blank = released.canvas(recorded_prompts(rows), width=13)
+    free = released.canvas(recorded_prompts(rows), conditional=False, width=13)
+    for name, ours in (("", blank), ("uncond_", free)):
+        assert torch.equal(ours.ids, mmada_cases[f"t2igen.{name}input_ids"])
+        assert torch.equal(ours.attention.long(), mmada_cases[f"t2igen.{name}attention_mask"])
+    call = released.logits(blank, free, 3.5)
+    for step, given in enumerate(mmada_cases["t2igen.trace_model_input"]):
+        ((_, guided),) = call(given[:3], blank.spans)
+        assert torch.allclose(guided.softmax(-1), mmada_cases["t2igen.trace_probs"][step], rtol=0, atol=2e-5), step
+
+
+@torch.no_grad()
+def test_a_blank_canvas_of_wider_padding_gives_the_same_guided_probabilities(released: MMadaPolicy, mmada_cases: dict[str, Tensor]) -> None:
+    """Ours pads to the longest prompt of a batch, the reference to a fixed width."""
+    some = recorded_prompts(mmada_cases["t2igen.input_ids"])
+    outcomes = []
+    for width in (13, 13 + 9):
+        blank: Canvas = released.canvas(some, width=width)
+        ((_, guided),) = released.logits(blank, released.canvas(some, False, width), 3.5)(blank.ids, blank.spans)
+        outcomes.append(guided.softmax(-1))
+    assert torch.allclose(outcomes[0], outcomes[1], rtol=0, atol=2e-5)
+    assert torch.allclose(outcomes[0], mmada_cases["t2igen.trace_probs"][0], rtol=0, atol=2e-5)
