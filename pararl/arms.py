@@ -11,7 +11,8 @@ class ArmSpec:
     """What makes an arm; everything else about it is configuration."""
 
     data: Literal["current", "base", "static"]
-    """current: rollouts of the policy as it is now. base: fresh rollouts of the base. static: rollouts of the base, sampled once before training."""
+    """current: rollouts of the policy as it is now. base: fresh rollouts of the base. static: rollouts of the base, sampled once
+    before training."""
     reward: Literal["step", "final"]
     """step: the guesses at the recorded steps and the final output are scored. final: the final output only."""
     objective: Literal["preference", "grpo", "best"]

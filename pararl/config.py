@@ -64,7 +64,8 @@ class RolloutConfig:
     recorded: int = 4
     """Steps at which the complete guess is kept and scored (s); the same steps within a group."""
     equal_calls: bool = True
-    """Arms that score final outputs only sample (1 + recorded) times as many rollouts per prompt: every arm makes equally many reward calls."""
+    """Arms that score final outputs only sample (1 + recorded) times as many rollouts per prompt: every arm makes equally many reward
+    calls."""
     temperature: float = 1.0
     """Temperature of the token draws."""
     choice_temperature: float = 1.0

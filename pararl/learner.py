@@ -227,7 +227,8 @@ class Learner:
 
     @torch.no_grad()
     def kl(self, rollouts: Sequence[Rollout]) -> Figures:
-        """``kl/...`` to the base, per token and modality, of the policy that sampled the batch, on some of its rollouts; 0 for the base itself."""
+        """``kl/...`` to the base, per token and modality, of the policy that sampled the batch, on some of its rollouts; 0 for the
+        base itself."""
         some = rollouts[:: max(1, len(rollouts) // KL_ROLLOUTS)][:KL_ROLLOUTS]
         with adapter.base(self.peft):
             return kl_figures(step_table(self.policy, some))
@@ -245,7 +246,8 @@ def swapped(peft: PeftModel, values: dict[str, Tensor]) -> Iterator[None]:
 
 
 def kl_figures(base: Table) -> Figures:
-    """``kl/text``, ``kl/image`` and their sum ``kl/total`` in nats per token, from a table made under the base of rollouts of the policy (k3)."""
+    """``kl/text``, ``kl/image`` and their sum ``kl/total`` in nats per token, from a table made under the base of rollouts of the
+    policy (k3)."""
     out = {}
     for m, modality in enumerate(MODALITIES):
         if base.committed[:, :, m].any():

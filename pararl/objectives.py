@@ -14,7 +14,8 @@ def preference_loss(chosen: Tensor, rejected: Tensor, beta: float, weights: Tens
     """DPO's sigmoid loss, ``-sum_p w_p log sigma(beta (chosen_p - rejected_p)) / sum_p w_p``.
 
     ``chosen`` and ``rejected`` [pair] are log-ratios to the reference, log pi - log pi_ref; ``weights`` [pair] > 0 (the margins, or ones).
-    At zero log-ratios and with all pairs of a group weighted by margin its gradient is a policy gradient with the group mean as its baseline.
+    At zero log-ratios and with all pairs of a group weighted by margin its gradient is a policy gradient with the group mean as its
+    baseline.
     Source: Rafailov et al. 2023 (arXiv 2305.18290, Eq. 7).
     """
     margin = beta * (chosen - rejected)
@@ -30,9 +31,11 @@ def preference_loss(chosen: Tensor, rejected: Tensor, beta: float, weights: Tens
 
 
 def clipped_loss(logprob: Tensor, behaviour: Tensor, advantage: Tensor, committed: Tensor, clip: float) -> tuple[Tensor, Figures]:
-    """ParaRL's surrogate, Eq. 3 of arXiv 2511.09611: ``-mean_{i,t} 1/|tau_i(t)| sum_{o in tau_i(t)} min(r A, clip(r, 1 - eps, 1 + eps) A)``.
+    """ParaRL's surrogate, Eq. 3 of arXiv 2511.09611: ``-mean_{i,t} 1/|tau_i(t)| sum_{o in tau_i(t)} min(r A, clip(r, 1 - eps, 1 + eps)
+    A)``.
 
-    ``logprob`` and ``behaviour`` [batch, step, n] of the tokens committed at each step (``committed`` bool, same shape) under the policy and
+    ``logprob`` and ``behaviour`` [batch, step, n] of the tokens committed at each step (``committed`` bool, same shape) under the
+    policy and
     under the policy that sampled them; ``advantage`` [batch, step]. Steps that committed nothing count as 0.
     """
     ratio = (logprob - behaviour).exp()

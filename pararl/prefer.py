@@ -32,7 +32,8 @@ def values(scores: Sequence[Score | None]) -> np.ndarray:
 def rewards(judgements: Sequence[Judgement], level: str, step_mix: float) -> np.ndarray:
     """Rewards float64 [batch, level]: one column per recorded step and a last one for the final output; the last one alone for ``final``.
 
-    The reward of a step is ``step_mix`` x score of its guess + (1 - ``step_mix``) x score of the final output: a guess is one noisy completion of
+    The reward of a step is ``step_mix`` x score of its guess + (1 - ``step_mix``) x score of the final output: a guess is one noisy
+    completion of
     the step's canvas, the final output another that also depends on later steps. NaN where a score is missing.
     """
     final = values([j.final for j in judgements])[:, None]
@@ -67,7 +68,8 @@ def select_pairs(reward: np.ndarray, members: Sequence[np.ndarray], config: Pref
 
 
 def normalise(reward: np.ndarray, members: Sequence[np.ndarray], floor: float = 1e-4) -> np.ndarray:
-    """Advantages float32 of rewards [batch, level]: (reward - group mean) / group deviation per column; 0 without spread or score (Eq. 4)."""
+    """Advantages float32 of rewards [batch, level]: (reward - group mean) / group deviation per column; 0 without spread or score (Eq.
+    4)."""
     out = np.zeros(reward.shape, np.float32)
     for index in members:
         part = reward[index]
@@ -88,10 +90,13 @@ def extremes(reward: np.ndarray, index: np.ndarray, keep: int) -> np.ndarray:
     return np.concatenate((ranked[: keep - keep // 2], ranked[len(ranked) - keep // 2 :]))
 
 
-def prefer(rollouts: Sequence[Rollout], judgements: Sequence[Judgement], arm: ArmSpec, config: PreferConfig, step_mix: float, keep: int) -> Feedback:
+def prefer(
+    rollouts: Sequence[Rollout], judgements: Sequence[Judgement], arm: ArmSpec, config: PreferConfig, step_mix: float, keep: int
+) -> Feedback:
     """What a batch of scored rollouts teaches an arm.
 
-    ``keep``: pairs are made among at most so many rollouts of a group, its best and its worst, so that an arm which samples larger groups to
+    ``keep``: pairs are made among at most so many rollouts of a group, its best and its worst, so that an arm which samples larger
+    groups to
     make as many reward calls learns from as many rollouts.
     """
     members = groups(rollouts)

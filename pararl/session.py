@@ -1,10 +1,11 @@
 """One run: its folder, its workers and what its arms share. The loop itself is in ``pipelines/pararl.py``."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from pararl.plots import curves_png
 from pararl.summary import ArmResult, BaseResult, SplitResult, Summary, pooled, table
 from pararl.tracking import Tracker
 from pararl.types import Prompt, Rollout
+
 
 @dataclass(frozen=True, slots=True)
 class Measured:
@@ -65,6 +67,11 @@ class Session:
             fleet.close()
             judges.close()
 
+    @property
+    def arms(self) -> tuple[Arm, ...]:
+        """The arms of the run, in their order; validation has seen to their names."""
+        return cast(tuple[Arm, ...], self.config.run.arms)
+
     # ---- measuring
 
     def evaluate(self, version: int, splits: Sequence[str], count: int) -> Evaluation:
@@ -104,12 +111,12 @@ class Session:
 
     # ---- the end
 
-    def finished(self, arm: Arm) -> ArmResult | None:
+    def finished(self, arm: str) -> ArmResult | None:
         """The result of an arm that an earlier attempt at this run has finished."""
         path = self.folder / "results" / f"{arm}.json"
         return ArmResult.from_json(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
 
-    def finish(self, results: dict[Arm, ArmResult]) -> Summary:
+    def finish(self, results: Mapping[str, ArmResult]) -> Summary:
         """Write ``summary.json`` and the pictures, print the table."""
         base = self.base()
         summary = Summary(self.config.run.seed, BaseResult(base.id, base.ood), results)
@@ -119,7 +126,7 @@ class Session:
         self.say(f"\n{table(summary)}\n\nin {self.folder}: summary.json, curves.png, samples/, adapters/, metrics.jsonl")
         return summary
 
-    def draw_samples(self, arms: Sequence[Arm], per_sheet: int = 8) -> None:
+    def draw_samples(self, arms: Sequence[str], per_sheet: int = 8) -> None:
         """Contact sheets of the first ID prompts: what the base and each arm make of them, with the reasons of what failed."""
         systems = {name: m.samples for name in ("base", *arms) if (m := self.measured(name))}
         rows = [

@@ -74,7 +74,8 @@ class Source:
         return Batch(rollouts[part], judgements[part], size, 0.0, 0.0)
 
     def _sample(self, update: int, version: int) -> Batch:
-        """Sample and score the rollouts of an update; seeds depend on (run.seed, update, prompt) alone, so that arms differ by policy only."""
+        """Sample and score the rollouts of an update; seeds depend on (run.seed, update, prompt) alone, so that arms differ by policy
+        only."""
         began, spent = time.monotonic(), self.judges.calls
         sampling, group = arm_sampling(self.config, self.arm, update), arm_group(self.config, self.arm)
         prompts, sampled = update_prompts(self.config, update), began

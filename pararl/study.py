@@ -50,7 +50,9 @@ def figures(summaries: Sequence[Summary]) -> dict[str, dict[str, Interval]]:
 
 def _accuracies(results: Sequence[BaseResult | ArmResult]) -> dict[str, Interval]:
     return {
-        f"{split} {kind}": interval([getattr(getattr(r, split), kind) for r in results]) for split in ("id", "ood") for kind in ("strict", "soft")
+        f"{split} {kind}": interval([getattr(getattr(r, split), kind) for r in results])
+        for split in ("id", "ood")
+        for kind in ("strict", "soft")
     }
 
 

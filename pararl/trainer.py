@@ -97,7 +97,8 @@ class TrainerActor:
 
 
 class RayTrainer:
-    """A learner in an actor: it keeps torch, and any GPU, out of the driver. The actor is not restarted: its state comes from a checkpoint."""
+    """A learner in an actor: it keeps torch, and any GPU, out of the driver. The actor is not restarted: its state comes from a
+    checkpoint."""
 
     def __init__(self, config: Config, arm: Arm) -> None:
         import ray
@@ -105,7 +106,7 @@ class RayTrainer:
         from pararl.fleet import actor_options
 
         options = actor_options(config.learner.threads, config.learner.gpus, restarts=0, retries=0)
-        self._actor = ray.remote(**options)(TrainerActor).remote(config, arm)
+        self._actor: Any = ray.remote(**options)(TrainerActor).remote(config, arm)
 
     def _call(self, method: str, *args: Any) -> Any:
         from pararl.fleet import result_of

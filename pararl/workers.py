@@ -17,7 +17,7 @@ from pararl.sync import AdapterBuffer, SyncError
 from pararl.types import Judgement, Prompt, Receipt, Rollout
 
 if TYPE_CHECKING:
-    from policies import Policy, Sampling
+    from policies import Sampling
 
 
 @dataclass(frozen=True, slots=True)

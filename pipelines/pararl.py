@@ -46,7 +46,7 @@ def main() -> None:
     try:
         with Session.open(invocation) as session:
             session.base()
-            session.finish({arm: session.finished(arm) or train(session, arm) for arm in session.config.run.arms})
+            session.finish({arm: session.finished(arm) or train(session, arm) for arm in session.arms})
     except ConfigError as error:
         fail(str(error))
 

@@ -140,7 +140,8 @@ def share_identical(model: MAGVITv2, count: int, seed: int) -> float:
 def train_tokenizer(args: argparse.Namespace) -> None:
     """Stage 1: the MAGVIT-v2 tokenizer."""
     config = MAGVITv2Config(encoder=LEVELS, decoder=LEVELS, quantize={"codebook_dim": BITS}, norm_groups=4)
-    model = MAGVITv2(config).to(memory_format=torch.channels_last)
+    model = MAGVITv2(config)
+    nn.Module.to(model, memory_format=torch.channels_last)  # type: ignore[call-overload]
     run = Training(model, args.out / ".training" / "tokenizer", args.steps or 5000, args.lr or 3e-3, args.seed)
     bar = tqdm(total=run.steps, initial=run.step, desc="tokenizer", mininterval=5)
     while run.step < run.steps:

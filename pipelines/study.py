@@ -66,7 +66,9 @@ def report(out: Path, seeds: list[int]) -> None:
 def main() -> None:
     """Run the seeds that are missing, then report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    parser.add_argument("--config", type=Path, default=ROOT / "pipelines" / "configs" / "scenes_study.yaml", help="configuration of every run")
+    parser.add_argument(
+        "--config", type=Path, default=ROOT / "pipelines" / "configs" / "scenes_study.yaml", help="configuration of every run"
+    )
     parser.add_argument("--seeds", default="0,1,2", help="seeds, separated by commas")
     parser.add_argument("--out", type=Path, default=Path("outputs") / "study", help="folder of the study")
     args, overrides = parser.parse_known_args()

@@ -300,7 +300,8 @@ class MMadaPolicy(Policy):
 
 
 def recorded_steps(prompt: Prompt, sampling: Sampling) -> tuple[int, ...]:
-    """The random subset of steps whose guesses are kept: a function of the prompt and ``sampling.round``. Raises ValueError for too many."""
+    """The random subset of steps whose guesses are kept: a function of the prompt and ``sampling.round``. Raises ValueError for too
+    many."""
     if sampling.recorded > sampling.steps:
         raise ValueError(f"{sampling.recorded} recorded steps of {sampling.steps}: there are not that many")
     seed = int.from_bytes(hashlib.blake2b(f"{prompt.id}|{sampling.round}".encode(), digest_size=8).digest())

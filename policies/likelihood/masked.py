@@ -34,7 +34,8 @@ def mask_ratios(n: int, batch: int, low: float, high: float, generator: torch.Ge
 def hidden_sets(ratios: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
     """Which tokens are hidden, bool [..., n], and the weight n / k of each set [...], from ratios [...] and uniforms [..., n].
 
-    Exactly k = ceil(ratio n) tokens, any k alike. With ratios uniform on (0, 1] the weighted sum has the expectation of independent masks with
+    Exactly k = ceil(ratio n) tokens, any k alike. With ratios uniform on (0, 1] the weighted sum has the expectation of independent
+    masks with
     weight 1 / ratio, without that weight's unbounded variance (LLaDA, arXiv 2502.09992, Eq. 6).
     """
     n = uniforms.shape[-1]

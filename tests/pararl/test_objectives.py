@@ -12,7 +12,7 @@ from pararl.objectives import clipped_loss, k3, likelihood_loss, preference_loss
 def test_preference_loss_is_dpo_with_normalised_weights() -> None:
     rng = np.random.default_rng(0)
     chosen, rejected, weights = rng.normal(size=7), rng.normal(size=7), rng.random(7) + 0.1
-    loss, figures = preference_loss(*(torch.tensor(x) for x in (chosen, rejected)), 0.7, torch.tensor(weights))
+    loss, figures = preference_loss(torch.tensor(chosen), torch.tensor(rejected), 0.7, torch.tensor(weights))
     by_hand = [-w * math.log(1 / (1 + math.exp(-0.7 * (c - r)))) for c, r, w in zip(chosen, rejected, weights, strict=True)]
     assert loss.item() == pytest.approx(sum(by_hand) / weights.sum(), rel=1e-6)
     assert figures["preference/accuracy"] == pytest.approx(np.mean(chosen > rejected))
@@ -25,13 +25,18 @@ def test_preference_gradient_at_the_reference_is_a_policy_gradient_with_group_me
     chosen, rejected = (torch.tensor(x) for x in zip(*pairs, strict=True))
     loss, _ = preference_loss(ratio[chosen], ratio[rejected], 1.0, reward[chosen] - reward[rejected])
     loss.backward()
+    assert ratio.grad is not None
     advantage = reward - reward.mean()
     assert torch.allclose(-ratio.grad / ratio.grad.norm(), advantage / advantage.norm(), atol=1e-6)
 
 
 def test_trl_and_we_agree_on_the_sigmoid_preference_loss() -> None:
-    # TRL's own expression of the loss (DPOTrainer, loss type "sigmoid", no label smoothing): -logsigmoid(beta * (chosen - rejected ratios)).
-    chosen, rejected = torch.randn(5, generator=torch.Generator().manual_seed(0)), torch.randn(5, generator=torch.Generator().manual_seed(1))
+    # TRL's own expression of the loss (DPOTrainer, loss type "sigmoid", no label smoothing): -logsigmoid(beta * (chosen - rejected
+    # ratios)).
+    chosen, rejected = (
+        torch.randn(5, generator=torch.Generator().manual_seed(0)),
+        torch.randn(5, generator=torch.Generator().manual_seed(1)),
+    )
     ours, _ = preference_loss(chosen, rejected, 0.1, torch.ones(5))
     assert ours.item() == pytest.approx(torch.nn.functional.softplus(-0.1 * (chosen - rejected)).mean().item(), rel=1e-6)
 

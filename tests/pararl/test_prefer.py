@@ -16,7 +16,10 @@ def rollout(prompt: Prompt, index: int) -> Rollout:
 
 
 def judged(final: float | None, *steps: float | None) -> Judgement:
-    return Judgement(*((None if x is None else Score(x, strict=x == 1.0)) for x in (final,)), tuple(None if x is None else Score(x) for x in steps))
+    def score(value: float | None) -> Score | None:
+        return None if value is None else Score(value, strict=value == 1.0)
+
+    return Judgement(score(final), tuple(score(x) for x in steps))
 
 
 def test_best_worst_gives_one_pair_a_group_and_all_margin_every_informative_one() -> None:

@@ -39,9 +39,31 @@ def cluster(tmp_path: Path) -> Iterator[dict[str, str]]:
 
 def test_the_job_runs_on_a_cluster_with_token_authentication(cluster: dict[str, str], tmp_path: Path) -> None:
     address = f"http://127.0.0.1:{PORTS['--dashboard-port']}"
-    job = ["python", "pipelines/pararl.py", "--config", "pipelines/configs/scenes_smoke.yaml", "--run.dir", str(tmp_path / "out"), "--run.name", "job"]
+    job = [
+        "python",
+        "pipelines/pararl.py",
+        "--config",
+        "pipelines/configs/scenes_smoke.yaml",
+        "--run.dir",
+        str(tmp_path / "out"),
+        "--run.name",
+        "job",
+    ]
     output = call(
-        RAY, "job", "submit", "--address", address, "--working-dir", ".", "--", *job, "--run.arms", "pararl", "--eval.splits", "id", env=cluster
+        RAY,
+        "job",
+        "submit",
+        "--address",
+        address,
+        "--working-dir",
+        ".",
+        "--",
+        *job,
+        "--run.arms",
+        "pararl",
+        "--eval.splits",
+        "id",
+        env=cluster,
     )
     assert "succeeded" in output and re.search(r"pararl\s+0\.\d{3}", output), output
     assert (tmp_path / "out" / "job" / "summary.json").exists()

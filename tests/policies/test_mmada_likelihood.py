@@ -125,7 +125,8 @@ def test_step_likelihoods_are_means_over_the_committed_tokens(policy: MMadaPolic
 def exact_elbo(policy: MMadaPolicy, rollout: Rollout) -> dict[Modality, float]:
     """The ELBO's expectation by enumeration: every mask of every modality.
 
-    At clock u, uniform on (0, 1], ceil(r n) = k of a modality's n tokens are hidden, r = low + (high - low) u, any k of them alike, with weight
+    At clock u, uniform on (0, 1], ceil(r n) = k of a modality's n tokens are hidden, r = low + (high - low) u, any k of them alike,
+    with weight
     n / k; both modalities run on one clock.
     """
     ranges = {"image": policy.settings.image_ratio, "text": policy.settings.text_ratio}
