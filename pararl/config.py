@@ -68,7 +68,7 @@ class RolloutConfig:
     calls."""
     temperature: float = 1.0
     """Temperature of the token draws."""
-    choice_temperature: float = 1.0
+    choice_temperature: float = 8.0
     """Gumbel temperature of the confidence that picks which drawn tokens are committed, annealed to 0."""
     guidance: float = 0.0
     """Classifier-free guidance scale s: logits (1 + s) conditional - s unconditional; 0 = one forward, no guidance."""

@@ -16,7 +16,7 @@ import argparse
 import json
 import platform
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
 
@@ -31,7 +31,6 @@ from pararl import scenes
 from pararl.files import write_json
 from pararl.scenes.pixels import render_cells
 from policies.backbones.llada import MMadaConfig, MMadaModelLM
-from policies.base import Sampling
 from policies.image.magvitv2 import MAGVITv2, MAGVITv2Config
 from policies.image.training import tokenizer_loss
 from policies.mmada import MMadaPolicy, MMadaSettings
@@ -40,8 +39,10 @@ from policies.text import word_tokenizer
 
 BITS = 8
 LEVELS = {"ch": 32, "ch_mult": [1, 1, 1, 2], "num_res_blocks": [0, 1, 1, 1], "z_channels": BITS}
-SETTINGS = {"grid": (4, 4), "prompt_tokens": 32, "text_tokens": 24, "text_block": 12}
+SETTINGS = {"grid": (4, 4), "prompt_tokens": 32, "text_tokens": 24, "text_block": 12, "steps": 8, "choice_temperature": 8.0}
 SIZES = {"d_model": 128, "n_layers": 4, "n_heads": 4, "mlp_hidden_size": 384, "max_sequence_length": 128}
+# A choice temperature of 8 is as good as random order: the most confident cells of a sparse scene are its empty ones, and committing those
+# first leaves the objects to the end, where several are drawn at once.
 UNSEEN = 10**9
 """Indices from here on are never trained on."""
 
@@ -176,11 +177,11 @@ def new_policy(directory: Path) -> MMadaPolicy:
     return MMadaPolicy(MMadaModelLM(config), tokenizer, images, MMadaSettings(**SETTINGS, specials=specials))  # type: ignore[arg-type]
 
 
-def measure(policy: MMadaPolicy, task: str, count: int, steps: int, guidance: float = 0.0) -> float:
+def measure(policy: MMadaPolicy, task: str, count: int, guidance: float = 0.0) -> float:
     """Strict accuracy on the first ``count`` prompts of the ID split, one sample each."""
     prompts = [scenes.prompt("id", i, task=task) for i in range(count)]  # type: ignore[arg-type]
     policy.model.eval()
-    rollouts = policy.generate(prompts, list(range(count)), Sampling(steps=steps, guidance=guidance))
+    rollouts = policy.generate(prompts, list(range(count)), replace(policy.sampling, guidance=guidance))
     parsed = scenes.parse_batch(np.stack([r.output.image for r in rollouts]))  # type: ignore[misc]
     checks = [scenes.check(r.prompt.spec, seen, r.output.text) for r, seen in zip(rollouts, parsed, strict=True)]
     return float(np.mean([bool(c.strict) for c in checks]))
@@ -191,9 +192,9 @@ def train_policy(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     policy = new_policy(args.out)
     run = Training(policy.model, args.out / ".training" / "policy", args.steps or 6000, args.lr or 2e-3, args.seed)
-    bar = tqdm(total=run.steps, initial=run.step, desc="policy", mininterval=5)
-    half = args.batch // 2
-    while run.step < run.steps:
+    bar = tqdm(total=args.stop or run.steps, initial=run.step, desc="policy", mininterval=5)
+    half, end = args.batch // 2, args.stop or run.steps
+    while run.step < end:
         began = time.time()
         policy.model.train()
         generator = torch.Generator().manual_seed(args.seed * 10**6 + run.step)
@@ -206,15 +207,15 @@ def train_policy(args: argparse.Namespace) -> None:
         run.advance(torch.stack(list(losses.values())).sum())
         run.seconds += time.time() - began
         bar.update()
-        if run.step % args.every == 0 or run.step == run.steps:
+        if run.step % args.every == 0 or run.step == end:
             values = {name: loss.item() for name, loss in losses.items()}
-            strict = {f"{task}/strict": measure(policy, task, 256, 8) for task in ("t2i", "interleaved")}
+            strict = {f"{task}/strict": measure(policy, task, 256) for task in ("t2i", "interleaved")}
             run.curve.append({"step": run.step, **values, **strict})
             bar.set_postfix({name.split("/")[0]: f"{value:.2f}" for name, value in strict.items()})
             run.save()
     bar.close()
     policy.save(args.out)
-    strict = {f"{task}, guidance {g}": measure(policy, task, 1024, 8, g) for task in ("t2i", "interleaved") for g in (0.0, 1.0)}
+    strict = {f"{task}, guidance {g}": measure(policy, task, 1024, g) for task in ("t2i", "interleaved") for g in (0.0, 1.0)}
     print("ID strict accuracy, 1,024 prompts:", strict)
     record(args, run, "policy", {"id_strict": strict})
 
@@ -226,7 +227,8 @@ def record(args: argparse.Namespace, run: Training, stage: str, result: dict[str
     stages[stage] = {
         "command": "python pipelines/pretrain.py " + " ".join(sys.argv[1:]),
         "seed": args.seed,
-        "steps": run.steps,
+        "steps": run.step,
+        "schedule": run.steps,
         "batch": args.batch,
         "lr": run.lr,
         "parameters": sum(p.numel() for p in run.model.parameters()),
@@ -247,6 +249,7 @@ def main() -> None:
     parser.add_argument("stage", choices=("tokenizer", "policy"))
     parser.add_argument("--out", type=Path, default=policies.CHECKPOINTS / "scenes-mmada", help="directory of the checkpoint")
     parser.add_argument("--steps", type=int, default=0, help="optimiser steps; 0 = the recipe's")
+    parser.add_argument("--stop", type=int, default=0, help="end after so many steps of that schedule; 0 = at its end")
     parser.add_argument("--batch", type=int, default=0, help="examples a step; 0 = the recipe's")
     parser.add_argument("--lr", type=float, default=0.0, help="peak learning rate; 0 = the recipe's")
     parser.add_argument("--seed", type=int, default=0)

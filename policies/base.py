@@ -81,6 +81,9 @@ class Policy(ABC):
     lora_targets: str
     """Regular expression of the linear layers that an adapter wraps."""
 
+    sampling: Sampling
+    """How this checkpoint is best sampled; what ``sample`` uses when nothing else is asked for."""
+
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
@@ -129,4 +132,4 @@ class Policy(ABC):
         """Outputs for plain prompt texts: the short way for a person. Text i is sampled with seed + i."""
         texts = [texts] if isinstance(texts, str) else list(texts)
         prompts = [Prompt(id=f"text-{i}", task=task, text=text) for i, text in enumerate(texts)]
-        return [r.output for r in self.generate(prompts, [seed + i for i in range(len(texts))], sampling or Sampling())]
+        return [r.output for r in self.generate(prompts, [seed + i for i in range(len(texts))], sampling or self.sampling)]

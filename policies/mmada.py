@@ -40,6 +40,10 @@ class MMadaSettings:
     """Mask ratios at which image likelihoods are drawn (MaskGRPO: high ratios carry the signal)."""
     text_ratio: tuple[float, float] = (0.0, 1.0)
     """Mask ratios at which text likelihoods are drawn."""
+    steps: int = 128
+    """Denoising steps of a sample, where nobody says otherwise."""
+    choice_temperature: float = 1.0
+    """Likewise the Gumbel temperature of the image sampler's choices."""
     specials: Specials = field(default_factory=Specials)
 
 
@@ -55,6 +59,7 @@ class MMadaPolicy(Policy):
         self.tokenizer = tokenizer
         self.images = images.eval().requires_grad_(False)
         self.settings = settings
+        self.sampling = Sampling(steps=settings.steps, choice_temperature=settings.choice_temperature)
         specials = settings.specials
         others = {i for i in tokenizer.all_special_ids if i is not None} | set(asdict(specials).values())
         self.vocabulary = Vocabulary(len(tokenizer), images.codebook_size, specials, tuple(sorted(others - {specials.eos})))
