@@ -62,9 +62,11 @@ class RolloutConfig:
     steps: int = 8
     """Denoising steps of one output."""
     recorded: int = 4
-    """Steps at which the complete guess is kept and scored (s); the same steps within a group."""
+    """Steps whose committed tokens the learner sees: a random subset, the same within a group."""
+    scored: int = 2
+    """How many of the recorded steps have their complete guess scored as well (s), for arms with step rewards."""
     equal_calls: bool = True
-    """Arms that score final outputs only sample (1 + recorded) times as many rollouts per prompt: every arm makes equally many reward
+    """Arms that score final outputs only sample (1 + scored) times as many rollouts per prompt: every arm makes equally many reward
     calls."""
     temperature: float = 1.0
     """Temperature of the token draws."""

@@ -43,7 +43,7 @@ def eval_sampling(rollout: RolloutConfig) -> Sampling:
     return Sampling(
         steps=rollout.steps,
         recorded=min(KL_STEPS, rollout.steps),
-        guesses=False,
+        guesses=0,
         temperature=rollout.temperature,
         choice_temperature=rollout.choice_temperature,
         guidance=rollout.guidance,

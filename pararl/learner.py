@@ -204,7 +204,7 @@ class Learner:
         return loss, figures
 
     def _grpo(self, table: Table, reference: Tensor, feedback: Feedback, used: list[int]) -> tuple[Tensor, Figures]:
-        """Eq. 3 on the recorded steps; a step's advantage counts both its own reward and, in the mean, the final one's."""
+        """Eq. 3 on the recorded steps, each with its own advantage; the last column, that of the final output alone, has no tokens."""
         assert feedback.advantages is not None
         advantages = torch.from_numpy(feedback.advantages[used]).to(table.logprob.device)
         flat = [x.flatten(2) for x in (table.logprob, table.behaviour, table.committed)]

@@ -32,15 +32,15 @@ def values(scores: Sequence[Score | None]) -> np.ndarray:
 def rewards(judgements: Sequence[Judgement], level: str, step_mix: float) -> np.ndarray:
     """Rewards float64 [batch, level]: one column per recorded step and a last one for the final output; the last one alone for ``final``.
 
-    The reward of a step is ``step_mix`` x score of its guess + (1 - ``step_mix``) x score of the final output: a guess is one noisy
-    completion of
-    the step's canvas, the final output another that also depends on later steps. NaN where a score is missing.
+    The reward of a step is ``step_mix`` x score of its guess + (1 - ``step_mix``) x score of the final output, and the latter alone
+    where the guess was not scored: a guess is one noisy completion of the step's canvas, the final output another that also depends
+    on later steps. NaN where the final score is missing.
     """
     final = values([j.final for j in judgements])[:, None]
     if level == "final":
         return final
     steps = np.stack([values(j.steps) for j in judgements])
-    return np.concatenate((step_mix * steps + (1 - step_mix) * final, final), axis=1)
+    return np.concatenate((np.where(np.isnan(steps), final, step_mix * steps + (1 - step_mix) * final), final), axis=1)
 
 
 def groups(rollouts: Sequence[Rollout]) -> list[np.ndarray]:
@@ -109,8 +109,9 @@ def prefer(
     if strict:
         metrics["reward/strict"] = float(np.mean(strict))
     if arm.reward == "step":
-        guesses = np.stack([values(j.steps) for j in judgements])
-        metrics.update({f"reward/guess_{i}": float(np.nanmean(guesses[:, i])) for i in range(guesses.shape[1])})
+        guesses = values([score for j in judgements for score in j.steps if score is not None])
+        if len(guesses):
+            metrics["reward/guess"] = float(guesses.mean())
     figures = tuple(metrics.items())
     if arm.objective == "grpo":
         return Feedback(advantages=normalise(reward, members), metrics=figures)

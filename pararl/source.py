@@ -42,7 +42,7 @@ def arm_sampling(config: Config, arm: ArmSpec, update: int) -> Sampling:
         steps=r.steps,
         recorded=r.recorded,
         round=update,
-        guesses=arm.reward == "step",
+        guesses=r.scored if arm.reward == "step" else 0,
         temperature=r.temperature,
         choice_temperature=r.choice_temperature,
         guidance=r.guidance,
@@ -51,7 +51,7 @@ def arm_sampling(config: Config, arm: ArmSpec, update: int) -> Sampling:
 
 def arm_group(config: Config, arm: ArmSpec) -> int:
     """Rollouts per prompt. Arms that score final outputs only sample more, so that every arm makes the same number of reward calls."""
-    calls = 1 + config.rollout.recorded
+    calls = 1 + config.rollout.scored
     return config.rollout.group * (calls if arm.reward == "final" and config.rollout.equal_calls else 1)
 
 

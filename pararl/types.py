@@ -83,8 +83,8 @@ class Rollout:
     """The steps whose guesses were kept, increasing; the last one need not be the final step."""
     segments: tuple[Segment, ...]
     output: Output
-    guesses: tuple[Output, ...]
-    """One decoded guess per recorded step; empty where nobody asked for them."""
+    guesses: tuple[Output | None, ...]
+    """One guess per recorded step, None where it was not decoded; empty where nobody asked for any."""
 
     def segment(self, modality: Modality) -> Segment | None:
         """The segment of that modality, or None where the task does not produce it."""
@@ -118,7 +118,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """The scores of one rollout: of its final output and of its guesses, one per recorded step."""
+    """The scores of one rollout: of its final output and of its guesses, one per recorded step, None where there was none to score."""
 
     final: Score | None
     steps: tuple[Score | None, ...] = ()

@@ -33,6 +33,7 @@ BOUNDS: dict[str, Bound] = {
     "rollout.group": (">= 2 (a group of one has no pair)", lambda value: value >= 2),
     "rollout.steps": _AT_LEAST_1,
     "rollout.recorded": _AT_LEAST_1,
+    "rollout.scored": _AT_LEAST_0,
     "rollout.temperature": _POSITIVE,
     "rollout.choice_temperature": _AT_LEAST_0,
     "rollout.guidance": _AT_LEAST_0,
@@ -89,6 +90,8 @@ def _steps(config: Config) -> list[str]:
     steps, recorded, learner = config.rollout.steps, config.rollout.recorded, config.learner
     if recorded > steps:
         problems.append(f"rollout.recorded must be <= rollout.steps ({steps}), got {recorded} (set --rollout.recorded)")
+    if config.rollout.scored > recorded:
+        problems.append(f"rollout.scored must be <= rollout.recorded ({recorded}), got {config.rollout.scored} (set --rollout.scored)")
     if learner.text_weight == learner.image_weight == 0:
         problems.append("learner.text_weight and learner.image_weight must not both be 0 (set --learner.image_weight)")
     return problems

@@ -151,7 +151,7 @@ class RewardWorker:
 
 def reward_calls(rollouts: Sequence[Rollout]) -> int:
     """How many outputs are scored for these rollouts: the final one of each and its guesses."""
-    return sum(1 + len(rollout.guesses) for rollout in rollouts)
+    return sum(1 + sum(guess is not None for guess in rollout.guesses) for rollout in rollouts)
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 import policies
 from pararl import scenes
-from pararl.files import write_json
+from pararl.files import atomic_path, write_json
 from pararl.scenes.pixels import render_cells
 from policies.backbones.llada import MMadaConfig, MMadaModelLM
 from policies.image.magvitv2 import MAGVITv2, MAGVITv2Config
@@ -156,14 +156,14 @@ def train_tokenizer(args: argparse.Namespace) -> None:
         run.seconds += time.time() - began
         bar.update()
         if run.step % args.every == 0 or run.step == run.steps:
-            run.curve.append({"step": run.step, "loss": loss.item(), "identical": share_identical(model, 512, 1)})
+            run.curve.append({"step": run.step, "loss": loss.item(), "identical": share_identical(model, min(512, args.final), 1)})
             bar.set_postfix(loss=f"{loss.item():.4f}", identical=f"{run.curve[-1]['identical']:.4f}")
             run.save()
     bar.close()
-    final = share_identical(model, 10_000, 2)
-    print(f"{final:.4%} of 10,000 unseen scenes parse identically after encode and decode")
+    final = share_identical(model, args.final, 2)
+    print(f"{final:.4%} of {args.final:,} unseen scenes parse identically after encode and decode")
     model.save_pretrained(args.out / "image_tokenizer")
-    record(args, run, "tokenizer", {"identical": final, "scenes": 10_000})
+    record(args, run, "tokenizer", {"identical": final, "scenes": args.final})
 
 
 def new_policy(directory: Path) -> MMadaPolicy:
@@ -191,6 +191,8 @@ def train_policy(args: argparse.Namespace) -> None:
     """Stage 2: the backbone, half of each batch t2i and half interleaved."""
     torch.manual_seed(args.seed)
     policy = new_policy(args.out)
+    # The recipe stops in the middle of its schedule: the base must leave room for alignment.
+    args.stop = args.stop or (0 if args.steps else 3500)
     run = Training(policy.model, args.out / ".training" / "policy", args.steps or 6000, args.lr or 2e-3, args.seed)
     bar = tqdm(total=args.stop or run.steps, initial=run.step, desc="policy", mininterval=5)
     half, end = args.batch // 2, args.stop or run.steps
@@ -209,14 +211,16 @@ def train_policy(args: argparse.Namespace) -> None:
         bar.update()
         if run.step % args.every == 0 or run.step == end:
             values = {name: loss.item() for name, loss in losses.items()}
-            strict = {f"{task}/strict": measure(policy, task, 256) for task in ("t2i", "interleaved")}
+            strict = {f"{task}/strict": measure(policy, task, min(256, args.final)) for task in ("t2i", "interleaved")}
             run.curve.append({"step": run.step, **values, **strict})
             bar.set_postfix({name.split("/")[0]: f"{value:.2f}" for name, value in strict.items()})
             run.save()
     bar.close()
     policy.save(args.out)
-    strict = {f"{task}, guidance {g}": measure(policy, task, 1024, g) for task in ("t2i", "interleaved") for g in (0.0, 1.0)}
-    print("ID strict accuracy, 1,024 prompts:", strict)
+    strict = {
+        f"{task}, guidance {g}": measure(policy, task, min(1024, args.final), g) for task in ("t2i", "interleaved") for g in (0.0, 1.0)
+    }
+    print(f"ID strict accuracy, {min(1024, args.final):,} prompts:", strict)
     record(args, run, "policy", {"id_strict": strict})
 
 
@@ -241,6 +245,24 @@ def record(args: argparse.Namespace, run: Training, stage: str, result: dict[str
         "curve": run.curve,
     }
     write_json(path, stages)
+    draw_curve(args.out / f"{stage}.png", run.curve, stage)
+
+
+def draw_curve(path: Path, curve: list[dict[str, float]], stage: str) -> None:
+    """The losses (left) and accuracies (right) of a stage over its steps."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    losses, shares = figure.subplots(1, 2)
+    for name in [key for key in curve[-1] if key != "step"]:
+        is_share = name.endswith(("strict", "identical"))
+        (shares if is_share else losses).plot([row["step"] for row in curve], [row[name] for row in curve], label=name)
+    for axes, label in ((losses, "loss"), (shares, "share of unseen scenes" if stage == "tokenizer" else "ID strict accuracy")):
+        axes.set(xlabel="step", ylabel=label)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=110)
 
 
 def main() -> None:
@@ -254,6 +276,9 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=0.0, help="peak learning rate; 0 = the recipe's")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--every", type=int, default=250, help="steps between measurements and saves")
+    parser.add_argument(
+        "--final", type=int, default=10_000, help="scenes that the finished tokenizer is measured on (a policy: at most 1,024 prompts)"
+    )
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     args.batch = args.batch or {"tokenizer": 16, "policy": 128}[args.stage]

@@ -21,8 +21,8 @@ class Sampling:
     """Steps at which complete guesses are kept: a random subset, the same for all rollouts of a prompt."""
     round: int = 0
     """Which random subset; give another one to a prompt that comes back."""
-    guesses: bool = True
-    """Whether those guesses are decoded to outputs; likelihoods at the recorded steps need them only as tokens."""
+    guesses: int | None = None
+    """How many of those guesses are decoded to outputs, a random subset; None = all. Likelihoods at the recorded steps need none."""
     temperature: float = 1.0
     """Temperature of the token draws; 0 = arg-max."""
     choice_temperature: float = 1.0

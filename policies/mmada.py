@@ -187,9 +187,9 @@ class MMadaPolicy(Policy):
         noise = torch.stack([self._noise(seed, sampling.steps, sum(len(p.span) for p in plans)) for seed in seeds], dim=2).to(self.device)
         offsets = [self.offset(p.span.modality) for p in plans]
         traces = denoise(self.logits(blank, unconditional, sampling.guidance), blank, plans, noise, self.settings.specials.mask, offsets)
-        recorded = [recorded_steps(prompt, sampling) for prompt in prompts]
+        recorded, decoded = zip(*(recorded_steps(prompt, sampling) for prompt in prompts), strict=True)
         outputs = self._outputs(traces, None)
-        guesses = [self._outputs(traces, [steps[j] for steps in recorded]) for j in range(sampling.recorded if sampling.guesses else 0)]
+        guesses = self._guesses(traces, recorded, decoded)
         return [
             Rollout(
                 prompt=prompt,
@@ -200,10 +200,20 @@ class MMadaPolicy(Policy):
                 recorded=recorded[i],
                 segments=tuple(segment(trace, i, recorded[i]) for trace in traces),
                 output=outputs[i],
-                guesses=tuple(g[i] for g in guesses),
+                guesses=guesses[i],
             )
             for i, prompt in enumerate(prompts)
         ]
+
+    def _guesses(
+        self, traces: Sequence[SegmentTrace], recorded: Sequence[tuple[int, ...]], decoded: Sequence[tuple[int, ...]]
+    ) -> list[tuple[Output | None, ...]]:
+        """Per row its guesses at the recorded steps, None where not decoded; an empty tuple where none is wanted at all."""
+        if not decoded[0]:
+            return [()] * len(decoded)
+        columns = [self._outputs(traces, [row[k] for row in decoded]) for k in range(len(decoded[0]))]
+        found = [dict(zip(row, outputs, strict=True)) for row, *outputs in zip(decoded, *columns, strict=True)]
+        return [tuple(by_step.get(step) for step in steps) for steps, by_step in zip(recorded, found, strict=True)]
 
     def _prefix_width(self, blank: Canvas) -> int:
         return blank.spans[0].start - 1
@@ -304,13 +314,15 @@ class MMadaPolicy(Policy):
         return self.rows(self.model.hidden(blank.ids, blank.attention)[:, blank.spans[0].columns], "image").float().cpu()
 
 
-def recorded_steps(prompt: Prompt, sampling: Sampling) -> tuple[int, ...]:
-    """The random subset of steps whose guesses are kept: a function of the prompt and ``sampling.round``. Raises ValueError for too
-    many."""
-    if sampling.recorded > sampling.steps:
-        raise ValueError(f"{sampling.recorded} recorded steps of {sampling.steps}: there are not that many")
-    seed = int.from_bytes(hashlib.blake2b(f"{prompt.id}|{sampling.round}".encode(), digest_size=8).digest())
-    return tuple(sorted(np.random.default_rng(seed).choice(sampling.steps, sampling.recorded, replace=False).tolist()))
+def recorded_steps(prompt: Prompt, sampling: Sampling) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The random subset of steps whose guesses are kept, and the subset of these that is decoded: functions of the prompt and
+    ``sampling.round``. Raises ValueError for more than there are."""
+    wanted = sampling.recorded if sampling.guesses is None else sampling.guesses
+    if not wanted <= sampling.recorded <= sampling.steps:
+        raise ValueError(f"{wanted} decoded of {sampling.recorded} recorded of {sampling.steps} steps: there are not that many")
+    rng = np.random.default_rng(int.from_bytes(hashlib.blake2b(f"{prompt.id}|{sampling.round}".encode(), digest_size=8).digest()))
+    recorded = sorted(rng.choice(sampling.steps, sampling.recorded, replace=False).tolist())
+    return tuple(recorded), tuple(sorted(rng.choice(recorded, wanted, replace=False).tolist() if wanted else []))
 
 
 def segment(trace: SegmentTrace, row: int, recorded: Sequence[int]) -> Segment:

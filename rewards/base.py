@@ -105,10 +105,10 @@ def score_outputs(reward: Reward, prompts: Sequence[Prompt], outputs: Sequence[O
 
 def score_rollouts(reward: Reward, rollouts: Sequence[Rollout]) -> list[Judgement]:
     """The judgement of each rollout, on its final output and on its guesses at the recorded steps; all scored in one batch."""
-    prompts = [rollout.prompt for rollout in rollouts for _ in range(1 + len(rollout.guesses))]
-    outputs = [output for rollout in rollouts for output in (rollout.output, *rollout.guesses)]
+    shown = [(rollout.prompt, output) for rollout in rollouts for output in (rollout.output, *rollout.guesses) if output is not None]
+    prompts, outputs = [prompt for prompt, _ in shown], [output for _, output in shown]
     scores = iter(score_outputs(reward, prompts, outputs) if outputs else [])
-    return [Judgement(next(scores), tuple(next(scores) for _ in rollout.guesses)) for rollout in rollouts]
+    return [Judgement(next(scores), tuple(None if g is None else next(scores) for g in rollout.guesses)) for rollout in rollouts]
 
 
 def self_test(reward: Reward) -> int:

@@ -42,7 +42,7 @@ def test_pairs_never_cross_prompts_and_never_use_a_missing_score() -> None:
 def test_step_rewards_mix_guess_and_final_output() -> None:
     got = rewards([judged(1.0, 0.2, None)], "step", 0.75)
     assert got[0, 0] == pytest.approx(0.75 * 0.2 + 0.25)
-    assert np.isnan(got[0, 1]) and got[0, 2] == 1.0
+    assert got[0, 1] == 1.0 and got[0, 2] == 1.0, "a guess that was not scored leaves the final score"
     assert rewards([judged(1.0, 0.2, None)], "final", 0.75).tolist() == [[1.0]]
 
 

@@ -17,7 +17,7 @@ def config(tiny_policy_dir: Path) -> Config:
     return Config(
         run=RunConfig(updates=2),
         policy=PolicyConfig(name=str(tiny_policy_dir), lora_rank=2),
-        rollout=RolloutConfig(prompts=2, group=2, steps=4, recorded=2),
+        rollout=RolloutConfig(prompts=2, group=2, steps=4, recorded=2, scored=1),
     )
 
 
@@ -29,11 +29,12 @@ def batches(config: Config, arm: Arm, store: Path) -> list[Batch]:
 @pytest.mark.parametrize("arm", ARMS)
 def test_every_arm_makes_the_same_number_of_reward_calls_on_the_same_prompts(config: Config, arm: Arm, tmp_path: Path) -> None:
     made = batches(config, arm, tmp_path / "store")
-    assert [b.calls for b in made] == [2 * 2 * (1 + 2)] * 2
+    assert [b.calls for b in made] == [2 * 2 * (1 + 1)] * 2
     for update, batch in enumerate(made, start=1):
         assert list(dict.fromkeys(r.prompt.id for r in batch.rollouts)) == [p.id for p in update_prompts(config, update)]
-        assert all(len(j.steps) == (2 if ARM_SPECS[arm].reward == "step" else 0) for j in batch.judgements)
-        assert len(batch.rollouts) == 4 * (1 if ARM_SPECS[arm].reward == "step" else 3)
+        scored = 1 if ARM_SPECS[arm].reward == "step" else 0
+        assert all(sum(s is not None for s in j.steps) == scored for j in batch.judgements)
+        assert len(batch.rollouts) == 4 * (2 - scored)
 
 
 def test_without_equal_calls_every_arm_samples_groups_of_the_same_size(config: Config, tmp_path: Path) -> None:

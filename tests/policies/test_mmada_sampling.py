@@ -98,7 +98,7 @@ def test_guesses_keep_what_was_committed_and_end_as_the_output(policy: MMadaPoli
 
 def test_guesses_need_not_be_decoded(policy: MMadaPolicy) -> None:
     with_images = policy.generate(prompts("t2i"), range(5), Sampling(steps=STEPS, recorded=2))
-    without = policy.generate(prompts("t2i"), range(5), Sampling(steps=STEPS, recorded=2, guesses=False))
+    without = policy.generate(prompts("t2i"), range(5), Sampling(steps=STEPS, recorded=2, guesses=0))
     for a, b in zip(with_images, without, strict=True):
         assert same(a, b) and a.recorded == b.recorded and len(a.guesses) == 2 and b.guesses == ()
 
@@ -110,7 +110,7 @@ def shown(image: np.ndarray | None) -> np.ndarray:
 
 def test_recorded_steps_are_a_subset_that_a_group_shares(policy: MMadaPolicy) -> None:
     sampling = Sampling(steps=8, recorded=3)
-    subsets = [recorded_steps(p, sampling) for p in prompts("t2i", 40)]
+    subsets = [recorded_steps(p, sampling)[0] for p in prompts("t2i", 40)]
     assert all(len(set(s)) == 3 and list(s) == sorted(s) and 0 <= s[0] and s[-1] < 8 for s in subsets)
     assert len(set(subsets)) > 10 and {step for s in subsets for step in s} == set(range(8))
     groups = [p for p in prompts("t2i") for _ in range(3)]
@@ -223,3 +223,14 @@ def test_the_settings_of_a_rollout_are_recorded(policy: MMadaPolicy, make_policy
     assert len(rollout.guesses) == 2 and rollout.index == 0
     assert same(make_policy(seed=0).generate(prompts("interleaved", 1), [9], Sampling(steps=STEPS, recorded=2))[0], rollout)
     assert not same(make_policy(seed=1).generate(prompts("interleaved", 1), [9], Sampling(steps=STEPS, recorded=2))[0], rollout)
+
+
+def test_only_as_many_guesses_as_asked_for_are_decoded(policy: MMadaPolicy) -> None:
+    every = policy.generate(prompts("t2i"), range(5), Sampling(steps=STEPS, recorded=3))
+    some = policy.generate(prompts("t2i"), range(5), Sampling(steps=STEPS, recorded=3, guesses=1))
+    for a, b in zip(every, some, strict=True):
+        assert same(a, b) and a.recorded == b.recorded
+        decoded = [k for k, guess in enumerate(b.guesses) if guess is not None]
+        assert len(b.guesses) == 3 and len(decoded) == 1
+        guess, whole = b.guesses[decoded[0]], a.guesses[decoded[0]]
+        assert guess is not None and whole is not None and np.array_equal(shown(guess.image), shown(whole.image))

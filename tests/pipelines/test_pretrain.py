@@ -1,0 +1,49 @@
+"""The recipe of the embedded base, in little: it runs, resumes where it stopped, and leaves what ``policies.load`` reads."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+import policies
+from policies.mmada import MMadaPolicy
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def pretrain(stage: str, out: Path, *arguments: str) -> None:
+    options = ["--out", str(out), "--batch", "4", "--every", "2", "--final", "8", "--threads", "1", *arguments]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "pipelines" / "pretrain.py"), stage, *options], text=True, capture_output=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_resumed_training_ends_where_a_straight_one_does(tmp_path: Path) -> None:
+    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
+    for out in (straight, stopped):
+        pretrain("tokenizer", out, "--steps", "2")
+    pretrain("policy", straight, "--steps", "6", "--stop", "4")
+    pretrain("policy", stopped, "--steps", "6", "--stop", "2")
+    pretrain("policy", stopped, "--steps", "6", "--stop", "4")
+    one, two = (load_file(out / "model.safetensors") for out in (straight, stopped))
+    assert set(one) == set(two) and all(torch.equal(one[name], two[name]) for name in one)
+    facts = json.loads((stopped / "training.json").read_text())
+    assert facts["policy"]["steps"] == 4 and [row["step"] for row in facts["policy"]["curve"]] == [2, 4]
+    assert facts["tokenizer"]["result"]["scenes"] == 8
+    policy = policies.load(stopped)
+    assert isinstance(policy, MMadaPolicy)
+    (output,) = policy.sample("a red circle")
+    assert output.image is not None and output.image.shape == (32, 32, 3)
+
+
+def test_the_shipped_base_was_made_by_the_recipe_that_it_records() -> None:
+    directory = policies.CHECKPOINTS / "scenes-mmada"
+    facts = json.loads((directory / "training.json").read_text())
+    assert facts["tokenizer"]["result"]["identical"] >= 0.999 and facts["tokenizer"]["result"]["scenes"] >= 10_000
+    assert 0.25 <= facts["policy"]["result"]["id_strict"]["t2i, guidance 0.0"] <= 0.5
+    assert sum(p.stat().st_size for p in directory.rglob("*") if ".training" not in p.parts) < 10e6
+    assert {p.suffix for p in directory.rglob("*") if p.is_file() and ".training" not in p.parts} <= {".safetensors", ".json", ".png"}
