@@ -191,8 +191,6 @@ def train_policy(args: argparse.Namespace) -> None:
     """Stage 2: the backbone, half of each batch t2i and half interleaved."""
     torch.manual_seed(args.seed)
     policy = new_policy(args.out)
-    # The recipe stops in the middle of its schedule: the base must leave room for alignment.
-    args.stop = args.stop or (0 if args.steps else 3500)
     run = Training(policy.model, args.out / ".training" / "policy", args.steps or 6000, args.lr or 2e-3, args.seed)
     bar = tqdm(total=args.stop or run.steps, initial=run.step, desc="policy", mininterval=5)
     half, end = args.batch // 2, args.stop or run.steps

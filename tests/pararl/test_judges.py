@@ -75,7 +75,8 @@ def values(judgements: list[Judgement]) -> list[list[float | None]]:
 def expected_values() -> list[list[float]]:
     """Straight from the world, without rewards or workers."""
     return [
-        [scenes.check(r.prompt.spec, scenes.parse(o.image)).value for o in (r.output, *r.guesses) if o.image is not None] for r in ROLLOUTS
+        [scenes.check(r.prompt.spec, scenes.parse(o.image)).value for o in (r.output, *r.guesses) if o is not None and o.image is not None]
+        for r in ROLLOUTS
     ]
 
 

@@ -23,6 +23,7 @@ from pararl.summary import Summary
 
 ROOT = Path(__file__).resolve().parents[2]
 SMOKE = ROOT / "pipelines" / "configs" / "scenes_smoke.yaml"
+SMALL = ["--config", str(SMOKE), "--eval.splits", "id,ood_pair", "--eval.prompts", "8", "--run.checkpoint_every", "1"]
 
 
 def start(*arguments: str, script: str = "pararl.py", **options: object) -> subprocess.Popen[str]:
@@ -155,23 +156,23 @@ def without_clock(summary: dict[str, Any]) -> dict[str, Any]:
     return {**summary, "arms": {arm: {k: v for k, v in result.items() if k != "seconds"} for arm, result in summary["arms"].items()}}
 
 
-@pytest.mark.parametrize("arm", ["pararl", "offline_dpo"])
-def test_killed_between_updates_and_resumed_gives_the_same_summary(run: Path, tmp_path: Path, arm: str) -> None:
-    process = start(
-        "--config", str(SMOKE), "--run.dir", str(tmp_path), "--run.name", "killed", "--run.checkpoint_every", "1", start_new_session=True
-    )
-    checkpoint = tmp_path / "killed" / "checkpoints" / arm / "state.json"
-    for _ in watching(process):
-        if checkpoint.exists():
-            break
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    assert not (tmp_path / "killed" / "summary.json").exists()
-    finish(start("--resume", str(tmp_path / "killed")))
-    resumed, straight = (json.loads((folder / "summary.json").read_text()) for folder in (tmp_path / "killed", run))
+def test_killed_in_either_arm_and_resumed_gives_the_same_summary(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "killed"
+    for attempt, arm in enumerate(("pararl", "offline_dpo")):
+        begin = ["--resume", str(folder)] if attempt else [*SMALL, "--run.dir", str(tmp_path), "--run.name", folder.name]
+        process = start(*begin, start_new_session=True)
+        for _ in watching(process):
+            if (folder / "checkpoints" / arm / "state.json").exists():
+                break
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        assert not (folder / "summary.json").exists()
+    finish(start("--resume", str(folder)))
+    resumed, straight = (json.loads((place / "summary.json").read_text()) for place in (folder, run))
     assert without_clock(resumed) == without_clock(straight)
-    rows = read_lines(tmp_path / "killed" / "metrics.jsonl")
-    assert [r["update"] for r in rows if r["arm"] == arm and "perf/update" in r] == [1, 2, 3]
+    for arm in ("pararl", "offline_dpo"):
+        rows = [r for r in read_lines(folder / "metrics.jsonl") if r["arm"] == arm and "perf/update" in r]
+        assert [r["update"] for r in rows] == [1, 2, 3], arm
 
 
 def watching(process: subprocess.Popen[str], seconds: float = 200) -> Iterator[None]:

@@ -91,8 +91,9 @@ def test_guesses_keep_what_was_committed_and_end_as_the_output(policy: MMadaPoli
                 done = segment.commit_step <= step
                 assert np.array_equal(segment.guesses[step][done], segment.tokens[done])
                 changed += int((segment.guesses[step] != segment.tokens).sum())
-        assert rollout.guesses[-1].text == rollout.output.text
-        assert np.array_equal(shown(rollout.guesses[-1].image), shown(rollout.output.image))
+        last = rollout.guesses[-1]
+        assert last is not None and last.text == rollout.output.text
+        assert np.array_equal(shown(last.image), shown(rollout.output.image))
     assert changed > 0, "early guesses differ from the output"
 
 
@@ -119,7 +120,8 @@ def test_recorded_steps_are_a_subset_that_a_group_shares(policy: MMadaPolicy) ->
         assert some.recorded == subsets[i // 3]
         assert np.array_equal(some.segments[0].guesses, every.segments[0].guesses[list(some.recorded)])
         for guess, step in zip(some.guesses, some.recorded, strict=True):
-            assert np.array_equal(shown(guess.image), shown(every.guesses[step].image))
+            whole = every.guesses[step]
+            assert guess is not None and whole is not None and np.array_equal(shown(guess.image), shown(whole.image))
     assert not all(np.array_equal(r.segments[0].guesses, c.segments[0].guesses[:3]) for r, c in zip(kept, complete, strict=True))
 
 
