@@ -13,6 +13,12 @@ Arm = Literal["pararl", "pararl_grpo", "output", "offline_dpo", "offline_stream"
 ARMS: tuple[Arm, ...] = ("pararl", "pararl_grpo", "output", "offline_dpo", "offline_stream", "best_of_n")
 
 
+def arm_defaults() -> dict[str, dict[str, Any]]:
+    """What the offline arms need otherwise than the on-policy ones: a fixed reference, and smaller steps on data that does not answer."""
+    offline = {"learner.lr": 1e-4, "learner.reference_every": 0}
+    return {"offline_dpo": dict(offline), "offline_stream": dict(offline)}
+
+
 class ConfigError(ValueError):
     """A setting that cannot be; its message is one line that names the setting, its value and what to do."""
 
@@ -29,7 +35,7 @@ class RunConfig:
     """Seed of everything random in the run."""
     arms: tuple[str, ...] = ("pararl", "offline_dpo")
     """Arms to train, in this order: pararl, pararl_grpo, output, offline_dpo, offline_stream, best_of_n."""
-    updates: int = 80
+    updates: int = 50
     """Learner updates per arm."""
     checkpoint_every: int = 10
     """Updates between checkpoints that `--resume` can start from."""
@@ -63,7 +69,7 @@ class RolloutConfig:
     """Denoising steps of one output."""
     recorded: int = 4
     """Steps whose committed tokens the learner sees: a random subset, the same within a group."""
-    scored: int = 2
+    scored: int = 1
     """How many of the recorded steps have their complete guess scored as well (s), for arms with step rewards."""
     equal_calls: bool = True
     """Arms that score final outputs only sample (1 + scored) times as many rollouts per prompt: every arm makes equally many reward
@@ -102,7 +108,7 @@ class PreferConfig:
 
     select: Literal["best_worst", "all_margin"] = "all_margin"
     """best_worst: the best against the worst of a group. all_margin: every informative pair, weighted by its margin."""
-    min_margin: float = 0.05
+    min_margin: float = 0.02
     """Pairs whose rewards differ by less are dropped."""
 
 
@@ -116,9 +122,9 @@ class LearnerConfig:
     """AdamW weight decay."""
     clip_norm: float = 1.0
     """Gradient norm above which the gradient is scaled down."""
-    beta: float = 0.3
+    beta: float = 1.0
     """Inverse temperature of the preference loss, on per-modality length-normalised log-ratios."""
-    reference_every: int = 0
+    reference_every: int = 1
     """Updates between refreshes of the reference to the current policy; 0 = the base throughout."""
     kl: float = 0.0
     """Weight of the KL penalty of pararl_grpo."""
@@ -180,7 +186,7 @@ class Config:
     reward: RewardConfig = field(default_factory=RewardConfig)
     prefer: PreferConfig = field(default_factory=PreferConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
-    arm: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    arm: Mapping[str, Mapping[str, Any]] = field(default_factory=arm_defaults)
     """Per-arm overrides, `{arm: {"learner.lr": 3e-4}}`: any setting of learner and prefer, and reward.step_mix."""
     eval: EvalConfig = field(default_factory=EvalConfig)
     track: TrackConfig = field(default_factory=TrackConfig)

@@ -14,7 +14,7 @@ import yaml
 from packaging.requirements import Requirement
 
 from pararl import cli, validation
-from pararl.config import SETTINGS, Config, ConfigError, changed, for_arm
+from pararl.config import SETTINGS, Config, ConfigError, changed, for_arm, arm_defaults
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "pipelines" / "pararl.py"
@@ -181,9 +181,9 @@ def test_overrides_reach_their_arm_only() -> None:
     nested = written("arm:\n  offline_dpo:\n    learner: {lr: 3e-4}\n    prefer.select: best_worst\n")
     config = cli.parse(["--config", nested, "--arm.offline_dpo.learner.beta", "1"]).config
     expected = {"learner.lr": 3e-4, "learner.beta": 1.0, "prefer.select": "best_worst"}
-    assert config.arm == {"offline_dpo": expected}
-    assert for_arm(config, "offline_dpo") == changed(Config(), expected)
-    assert for_arm(config, "pararl") == Config()
+    assert config.arm == {**arm_defaults(), "offline_dpo": {**arm_defaults()["offline_dpo"], **expected}}
+    assert for_arm(config, "offline_dpo") == changed(Config(arm={}), {**arm_defaults()["offline_dpo"], **expected})
+    assert for_arm(config, "pararl") == Config(arm={})
     with pytest.raises(ConfigError, match="unknown arm 'ppo'"):
         for_arm(config, "ppo")
 
@@ -204,7 +204,7 @@ def test_saved_settings_read_back_equal(elsewhere: Path) -> None:
     config = cli.parse(argv).config
     cli.save(config, elsewhere / "saved" / "config.yaml")
     plain = yaml.safe_load((elsewhere / "saved" / "config.yaml").read_text(encoding="utf-8"))
-    assert plain["learner"]["lr"] == 1e-5 and plain["run"]["arms"] == ["output"] and plain["arm"] == {"output": {"learner.kl": 0.1}}
+    assert plain["learner"]["lr"] == 1e-5 and plain["run"]["arms"] == ["output"] and plain["arm"]["output"] == {"learner.kl": 0.1}
     assert sum(len(section) for name, section in plain.items() if name != "arm") == len(SETTINGS)
     assert cli.parse(["--config", "saved/config.yaml"]).config == config
     assert json.loads(json.dumps(cli.as_dict(config))) == plain

@@ -17,7 +17,7 @@ from pararl.types import Judgement, Rollout, Score, Segment
 from policies import Sampling
 
 SAMPLING = Sampling(steps=4, recorded=2, temperature=1.0)
-CONFIG = LearnerConfig(lr=1e-2, beta=1.0)
+CONFIG = LearnerConfig(lr=1e-2, beta=1.0, reference_every=0)
 
 
 def make(directory: Path, arm: Arm = "pararl", config: LearnerConfig = CONFIG) -> Learner:
