@@ -140,6 +140,7 @@ def share_identical(model: MAGVITv2, count: int, seed: int) -> float:
 
 def train_tokenizer(args: argparse.Namespace) -> None:
     """Stage 1: the MAGVIT-v2 tokenizer."""
+    torch.manual_seed(args.seed)
     config = MAGVITv2Config(encoder=LEVELS, decoder=LEVELS, quantize={"codebook_dim": BITS}, norm_groups=4)
     model = MAGVITv2(config)
     nn.Module.to(model, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -43,9 +43,7 @@ def finish(process: subprocess.Popen[str]) -> str:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished smoke run, started from another folder than the checkout."""
     folder = tmp_path_factory.mktemp("outputs")
-    output = finish(
-        start("--config", str(SMOKE), "--run.dir", str(folder), "--run.name", "smoke", "--run.checkpoint_every", "1", cwd=folder)
-    )
+    output = finish(start(*SMALL, "--run.dir", str(folder), "--run.name", "smoke", cwd=folder))
     assert "ID strict" in output and "offline_dpo" in output
     return folder / "smoke"
 
