@@ -14,7 +14,7 @@ import yaml
 from packaging.requirements import Requirement
 
 from pararl import cli, validation
-from pararl.config import SETTINGS, Config, ConfigError, changed, for_arm, arm_defaults
+from pararl.config import SETTINGS, Config, ConfigError, arm_defaults, changed, for_arm
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "pipelines" / "pararl.py"
