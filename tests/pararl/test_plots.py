@@ -12,7 +12,7 @@ from pararl.config import ARMS
 from pararl.plots import COLOURS, Bar, Panel, bars_png, curves_png
 
 ROWS: list[dict[str, Any]] = [
-    {"arm": arm, "update": update, "samples": 0, "reward/mean": 0.4 + gain * update, "kl/total": 0.01 * update}
+    {"arm": arm, "update": update, "samples": 0, "reward/mean": 0.4 + gain * update, "eval/kl_total": 0.01 * update}
     | ({"eval/id_strict": 0.3 + gain * update} if update % 20 == 0 else {})
     for arm, gain in (("pararl", 0.01), ("offline_dpo", 0.002))
     for update in range(41)
@@ -45,7 +45,11 @@ def test_every_arm_has_its_own_colour() -> None:
 def test_curves_hold_the_logged_values_per_arm_with_the_base_dashed(tmp_path: Path, drawn: list[Any]) -> None:
     curves_png(tmp_path / "curves.png", ROWS)
     reward, strict, kl = drawn[0].axes
-    for axes, name, updates in ((reward, "reward/mean", range(41)), (strict, "eval/id_strict", (0, 20, 40)), (kl, "kl/total", range(41))):
+    for axes, name, updates in (
+        (reward, "reward/mean", range(41)),
+        (strict, "eval/id_strict", (0, 20, 40)),
+        (kl, "eval/kl_total", range(41)),
+    ):
         for arm in ("pararl", "offline_dpo"):
             raw = [line for line in axes.get_lines() if line.get_color() == COLOURS[arm]][0]
             assert list(raw.get_xdata()) == list(updates)
@@ -79,7 +83,7 @@ def test_other_metrics_and_a_given_base_can_be_drawn(tmp_path: Path, drawn: list
 
 
 def test_nothing_to_draw_names_what_there_is(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"no row has kl/image; the rows have eval/id_strict, kl/total, reward/mean"):
+    with pytest.raises(ValueError, match=r"no row has kl/image; the rows have eval/id_strict, eval/kl_total, reward/mean"):
         curves_png(tmp_path / "c.png", ROWS, panels=(Panel("kl/image", "KL"),))
     with pytest.raises(ValueError, match="no bar"):
         bars_png(tmp_path / "b.png", {"ID": []}, "strict accuracy")

@@ -14,6 +14,8 @@ ROOT = Path(__file__).resolve().parents[2]
 RAY = str(Path(sys.executable).with_name("ray"))
 PORTS = {"--port": "26379", "--dashboard-port": "28265", "--ray-client-server-port": "21001", "--dashboard-agent-listen-port": "25365"}
 
+ADDRESS = f"http://127.0.0.1:{PORTS['--dashboard-port']}"
+
 
 def environment(home: Path) -> dict[str, str]:
     """A user's shell with a home of its own, so that the cluster's token is made for this test."""
@@ -29,16 +31,23 @@ def call(*command: str, env: dict[str, str], seconds: float = 240, cwd: Path = R
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """A cluster of its own. Held by a foreground process, because `ray stop` would end every Ray process of this machine."""
     env = environment(tmp_path)
     call(RAY, "get-auth-token", "--generate", env=env)
-    call(RAY, "start", "--head", "--num-cpus", "2", "--disable-usage-stats", *(x for pair in PORTS.items() for x in pair), env=env)
+    options = ["--num-cpus", "2", "--disable-usage-stats", "--block", *(x for pair in PORTS.items() for x in pair)]
+    head = subprocess.Popen([RAY, "start", "--head", *options], env=env, start_new_session=True, stdout=subprocess.DEVNULL)
+    for _ in range(60):
+        up = subprocess.run([RAY, "job", "list", "--address", ADDRESS], env=env, cwd=ROOT, capture_output=True)
+        if up.returncode == 0:
+            break
+        assert head.poll() is None, "ray start --head ended"
+        time.sleep(1)
     yield env
-    call(RAY, "stop", "--force", env=env)
-    time.sleep(1)
+    head.terminate()
+    head.wait(timeout=60)
 
 
 def test_the_job_runs_on_a_cluster_with_token_authentication(cluster: dict[str, str], tmp_path: Path) -> None:
-    address = f"http://127.0.0.1:{PORTS['--dashboard-port']}"
     job = [
         "python",
         "pipelines/pararl.py",
@@ -54,7 +63,7 @@ def test_the_job_runs_on_a_cluster_with_token_authentication(cluster: dict[str, 
         "job",
         "submit",
         "--address",
-        address,
+        ADDRESS,
         "--working-dir",
         ".",
         "--",
