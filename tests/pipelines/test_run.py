@@ -28,7 +28,9 @@ SMALL = ["--config", str(SMOKE), "--eval.splits", "id,ood_pair", "--eval.prompts
 
 def start(*arguments: str, script: str = "pararl.py", **options: object) -> subprocess.Popen[str]:
     command = [sys.executable, str(ROOT / "pipelines" / script), *arguments]
-    environment = {**os.environ, "WANDB_MODE": "offline"}
+    # A wandb service of this process must not be shared with a run that is about to be killed.
+    kept = {name: value for name, value in os.environ.items() if "WANDB" not in name}
+    environment = {**kept, "WANDB_MODE": "offline"}
     environment.pop("RAY_ADDRESS", None)
     return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)  # type: ignore[call-overload]
 
