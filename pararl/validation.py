@@ -11,6 +11,7 @@ SPLITS = ("train", "id", "ood_pair", "ood_rel", "ood_count", "para")
 RUN_TASKS = ("t2i", "interleaved")
 """The tasks that a run can train on."""
 REWARDS = ("scenes",)
+"""Rewards by name; any other is given as ``package.module:attribute`` and looked up by ``rewards.load``."""
 EMBEDDED = Path(__file__).resolve().parent.parent / "policies" / "checkpoints"
 """One folder per embedded policy. Looked up as files, because importing ``policies`` would load torch."""
 
@@ -117,6 +118,8 @@ def _names(config: Config) -> list[str]:
     """What is wrong with the settings that name one thing."""
     problems = []
     for key, value, known in (("rollout.task", config.rollout.task, RUN_TASKS), ("reward.name", config.reward.name, REWARDS)):
+        if key == "reward.name" and ":" in value:
+            continue  # the user's own; the reward worker imports it and says what is wrong with it
         if value not in known:
             problems.append(f"{key}: unknown {value!r} (known: {', '.join(known)}; set --{key})")
     for key, value in (("run.dir", config.run.dir), ("track.project", config.track.project)):

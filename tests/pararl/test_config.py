@@ -304,3 +304,9 @@ def test_a_submitted_job_uploads_the_policies_and_leaves_the_environment_at_home
         ".mypy_cache/x",
     ):
         assert ignored.match_file(local)
+
+
+def test_a_reward_of_the_users_own_is_taken_by_module_and_name() -> None:
+    assert cli.parse(["--reward.name", "mine.rewards:score"]).config.reward.name == "mine.rewards:score"
+    with pytest.raises(SystemExit):
+        cli.parse(["--reward.name", "scene"])
