@@ -62,10 +62,10 @@ def parse(argv: list[str] | None = None, default: Path | None = None) -> Invocat
         fail(str(error))
 
 
-def fail(message: str) -> NoReturn:
-    """Print ``message`` as the one line of a user's mistake and exit with code 2."""
+def fail(message: str, code: int = 2) -> NoReturn:
+    """Print ``message`` as one line and exit with ``code``: 2 for a user's mistake, 1 for a run that broke off."""
     print(f"pararl: error: {' '.join(message.split())}", file=sys.stderr)
-    raise SystemExit(2)
+    raise SystemExit(code)
 
 
 def run_folder(config: Config, stem: str) -> Path:

@@ -64,12 +64,12 @@ def evaluate(generate: Generate, judge: Judge, config: Config, splits: Sequence[
 
 
 def split_result(judgements: Sequence[Judgement]) -> SplitResult:
-    """Means over outputs that the reward applies to. Raises ValueError when it applies to none or has no strict notion."""
+    """Means over outputs that the reward applies to; no strict share where it has none. Raises ValueError when it applies to no output."""
     scores = [j.final for j in judgements if j.final is not None]
     if not scores:
         raise ValueError("the reward applied to no output of the split: it cannot be measured with this reward")
     strict = [s.strict for s in scores if s.strict is not None]
-    return SplitResult(float(np.mean([s.value for s in scores])), float(np.mean(strict)) if strict else 0.0, len(scores))
+    return SplitResult(float(np.mean([s.value for s in scores])), float(np.mean(strict)) if strict else None, len(scores))
 
 
 def sample(rollout: Rollout, judgement: Judgement) -> Sample:

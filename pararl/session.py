@@ -1,6 +1,8 @@
 """One run: its folder, its workers and what its arms share. The loop itself is in ``pipelines/pararl.py``."""
 
 import json
+import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -21,6 +23,10 @@ from pararl.plots import curves_png
 from pararl.summary import ArmResult, BaseResult, SplitResult, Summary, pooled, table
 from pararl.tracking import Tracker
 from pararl.types import Prompt, Rollout
+
+
+class RunError(RuntimeError):
+    """A run that broke off: a worker, a reward or the learner failed. Its message says what failed, and how to go on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +56,11 @@ class Session:
     @classmethod
     @contextmanager
     def open(cls, invocation: Invocation) -> Iterator["Session"]:
-        """Make the run's folder (or take the one to resume), start Ray and the workers; end them with the block."""
+        """Make the run's folder (or take the one to resume), start Ray and the workers; end them with the block.
+
+        Raises RuntimeError when the workers cannot start, and RunError, with the traceback kept in the folder, for whatever error
+        ends the run later.
+        """
         config = invocation.config
         folder = invocation.resume or run_folder(config, invocation.stem)
         start_ray(config)
@@ -62,7 +72,12 @@ class Session:
             if invocation.resume is None:
                 folder.mkdir(parents=True)
                 save(config, folder / "config.yaml")
-            yield cls(config, folder, fleet, judges)
+            try:
+                yield cls(config, folder, fleet, judges)
+            except (RuntimeError, ValueError) as error:
+                with (folder / "errors.log").open("a", encoding="utf-8") as log:
+                    log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}\n{traceback.format_exc()}\n")
+                raise RunError(f"{error} (details in {folder / 'errors.log'}; once mended, go on with --resume {folder})") from error
         finally:
             fleet.close()
             judges.close()
@@ -121,7 +136,7 @@ class Session:
         base = self.base()
         summary = Summary(self.config.run.seed, BaseResult(base.id, base.ood), results)
         write_json(self.folder / "summary.json", summary.to_json())
-        curves_png(self.folder / "curves.png", read_lines(self.tracker.metrics_path), base={"eval/id_strict": base.id.strict})
+        curves_png(self.folder / "curves.png", read_lines(self.tracker.metrics_path), base=base.id.figures("id"))
         self.draw_samples(list(results))
         self.say(f"\n{table(summary)}\n\nin {self.folder}: summary.json, curves.png, samples/, adapters/, metrics.jsonl")
         return summary

@@ -24,6 +24,10 @@ class Interval:
         return f"{self.mean:.3f}" + ("" if self.half is None else f" ± {self.half:.3f}")
 
 
+Figures = dict[str, dict[str, Interval]]
+"""Per system (base first) its figures by name."""
+
+
 def interval(values: Sequence[float]) -> Interval:
     """Mean and 95 % interval of one figure per seed."""
     n = len(values)
@@ -31,7 +35,7 @@ def interval(values: Sequence[float]) -> Interval:
     return Interval(float(np.mean(values)), half, tuple(values))
 
 
-def figures(summaries: Sequence[Summary]) -> dict[str, dict[str, Interval]]:
+def figures(summaries: Sequence[Summary]) -> Figures:
     """Per system (base first) the intervals of ``id`` and ``ood`` strict and soft accuracy, KL, reward calls and seconds.
 
     Raises ValueError where the runs do not hold the same arms.
@@ -50,9 +54,10 @@ def figures(summaries: Sequence[Summary]) -> dict[str, dict[str, Interval]]:
 
 def _accuracies(results: Sequence[BaseResult | ArmResult]) -> dict[str, Interval]:
     return {
-        f"{split} {kind}": interval([getattr(getattr(r, split), kind) for r in results])
+        f"{split} {kind}": interval(found)
         for split in ("id", "ood")
         for kind in ("strict", "soft")
+        if None not in (found := [getattr(getattr(r, split), kind) for r in results])
     }
 
 
@@ -64,7 +69,7 @@ def markdown(found: Mapping[str, Mapping[str, Interval]], seeds: Sequence[int]) 
         cells = [_cell(name, values[name]) if name in values else "-" for name in columns]
         lines.append(f"| {system} | " + " | ".join(cells) + " |")
     lines += ["", f"Seeds {', '.join(map(str, seeds))}; mean ± half-width of the 95 % interval over seeds (Student's t)."]
-    if "offline_dpo" in found:
+    if "id strict" in found.get("offline_dpo", {}):
         lines += ["", "| difference to `offline_dpo`, id strict | mean | per seed |", "|---|---|---|"]
         baseline = found["offline_dpo"]["id strict"].values
         for system, values in found.items():
@@ -72,6 +77,19 @@ def markdown(found: Mapping[str, Mapping[str, Interval]], seeds: Sequence[int]) 
                 gaps = [a - b for a, b in zip(values["id strict"].values, baseline, strict=True)]
                 lines.append(f"| {system} | {interval(gaps)} | {', '.join(f'{g:+.3f}' for g in gaps)} |")
     return "\n".join(lines) + "\n"
+
+
+def sweep_markdown(labels: Sequence[str], found: Sequence[Figures], arms: Sequence[str]) -> str:
+    """ID accuracy of every arm (columns) under every setting (rows), the best setting of each arm in bold."""
+    kind = "id strict" if "id strict" in found[0]["base"] else "id soft"
+    means = {arm: [figures[arm][kind].mean for figures in found] for arm in arms}
+    lines = ["| settings | " + " | ".join(arms) + " |", "|" + "---|" * (len(arms) + 1)]
+    for row, (name, figures) in enumerate(zip(labels, found, strict=True)):
+        cells = [str(figures[arm][kind]) for arm in arms]
+        marked = [f"**{cell}**" if means[arm][row] == max(means[arm]) else cell for arm, cell in zip(arms, cells, strict=True)]
+        lines.append(f"| {name} | " + " | ".join(marked) + " |")
+    base = found[0]["base"][kind]
+    return "\n".join([*lines, "", f"{kind.replace('id', 'ID')} accuracy; base {base}. Bold: the best setting of each arm."]) + "\n"
 
 
 def _cell(name: str, value: Interval) -> str:

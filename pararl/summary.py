@@ -14,19 +14,24 @@ class SplitResult:
     """Accuracy on one split, or on several pooled."""
 
     soft: float
-    """Mean soft score, in [0, 1]."""
-    strict: float
-    """Share of outputs for which everything asked holds, in [0, 1]."""
+    """Mean soft score; in [0, 1] for the rewards that come with pararl, of any finite size for a user's own."""
+    strict: float | None
+    """Share of outputs for which everything asked holds, in [0, 1]; None where the reward has no strict notion."""
     n: int
     """Outputs measured."""
 
     def __post_init__(self) -> None:
-        for name in ("soft", "strict"):
-            value = getattr(self, name)
-            if not 0.0 <= value <= 1.0:
-                raise ValueError(f"{name} = {value} of a split is outside [0, 1]: average the scores before they are reported")
+        if not math.isfinite(self.soft):
+            raise ValueError(f"soft = {self.soft} of a split is not finite")
+        if self.strict is not None and not 0.0 <= self.strict <= 1.0:
+            raise ValueError(f"strict = {self.strict} of a split is outside [0, 1]: average the scores before they are reported")
         if self.n < 1:
             raise ValueError(f"n = {self.n} of a split: a result needs at least one output")
+
+    def figures(self, split: str) -> dict[str, float]:
+        """``eval/<split>_strict`` and ``eval/<split>_soft``, as they are logged; no strict figure where there is none."""
+        found = {"strict": self.strict, "soft": self.soft}
+        return {f"eval/{split}_{kind}": value for kind, value in found.items() if value is not None}
 
 
 def pooled(splits: Sequence[SplitResult]) -> SplitResult:
@@ -34,7 +39,8 @@ def pooled(splits: Sequence[SplitResult]) -> SplitResult:
     if not splits:
         raise ValueError("no split to pool: name at least one held-out split in eval.splits")
     n = sum(split.n for split in splits)
-    return SplitResult(soft=sum(s.soft * s.n for s in splits) / n, strict=sum(s.strict * s.n for s in splits) / n, n=n)
+    strict = [s.strict * s.n for s in splits if s.strict is not None]
+    return SplitResult(sum(s.soft * s.n for s in splits) / n, sum(strict) / n if len(strict) == len(splits) else None, n)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +125,7 @@ def table(summary: Summary) -> str:
 
 
 def _accuracies(result: BaseResult | ArmResult) -> list[str]:
-    return [f"{value:.3f}" for value in (result.id.strict, result.id.soft, result.ood.strict, result.ood.soft)]
+    return ["-" if value is None else f"{value:.3f}" for value in (result.id.strict, result.id.soft, result.ood.strict, result.ood.soft)]
 
 
 def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:

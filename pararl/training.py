@@ -118,7 +118,7 @@ class Training:
         """Measure the trained adapter on every split, save it, and close the arm's books."""
         measured, evaluation = self.session.measure(self.arm, self.counters.update)
         kl = self.trainer.kl(evaluation.rollouts)
-        figures = {f"eval/{split}_{kind}": getattr(r, kind) for split, r in measured.splits.items() for kind in ("strict", "soft")}
+        figures = {name: value for split, r in measured.splits.items() for name, value in r.figures(split).items()}
         adapter = Path("adapters") / self.arm
         self.trainer.save(self.session.folder / adapter)
         self.session.tracker.log(
@@ -141,7 +141,7 @@ class Training:
         """Figures of the small evaluation during training."""
         done = self.session.evaluate(update, ("id",), self.config.eval.during)
         self._show(update, done)
-        figures = {"eval/id_strict": done.splits["id"].strict, "eval/id_soft": done.splits["id"].soft}
+        figures = done.splits["id"].figures("id")
         return figures | {f"eval/{name.replace('/', '_')}": value for name, value in self.trainer.kl(done.rollouts).items()}
 
     def _show(self, update: int, evaluation: Evaluation) -> None:
@@ -164,8 +164,7 @@ class Training:
         self.session.tracker.truncate(self.arm, self.counters.update if found else -1)
         self.session.tracker.start(self.arm)
         if found is None:
-            base = self.session.base()
-            self.session.tracker.log(0, {"eval/id_strict": base.id.strict, "eval/id_soft": base.id.soft}, 0)
+            self.session.tracker.log(0, self.session.base().id.figures("id"), 0)
         elif self.spec.data == "current":
             self.session.fleet.publish(self.trainer.adapter())
 

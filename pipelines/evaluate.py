@@ -60,7 +60,8 @@ def table(results: dict[str, dict[str, Any]]) -> str:
         cells = []
         for split in splits:
             p, n = result[split]["strict"], result[split]["n"]
-            cells.append(f"{p:.3f} +/- {1.96 * math.sqrt(p * (1 - p) / n):.3f}".rjust(16))
+            shown = f"soft {result[split]['soft']:.3f}" if p is None else f"{p:.3f} +/- {1.96 * math.sqrt(p * (1 - p) / n):.3f}"
+            cells.append(shown.rjust(16))
         lines.append(f"{name:<16}" + "".join(cells))
     return "\n".join(lines)
 

@@ -49,6 +49,8 @@ def main() -> None:
             session.finish({arm: session.finished(arm) or train(session, arm) for arm in session.arms})
     except ConfigError as error:
         fail(str(error))
+    except RuntimeError as error:
+        fail(str(error), code=1)
 
 
 if __name__ == "__main__":

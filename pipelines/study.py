@@ -1,9 +1,11 @@
-"""The same job under several seeds, and one table of what came out.
+"""The same job under several seeds, or several settings, and one table of what came out.
 
-    python pipelines/study.py [--config pipelines/configs/scenes_study.yaml] [--seeds 0,1,2] [--out outputs/study] [--section.key value ...]
+    python pipelines/study.py [--config FILE.yaml] [--seeds 0,1,2] [--out outputs/study] [--section.key value ...]
+    python pipelines/study.py --vary learner.lr=1e-4,3e-4,1e-3 --vary learner.beta=0.3,3 --seeds 0 --out outputs/sweep
 
-Each seed is an ordinary run OUT/seed-N of pipelines/pararl.py. A study that was interrupted goes on where it stopped: finished runs are
-kept, an unfinished one is resumed. Writes OUT/results.md, results.json and arms.png.
+Each seed is an ordinary run OUT/seed-N of pipelines/pararl.py; with --vary, every combination of the values is such a study in
+OUT/key=value,.../ and every arm gets the same values. What was interrupted goes on where it stopped: finished runs are
+kept, an unfinished one is resumed. Writes OUT/results.md, results.json and arms.png (OUT/sweep.md for a sweep).
 """
 
 import sys
@@ -16,31 +18,66 @@ sys.path[:] = [str(ROOT), *(entry for entry in sys.path if Path(entry).resolve()
 import argparse
 import json
 import subprocess
+from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import product
+from typing import TYPE_CHECKING
 
-from pararl.cli import fail
+from pararl.cli import fail, parse
+from pararl.config import PER_ARM
 from pararl.files import atomic_path, write_json
+
+if TYPE_CHECKING:
+    from pararl.study import Figures
+
+Setting = tuple[tuple[str, str], ...]
+"""One combination of the values under comparison: (section.key, value) pairs."""
+
+
+def combinations(varied: Sequence[str]) -> list[Setting]:
+    """Every combination of ``key=a,b,c`` texts; one empty combination when there are none."""
+    axes = []
+    for text in varied:
+        key, equals, values = text.partition("=")
+        if not (equals and key and all(values.split(","))):
+            fail(f"--vary {text!r}: write section.key=value,value,...")
+        axes.append([(key, value) for value in values.split(",")])
+    return list(product(*axes))
+
+
+def label(setting: Setting) -> str:
+    """The combination as a folder name."""
+    return ",".join(f"{key.partition('.')[2]}={value}" for key, value in setting)
+
+
+def options(setting: Setting, arms: Sequence[str]) -> list[str]:
+    """The combination as command line options; what arms may set for themselves is set for each, over its own default."""
+    found: list[str] = []
+    for key, value in setting:
+        for name in [f"arm.{arm}.{key}" for arm in arms] if key in PER_ARM else [key]:
+            found += [f"--{name}", value]
+    return found
 
 
 def run_seed(config: Path, out: Path, seed: int, overrides: list[str]) -> None:
     """Make or finish the run of one seed."""
     folder = out / f"seed-{seed}"
     if (folder / "summary.json").exists():
-        print(f"seed {seed}: finished before")
+        print(f"{folder}: finished before")
         return
     command = [sys.executable, str(ROOT / "pipelines" / "pararl.py")]
     if (folder / "config.yaml").exists():
         command += ["--resume", str(folder)]
     else:
         command += ["--config", str(config), "--run.dir", str(out), "--run.name", folder.name, "--run.seed", str(seed), *overrides]
-    print(f"seed {seed}: {' '.join(command[1:])}", flush=True)
+    print(f"{folder}: {' '.join(command[1:])}", flush=True)
     code = subprocess.run(command, check=False).returncode
     if code:
-        fail(f"seed {seed} ended with exit code {code}; run the same command again to go on from its last checkpoint")
+        fail(f"{folder} ended with exit code {code}; run the same command again to go on from its last checkpoint")
 
 
-def report(out: Path, seeds: list[int]) -> None:
-    """Write the table and the picture of the finished runs."""
+def report(out: Path, seeds: list[int]) -> "Figures":
+    """Write the table and the picture of the finished runs; their figures."""
     from pararl.plots import Bar, bars_png
     from pararl.study import figures, markdown
     from pararl.summary import Summary
@@ -55,30 +92,48 @@ def report(out: Path, seeds: list[int]) -> None:
         split.upper(): [
             Bar(system, v.mean, v.mean - (v.half or 0), v.mean + (v.half or 0), v.values)
             for system, values in found.items()
-            if (v := values[f"{split} strict"])
+            if (v := values.get(f"{split} strict"))
         ]
         for split in ("id", "ood")
     }
-    bars_png(out / "arms.png", groups, "strict accuracy")
+    if any(groups.values()):
+        bars_png(out / "arms.png", groups, "strict accuracy")
     print(f"\n{text}\nin {out}: results.md, results.json, arms.png")
+    return found
 
 
 def main() -> None:
-    """Run the seeds that are missing, then report."""
+    """Run what is missing, then report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument(
         "--config", type=Path, default=ROOT / "pipelines" / "configs" / "scenes_study.yaml", help="configuration of every run"
     )
     parser.add_argument("--seeds", default="0,1,2", help="seeds, separated by commas")
+    parser.add_argument("--vary", action="append", default=[], metavar="KEY=A,B", help="values to compare; several give every combination")
     parser.add_argument("--out", type=Path, default=Path("outputs") / "study", help="folder of the study")
     args, overrides = parser.parse_known_args()
     try:
         seeds = [int(seed) for seed in args.seeds.split(",")]
     except ValueError:
         fail(f"--seeds {args.seeds!r}: give whole numbers separated by commas, for example 0,1,2")
-    for seed in seeds:
-        run_seed(args.config, args.out, seed, overrides)
-    report(args.out, seeds)
+    settings = combinations(args.vary)
+    own = ["--config", str(args.config), *overrides]
+    arms = parse(own).config.run.arms
+    for setting in settings:
+        parse([*own, *options(setting, arms)])  # every mistake is told before the first run
+    found = []
+    for setting in settings:
+        out = args.out / label(setting)
+        for seed in seeds:
+            run_seed(args.config, out, seed, [*overrides, *options(setting, arms)])
+        found.append(report(out, seeds))
+    if args.vary:
+        from pararl.study import sweep_markdown
+
+        text = sweep_markdown([label(setting) for setting in settings], found, arms)
+        with atomic_path(args.out / "sweep.md") as path:
+            path.write_text(text, encoding="utf-8")
+        print(f"\n{text}\nin {args.out}: sweep.md")
 
 
 if __name__ == "__main__":

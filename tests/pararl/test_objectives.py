@@ -30,9 +30,8 @@ def test_preference_gradient_at_the_reference_is_a_policy_gradient_with_group_me
     assert torch.allclose(-ratio.grad / ratio.grad.norm(), advantage / advantage.norm(), atol=1e-6)
 
 
-def test_trl_and_we_agree_on_the_sigmoid_preference_loss() -> None:
-    # TRL's own expression of the loss (DPOTrainer, loss type "sigmoid", no label smoothing): -logsigmoid(beta * (chosen - rejected
-    # ratios)).
+def test_equal_weights_give_the_mean_sigmoid_loss_that_trl_documents() -> None:
+    # The documented loss of TRL's DPOTrainer (loss type "sigmoid", no label smoothing); its trainer itself takes autoregressive models.
     chosen, rejected = (
         torch.randn(5, generator=torch.Generator().manual_seed(0)),
         torch.randn(5, generator=torch.Generator().manual_seed(1)),

@@ -182,3 +182,68 @@ def watching(process: subprocess.Popen[str], seconds: float = 200) -> Iterator[N
         yield
         time.sleep(0.02)
     raise AssertionError("the run made no checkpoint in time")
+
+
+REWARD = """
+import numpy as np
+
+def brightness(prompts, completions, **columns):
+    return [None if i % 5 == 4 else float(np.mean(c.image)) for i, c in enumerate(completions)]
+
+calls = 0
+
+def breaks(prompts, completions, **columns):
+    global calls
+    calls += 1
+    if calls > 3:
+        raise OSError("the judge is not reachable")
+    return brightness(prompts, completions)
+"""
+
+
+def test_a_reward_of_the_users_own_drives_a_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.py").write_text(REWARD)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    options = ["--run.dir", str(tmp_path), "--run.name", "own", "--run.updates", "1", "--reward.name"]
+    finish(start(*SMALL, *options, "mine:brightness"))
+    summary = Summary.from_json(json.loads((tmp_path / "own" / "summary.json").read_text()))
+    assert summary.base.id.strict is None and summary.base.id.soft > 1
+    assert set(summary.arms) == {"pararl", "offline_dpo"} and all(a.reward_calls > 0 for a in summary.arms.values())
+    assert finish(start("--run", str(tmp_path / "own"), "--threads", "1", script="evaluate.py")).count("soft") == 6
+
+
+def test_a_reward_that_fails_ends_the_run_with_one_line_and_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.py").write_text(REWARD)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    process = start(*SMALL, "--run.dir", str(tmp_path), "--run.name", "broken", "--reward.name", "mine:breaks")
+    output, _ = process.communicate(timeout=200)
+    last = output.strip().splitlines()[-1]
+    assert process.returncode == 1 and "Traceback" not in output
+    assert last.startswith("pararl: error: ") and "the judge is not reachable" in last and f"--resume {tmp_path / 'broken'}" in last
+    assert "Traceback" in (tmp_path / "broken" / "errors.log").read_text()
+    assert not (tmp_path / "broken" / "summary.json").exists()
+
+
+def test_a_study_compares_settings_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    small = ["--run.arms", "pararl", "--run.updates", "1", "--eval.splits", "id", "--eval.prompts", "8"]
+    command = ["--config", str(SMOKE), "--seeds", "5", "--out", str(tmp_path), "--vary", "learner.lr=1e-9,1e-3", *small]
+    finish(start(*command, script="study.py"))
+    table = (tmp_path / "sweep.md").read_text()
+    assert "| lr=1e-9 | " in table and "| lr=1e-3 | " in table
+    for lr in ("1e-9", "1e-3"):
+        run = tmp_path / f"lr={lr}" / "seed-5"
+        config = yaml.safe_load((run / "config.yaml").read_text())
+        assert config["arm"]["pararl"]["learner.lr"] == float(lr) and config["run"]["seed"] == 5
+        assert f"{json.loads((run / 'summary.json').read_text())['arms']['pararl']['id']['strict']:.3f}" in table
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("summary.json")}
+    output = finish(start(*command, script="study.py"))
+    assert output.count("finished before") == 2
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("summary.json")} == before
+
+
+def test_a_study_tells_mistakes_before_the_first_run(tmp_path: Path) -> None:
+    for vary, told in (("learner.lr=1e-4,-1", "-1"), ("learner.lr", "section.key=value"), ("learner.speed=1", "learner.speed")):
+        process = start("--out", str(tmp_path / "s"), "--vary", vary, script="study.py")
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode == 2 and told in output and len(output.strip().splitlines()) == 1
+    assert not (tmp_path / "s").exists()
