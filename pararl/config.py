@@ -156,6 +156,8 @@ class EvalConfig:
     """Prompts per split."""
     every: int = 20
     """Updates between evaluations of the ID split during training; 0 = only before and after."""
+    first: int = 0
+    """Index of the first prompt of each split: settings that were chosen on some prompts are better reported on others."""
     during: int = 64
     """Prompts of those evaluations."""
     splits: tuple[str, ...] = ("id", "ood_pair", "ood_rel", "ood_count", "para")

@@ -34,8 +34,8 @@ class Evaluation:
 
 
 def split_prompts(split: str, count: int, config: Config) -> list[Prompt]:
-    """The prompts of a split: the first ``count``, the same for every run and arm."""
-    return [scenes.prompt(split, i, task=config.rollout.task) for i in range(count)]  # type: ignore[arg-type]
+    """``count`` prompts of a split from ``eval.first`` on, the same for every run and arm."""
+    return [scenes.prompt(split, config.eval.first + i, task=config.rollout.task) for i in range(count)]  # type: ignore[arg-type]
 
 
 def eval_sampling(rollout: RolloutConfig) -> Sampling:

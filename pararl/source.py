@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from pararl import checkpoint, scenes
 from pararl.arms import ArmSpec
 from pararl.config import Config
@@ -55,12 +57,26 @@ def arm_group(config: Config, arm: ArmSpec) -> int:
     return config.rollout.group * (calls if arm.reward == "final" and config.rollout.equal_calls else 1)
 
 
+def static_batch(config: Config, rollouts: int, update: int) -> list[int]:
+    """Which of the static rollouts an update learns from: whole groups, in an order shuffled by run.seed, each once over the run.
+
+    Without the shuffle an offline arm would repeat the stream of base samples batch by batch, and be another arm in name only.
+    """
+    prompts = config.rollout.prompts * config.run.updates
+    order = np.random.default_rng((config.run.seed, prompts)).permutation(prompts)
+    size = rollouts // prompts
+    first = (update - 1) * config.rollout.prompts
+    return [int(p) * size + k for p in order[first : first + config.rollout.prompts] for k in range(size)]
+
+
 class Source:
     """Gives the batch of each update. ``store``: folder in which static rollouts are kept for a resume."""
 
     def __init__(self, config: Config, arm: ArmSpec, fleet: Fleet, judges: Judges, store: Path, say: Callable[[str], None]) -> None:
         self.config, self.arm, self.fleet, self.judges, self.store, self.say = config, arm, fleet, judges, store, say
         self._static: tuple[list[Rollout], list[Judgement]] | None = None
+        self._seconds = (0.0, 0.0)
+        """What sampling and scoring the static rollouts took, until an update has reported it."""
 
     def batch(self, update: int, version: int) -> Batch:
         """The batch of one update, sampled from adapter ``version`` where the arm wants the current policy."""
@@ -69,9 +85,9 @@ class Source:
         if self._static is None:
             self._static = checkpoint.load_rollouts(self.store) or self._sample_once()
         rollouts, judgements = self._static
-        size = len(rollouts) // self.config.run.updates
-        part = slice((update - 1) * size, update * size)
-        return Batch(rollouts[part], judgements[part], size, 0.0, 0.0)
+        chosen = static_batch(self.config, len(rollouts), update)
+        seconds, self._seconds = self._seconds, (0.0, 0.0)
+        return Batch([rollouts[i] for i in chosen], [judgements[i] for i in chosen], len(chosen), *seconds)
 
     def _sample(self, update: int, version: int) -> Batch:
         """Sample and score the rollouts of an update; seeds depend on (run.seed, update, prompt) alone, so that arms differ by policy
@@ -90,13 +106,16 @@ class Source:
 
     def _sample_once(self) -> tuple[list[Rollout], list[Judgement]]:
         updates = self.config.run.updates
+        seconds = np.zeros(2)
         rollouts: list[Rollout] = []
         judgements: list[Judgement] = []
         for update in range(1, updates + 1):
             batch = self._sample(update, 0)
+            seconds += (batch.rollout_seconds, batch.reward_seconds)
             rollouts += [checkpoint.without_outputs(r) for r in batch.rollouts]
             judgements += [replace(j, final=j.final and replace(j.final, atoms=(), credit=None)) for j in batch.judgements]
             if update % max(1, updates // 5) == 0:
                 self.say(f"sampled {len(rollouts)} rollouts of the base once, {update}/{updates} batches")
         checkpoint.save_rollouts(self.store, rollouts, judgements)
+        self._seconds = float(seconds[0]), float(seconds[1])
         return rollouts, judgements

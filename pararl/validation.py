@@ -61,6 +61,7 @@ BOUNDS: dict[str, Bound] = {
     "learner.image_weight": _AT_LEAST_0,
     "eval.prompts": _AT_LEAST_1,
     "eval.every": _AT_LEAST_0,
+    "eval.first": _AT_LEAST_0,
     "eval.during": _AT_LEAST_1,
     "eval.seed": _SEED,
     "track.images": _AT_LEAST_0,
