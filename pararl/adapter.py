@@ -21,7 +21,7 @@ NAME = "default"
 """PEFT's name of the adapter that is trained. A model may hold others, a reference for instance; they are left alone here."""
 
 
-def attach(policy: Policy, rank: int, alpha: int, dropout: float = 0.0, seed: int = 0) -> PeftModel:
+def attach(policy: Policy, rank: int, alpha: int, seed: int = 0) -> PeftModel:
     """Inject a new LoRA adapter into ``policy.model``, in place, at ``policy.lora_targets``.
 
     A is drawn from ``seed`` (torch's own random state is left as it was), B is 0: version 0 equals the base exactly. ``policy.model`` stays
@@ -30,11 +30,10 @@ def attach(policy: Policy, rank: int, alpha: int, dropout: float = 0.0, seed: in
     """
     if tuner_layers(policy.model):
         raise ValueError("this policy already has an adapter: load a fresh policy, or load_tensors into the adapter it has")
-    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=policy.lora_targets)
+    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=policy.lora_targets)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = get_peft_model(policy.model, config, adapter_name=NAME)
-    # PEFT leaves its own layers in training mode, where dropout would act while a worker samples.
     model.train(policy.model.training)
     return model
 

@@ -5,6 +5,7 @@ setting, in which file, what was wrong and what to do. Nothing here imports torc
 """
 
 import argparse
+import os
 import sys
 import time
 import typing
@@ -17,7 +18,7 @@ from typing import Any, Literal, NoReturn
 import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
 
-from pararl.config import ARMS, PER_ARM, SECTIONS, SETTINGS, Config, ConfigError, changed, flat
+from pararl.config import ARMS, PER_ARM, SECTIONS, SETTINGS, Config, ConfigError, arm_defaults, changed, flat
 from pararl.files import atomic_path
 from pararl.validation import validate
 
@@ -74,11 +75,16 @@ def run_folder(config: Config, stem: str) -> Path:
     Exits with one line when it exists already: no run is ever overwritten.
     """
     folder = Path(config.run.dir) / (config.run.name or f"{time.strftime('%Y%m%d-%H%M%S')}-{stem}")
+    if not config.run.name and folder.exists():  # another run of this second
+        folder = folder.with_name(f"{folder.name}-{os.getpid()}")
     if folder.exists():
         fail(f"{folder} exists already and is never overwritten (set --run.name or --run.dir, or go on with it: --resume {folder})")
     blocked = next((parent for parent in folder.parents if parent.exists() and not parent.is_dir()), None)
     if blocked:
         fail(f"run.dir: {blocked} is a file, not a folder (set --run.dir)")
+    above = next(parent for parent in folder.absolute().parents if parent.exists())
+    if not os.access(above, os.W_OK | os.X_OK):
+        fail(f"run.dir: {above} cannot be written to (set --run.dir)")
     return folder
 
 
@@ -208,10 +214,14 @@ def _layer(parser: ArgumentParser, config: Config, values: Mapping[str, Any], so
     """``config`` with ``values`` (from ``source``) over it, each turned into its declared type. Raises ConfigError."""
     settings: dict[str, Any] = {}
     arms = {arm: dict(own) for arm, own in config.arm.items()}
-    for key, value in values.items():
+    for key, value in sorted(values.items(), key=lambda item: item[0].startswith("arm.")):
         if not key.startswith("arm."):
             _check_known(key, source)
             settings[key] = _typed(parser, key, key, value, source)
+            # What is asked for by name wins over an arm's built-in default, never over what was asked for that arm.
+            for arm, own in arm_defaults().items():
+                if key in own and arms.get(arm, {}).get(key) == own[key]:
+                    del arms[arm][key]
             continue
         _, arm, setting = (*key.split(".", 2), "")[:3]
         if arm not in ARMS:
@@ -266,16 +276,22 @@ def _saved(parser: ArgumentParser, run: Path) -> Config:
     file = run / "config.yaml"
     if not file.is_file():
         raise ConfigError(f"--resume {run}: no run there ({file} is missing)")
-    config = _layer(parser, Config(), _read(file), f"in {file}")
-    return changed(config, {"run.dir": str(run.parent), "run.name": run.resolve().name})
+    config = _layer(parser, replace(Config(), arm={}), _read(file), f"in {file}")
+    return changed(config, {"run.dir": str(run.absolute().parent), "run.name": run.absolute().name})
 
 
 def _same_run(saved: Config, asked: Config, run: Path) -> None:
     """Raise ConfigError unless ``asked`` goes on with the run ``saved``: a run that changes half-way is two runs."""
-    before, after = {**flat(saved), "arm": saved.arm}, {**flat(asked), "arm": asked.arm}
     folder = Path(asked.run.dir) / asked.run.name
     if folder.resolve() != run.resolve():
         raise ConfigError(f"--resume {run} goes on in that folder, but run.dir and run.name ask for {folder} (leave them out)")
+    for key, was, now in differences(saved, asked):
+        raise ConfigError(f"--resume {run} keeps its settings, but {key} was {was} and is now {now} (start a new run instead)")
+
+
+def differences(saved: Config, asked: Config) -> Iterator[tuple[str, Any, Any]]:
+    """Settings on which a run's figures depend and in which two configurations differ: (name, of the first, of the second)."""
+    before, after = {**flat(saved), "arm": saved.arm}, {**flat(asked), "arm": asked.arm}
     for key, value in before.items():
         if after[key] != value and key not in FREE_ON_RESUME:
-            raise ConfigError(f"--resume {run} keeps its settings, but {key} was {value} and is now {after[key]} (start a new run instead)")
+            yield key, value, after[key]

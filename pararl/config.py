@@ -51,8 +51,6 @@ class PolicyConfig:
     """Rank of the adapter."""
     lora_alpha: int = 32
     """LoRA scale: the adapter's product is multiplied by alpha / rank."""
-    lora_dropout: float = 0.0
-    """Dropout on the adapter's input; 0 keeps likelihoods deterministic."""
 
 
 @dataclass(frozen=True)

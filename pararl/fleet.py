@@ -16,7 +16,7 @@ import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from pararl import sync
-from pararl.config import Config
+from pararl.config import Config, ConfigError
 from pararl.sync import AdapterBuffer, SyncError
 from pararl.types import Prompt, Receipt, Rollout
 from pararl.workers import Request, RewardError, RolloutWorker, WorkerSettings, rollout_seed
@@ -244,13 +244,30 @@ def results_of(refs: Sequence[ray.ObjectRef], whats: Sequence[str]) -> list[Any]
 
 
 def start_ray(config: Config) -> None:
-    """Connect to the cluster of this process (``RAY_ADDRESS``, or a Ray job's own), else start a private one on this machine."""
-    if ray.is_initialized():
-        return
+    """Connect to the cluster of this process (``RAY_ADDRESS``, or a Ray job's own), else start a private one on this machine.
+
+    Raises ConfigError where no cluster answers, or it has fewer GPUs than the run needs: Ray would wait for them for ever.
+    """
+    if not ray.is_initialized():
+        _connect()
+    rollout, learner = config.rollout, config.learner
+    wanted, there = rollout.workers * rollout.gpus + learner.gpus, ray.cluster_resources().get("GPU", 0.0)
+    if wanted > there:
+        raise ConfigError(
+            f"rollout.workers {rollout.workers} x rollout.gpus {rollout.gpus} + learner.gpus {learner.gpus} = {wanted:g} GPUs, but the Ray "
+            f"cluster has {there:g} (set --rollout.gpus, --rollout.workers or --learner.gpus)"
+        )
+
+
+def _connect() -> None:
     # Errors of actors come back as exceptions; the rest of their output stays in Ray's log folder, out of the way of the progress bar.
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if "RAY_ADDRESS" in os.environ or "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
-        ray.init(**quiet)  # an existing cluster refuses resource counts
+        try:
+            ray.init(**quiet)  # an existing cluster refuses resource counts
+        except ConnectionError as error:
+            address = os.environ.get("RAY_ADDRESS", "its own cluster")
+            raise ConfigError(f"no Ray cluster answers at {address} (start one, or unset RAY_ADDRESS): {error}") from error
         return
     # One CPU, because our actors claim none and Ray would start an idle process for every CPU it is told of.
     ray.init(address="local", num_cpus=1, include_dashboard=False, **quiet)

@@ -13,7 +13,7 @@ from pararl import adapter
 from pararl.accumulate import backward
 from pararl.arms import ArmSpec
 from pararl.config import LearnerConfig
-from pararl.objectives import clipped_loss, k3, likelihood_loss, preference_loss
+from pararl.objectives import accuracy, clipped_loss, k3, likelihood_loss, preference_loss
 from pararl.prefer import Feedback
 from pararl.types import MODALITIES, Rollout
 from policies import Policy
@@ -69,6 +69,8 @@ class Learner:
     """Holds the policy with its adapter, the optimiser and the reference; ``update`` takes one step."""
 
     def __init__(self, policy: Policy, peft: PeftModel, config: LearnerConfig, arm: ArmSpec, seed: int = 0) -> None:
+        if config.likelihood == "elbo" and (arm.reward == "step" or arm.objective == "grpo"):
+            raise ValueError("an ELBO is the likelihood of a whole output: this arm learns from steps, use learner.likelihood steps")
         self.policy, self.peft, self.config, self.arm, self.seed = policy, peft, config, arm, seed
         self.version = 0
         self.reference: dict[str, Tensor] | None = None
@@ -172,7 +174,7 @@ class Learner:
 
         def loss_of(parts: list[Tensor]) -> tuple[Tensor, Figures]:
             loglik = self._weigh(self._mean_of_draws(parts, len(draws)))[:, None]
-            if self.arm.objective == "best" or reference is None:
+            if reference is None:
                 return likelihood_loss(loglik.mean(1))
             return self._preference(loglik, self._weigh(reference)[:, None], feedback, place)
 
@@ -197,6 +199,11 @@ class Learner:
         rejected = torch.tensor([place[p.rejected] for p in feedback.pairs])
         weights = torch.tensor([p.margin for p in feedback.pairs], device=ratio.device)
         loss, figures = preference_loss(levels[chosen, column], levels[rejected, column], self.config.beta, weights)
+        # Against a reference that is the policy itself, margins are 0: how the policy ranks the pairs without one is logged beside them.
+        levels = torch.cat((policy, policy.mean(1, keepdim=True)), 1).detach()
+        gaps = levels[chosen, column] - levels[rejected, column]
+        figures["preference/likelihood_margin"] = gaps.mean().item()
+        figures["preference/likelihood_accuracy"] = accuracy(gaps)
         if self.config.nll:
             anchor = -policy[chosen.unique()].mean()
             loss = loss + self.config.nll * anchor

@@ -25,9 +25,14 @@ def preference_loss(chosen: Tensor, rejected: Tensor, beta: float, weights: Tens
         "preference/chosen": beta * (share * chosen.detach()).sum().item(),
         "preference/rejected": beta * (share * rejected.detach()).sum().item(),
         "preference/margin": (share * margin.detach()).sum().item(),
-        "preference/accuracy": (margin.detach() > 0).float().mean().item(),
+        "preference/accuracy": accuracy(margin.detach()),
     }
     return loss, figures
+
+
+def accuracy(margins: Tensor) -> float:
+    """Share of margins [pair] that are positive, a tie counting half."""
+    return ((margins > 0).float() + 0.5 * (margins == 0).float()).mean().item()
 
 
 def clipped_loss(logprob: Tensor, behaviour: Tensor, advantage: Tensor, committed: Tensor, clip: float) -> tuple[Tensor, Figures]:

@@ -38,7 +38,7 @@ class Panel:
     label: str
     """Of the vertical axis, with the unit."""
     unit_interval: bool = False
-    """Whether the vertical axis starts at 0 and shows no more than 1."""
+    """Whether the vertical axis starts at 0 and shows no more than 1, where all values lie there."""
 
 
 PANELS: tuple[Panel, ...] = (
@@ -148,7 +148,8 @@ def _finish_axes(axes: Axes, panel: Panel) -> None:
     axes.set_ylabel(panel.label)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    if panel.unit_interval:
+    low, high = axes.dataLim.intervaly
+    if panel.unit_interval and 0 <= low and high <= 1:  # a user's own reward may have any size
         axes.set_ylim(0, min(1.02, axes.get_ylim()[1] * 1.05))
 
 

@@ -105,6 +105,10 @@ def prefer(
         bool(np.nanmax(reward[i, -1]) - np.nanmin(reward[i, -1]) > 0) if not np.isnan(reward[i, -1]).all() else False for i in members
     ]
     strict = [j.final.strict for j in judgements if j.final is not None and j.final.strict is not None]
+    if np.isnan(reward[:, -1]).all():
+        raise ValueError(
+            f"the reward applied to none of {len(rollouts)} rollouts (prompts {rollouts[0].prompt.id}, ...): it teaches nothing"
+        )
     metrics = {"reward/mean": float(np.nanmean(reward[:, -1])), "reward/groups_without_spread": 1 - float(np.mean(spread))}
     if strict:
         metrics["reward/strict"] = float(np.mean(strict))

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Callable
+from statistics import median
 from types import TracebackType
 from typing import Self, TextIO
 
@@ -21,16 +22,20 @@ class Progress:
         total: int,
         arm: str,
         done: int = 0,
+        reward: str = "reward",
         stream: TextIO | None = None,
         every_seconds: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`total` updates of `arm`, of which `done` came before a resume; `stream` defaults to standard output."""
-        self._total, self._arm, self._done = total, arm, done
+        """`total` updates of `arm`, of which `done` came before a resume; `reward` is what the reward is called.
+
+        `stream` defaults to standard output.
+        """
+        self._total, self._arm, self._done, self._reward = total, arm, done, reward
         self._stream = sys.stdout if stream is None else stream
         self._every_seconds, self._clock = every_seconds, clock
         self._every_updates = max(1, total // 10)
-        self._timed, self._seconds = 0, 0.0
+        self._seconds: list[float] = []
         self._last_line = -float("inf")
         self._bar: tqdm | None = None
         if self._stream.isatty():
@@ -39,9 +44,8 @@ class Progress:
     def step(self, reward: float | None, strict: float | None, kl: float | None, seconds: float) -> None:
         """One update is done; `reward` and `strict` in [0, 1], `kl` in nats, `seconds` of this update. None shows as a dash."""
         self._done += 1
-        self._timed += 1
-        self._seconds += seconds
-        figures = f"reward {_figure(reward, 3)}  strict {_figure(strict, 3)}  KL {_figure(kl, 4)}  {seconds:.1f} s/update"
+        self._seconds.append(seconds)
+        figures = f"{self._reward} {_figure(reward, 3)}  strict {_figure(strict, 3)}  KL {_figure(kl, 4)}  {seconds:.1f} s/update"
         if self._bar is not None:
             self._bar.set_postfix_str(figures, refresh=False)
             self._bar.update(1)
@@ -68,12 +72,12 @@ class Progress:
         self.close()
 
     def _line_is_due(self) -> bool:
-        if self._timed == 1 or self._done == self._total or self._done % self._every_updates == 0:
+        if len(self._seconds) == 1 or self._done == self._total or self._done % self._every_updates == 0:
             return True
         return self._clock() - self._last_line >= self._every_seconds
 
     def _remaining(self) -> str:
-        minutes, seconds = divmod(round(self._seconds / self._timed * (self._total - self._done)), 60)
+        minutes, seconds = divmod(round(median(self._seconds) * (self._total - self._done)), 60)
         return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
 
 

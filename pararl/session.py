@@ -1,6 +1,7 @@
 """One run: its folder, its workers and what its arms share. The loop itself is in ``pipelines/pararl.py``."""
 
 import json
+import os
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ import numpy as np
 
 from pararl import checkpoint
 from pararl.cli import Invocation, as_dict, run_folder, save
-from pararl.config import Arm, Config
+from pararl.config import Arm, Config, ConfigError
 from pararl.evaluation import Evaluation, eval_sampling, evaluate, split_prompts
 from pararl.files import read_lines, write_json
 from pararl.fleet import Fleet, RayFleet, start_ray
@@ -21,7 +22,7 @@ from pararl.judges import Judges, RayJudges
 from pararl.pictures import Sample, SampleRow, samples_png
 from pararl.plots import curves_png
 from pararl.summary import ArmResult, BaseResult, SplitResult, Summary, pooled, table
-from pararl.tracking import Tracker
+from pararl.tracking import Tracker, resolve_mode
 from pararl.types import Prompt, Rollout
 
 
@@ -41,9 +42,10 @@ class Measured:
         return self.splits["id"]
 
     @property
-    def ood(self) -> SplitResult:
-        """The held-out splits pooled; the ID split where none is measured."""
-        return pooled([r for split, r in self.splits.items() if split != "id"] or [self.id])
+    def ood(self) -> SplitResult | None:
+        """The held-out splits pooled; None where none is measured."""
+        held_out = [r for split, r in self.splits.items() if split != "id"]
+        return pooled(held_out) if held_out else None
 
 
 class Session:
@@ -63,6 +65,10 @@ class Session:
         """
         config = invocation.config
         folder = invocation.resume or run_folder(config, invocation.stem)
+        try:
+            resolve_mode(config.track.mode, os.environ)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
         start_ray(config)
         judges, fleet = RayJudges(config), RayFleet(config)  # neither waits for its actors yet
         try:
@@ -74,7 +80,9 @@ class Session:
                 save(config, folder / "config.yaml")
             try:
                 yield cls(config, folder, fleet, judges)
-            except (RuntimeError, ValueError) as error:
+            except KeyboardInterrupt:
+                raise RunError(f"stopped; go on with --resume {folder}") from None
+            except (RuntimeError, ValueError, OSError) as error:
                 with (folder / "errors.log").open("a", encoding="utf-8") as log:
                     log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}\n{traceback.format_exc()}\n")
                 raise RunError(f"{error} (details in {folder / 'errors.log'}; once mended, go on with --resume {folder})") from error

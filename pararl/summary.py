@@ -48,8 +48,8 @@ class BaseResult:
     """The policy before any update."""
 
     id: SplitResult
-    ood: SplitResult
-    """The held-out splits, pooled."""
+    ood: SplitResult | None
+    """The held-out splits, pooled; None where none was measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class ArmResult:
     """One arm after its last update."""
 
     id: SplitResult
-    ood: SplitResult
+    ood: SplitResult | None
     updates: int
     reward_calls: int
     """Outputs and guesses that were scored for training, evaluation not counted."""
@@ -81,8 +81,7 @@ class ArmResult:
     def from_json(cls, value: Mapping[str, Any], where: str = "arm") -> Self:
         """The record from its JSON values. Raises ValueError, naming ``where``, when a key is missing or not known."""
         _check_keys(value, cls, where)
-        splits = {name: _split(value[name], f"{where}.{name}") for name in ("id", "ood")}
-        return cls(**{**value, **splits})
+        return cls(**{**value, "id": _split(value["id"], f"{where}.id"), "ood": _held_out(value["ood"], f"{where}.ood")})
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +108,7 @@ class Summary:
         base = value["base"]
         _check_keys(base, BaseResult, "base")
         arms = {arm: ArmResult.from_json(result, f"arms.{arm}") for arm, result in value["arms"].items()}
-        return cls(seed=value["seed"], base=BaseResult(id=_split(base["id"], "base.id"), ood=_split(base["ood"], "base.ood")), arms=arms)
+        return cls(seed=value["seed"], base=BaseResult(id=_split(base["id"], "base.id"), ood=_held_out(base["ood"], "base.ood")), arms=arms)
 
 
 def table(summary: Summary) -> str:
@@ -125,7 +124,8 @@ def table(summary: Summary) -> str:
 
 
 def _accuracies(result: BaseResult | ArmResult) -> list[str]:
-    return ["-" if value is None else f"{value:.3f}" for value in (result.id.strict, result.id.soft, result.ood.strict, result.ood.soft)]
+    values = [value for split in (result.id, result.ood) for value in ((None, None) if split is None else (split.strict, split.soft))]
+    return ["-" if value is None else f"{value:.3f}" for value in values]
 
 
 def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
@@ -135,8 +135,16 @@ def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 def _error_note(base: BaseResult) -> str:
     """Binomial error at p = 0.5, its largest: 1.96 sqrt(0.25 / n)."""
-    errors = [f"{name} n = {split.n} (+/- {1.96 * math.sqrt(0.25 / split.n):.3f})" for name, split in (("ID", base.id), ("OOD", base.ood))]
+    errors = [
+        f"{name} n = {split.n} (+/- {1.96 * math.sqrt(0.25 / split.n):.3f})"
+        for name, split in (("ID", base.id), ("OOD", base.ood))
+        if split
+    ]
     return f"{', '.join(errors)}: 95 % sampling error of a strict accuracy near one half"
+
+
+def _held_out(value: Mapping[str, Any] | None, where: str) -> SplitResult | None:
+    return None if value is None else _split(value, where)
 
 
 def _split(value: Mapping[str, Any], where: str) -> SplitResult:

@@ -21,6 +21,7 @@ State = tuple[dict[str, np.ndarray], dict[str, float]]
 class Trainer(Protocol):
     """What the loop asks of a learner."""
 
+    def ready(self) -> None: ...
     def update(self, rollouts: Sequence[Rollout], feedback: Feedback) -> Figures: ...
     def adapter(self) -> AdapterBuffer: ...
     def kl(self, rollouts: Sequence[Rollout]) -> Figures: ...
@@ -46,8 +47,11 @@ class LocalTrainer:
         policy = policies.load(settings.policy)
         if config.learner.gpus:
             policy.to("cuda")
-        model = adapter.attach(policy, config.policy.lora_rank, config.policy.lora_alpha, config.policy.lora_dropout, config.run.seed)
+        model = adapter.attach(policy, config.policy.lora_rank, config.policy.lora_alpha, seed=config.run.seed)
         self.learner = Learner(policy, model, config.learner, ARM_SPECS[arm], config.run.seed)
+
+    def ready(self) -> None:
+        """Returns once the policy is loaded: the constructor has done it."""
 
     def update(self, rollouts: Sequence[Rollout], feedback: Feedback) -> Figures:
         """One optimiser step; its figures."""
@@ -113,8 +117,11 @@ class RayTrainer:
 
         return result_of(self._actor.call.remote(method, *args), f"learner failed in {method}")
 
-    def update(self, rollouts: Sequence[Rollout], feedback: Feedback) -> Figures:
+    def ready(self) -> None:
         """See ``LocalTrainer``, here and below."""
+        self._call("ready")
+
+    def update(self, rollouts: Sequence[Rollout], feedback: Feedback) -> Figures:
         return self._call("update", rollouts, feedback)
 
     def adapter(self) -> AdapterBuffer:

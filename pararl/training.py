@@ -45,6 +45,8 @@ class Training:
         self.began = 0.0
         self.seconds: Figures = {}
         """Where the time of the update went."""
+        self.kl: float | None = None
+        """KL to the base as last measured."""
         self.progress: Progress | None = None
 
     @classmethod
@@ -54,10 +56,12 @@ class Training:
         trainer = RayTrainer(for_arm(session.config, arm), arm)
         try:
             training = cls(session, arm, trainer)
+            trainer.ready()  # so that the first update is timed without it
             training._restore()
             failed = True
             try:
-                with Progress(training.config.run.updates, arm, done=training.counters.update) as training.progress:
+                what = "reward" if training.spec.data == "current" else "reward of the base's samples"
+                with Progress(training.config.run.updates, arm, done=training.counters.update, reward=what) as training.progress:
                     yield training
                 failed = False
             finally:
@@ -112,7 +116,9 @@ class Training:
         self.session.tracker.log(update, row, self.counters.samples)
         assert self.progress is not None
         reward = dict(feedback.metrics)
-        self.progress.step(reward.get("reward/mean"), reward.get("reward/strict"), row.get("kl/total"), total)
+        # Arms on data of the base estimate it at evaluations only: their rollouts do not come from the policy.
+        self.kl = row.get("kl/total", row.get("eval/kl_total", self.kl))
+        self.progress.step(reward.get("reward/mean"), reward.get("reward/strict"), self.kl, total)
 
     def result(self) -> ArmResult:
         """Measure the trained adapter on every split, save it, and close the arm's books."""

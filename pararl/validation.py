@@ -1,13 +1,15 @@
 """What a configuration must satisfy, checked before a model is loaded or an actor started."""
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
 
-from pararl.config import ARMS, PER_ARM, Config, ConfigError, flat
+from pararl.arms import ARM_SPECS
+from pararl.config import ARMS, PER_ARM, Config, ConfigError, flat, for_arm
 
-SPLITS = ("train", "id", "ood_pair", "ood_rel", "ood_count", "para")
-"""The splits of the scene world (``pararl/scenes``)."""
+SPLITS = ("id", "ood_pair", "ood_rel", "ood_count", "para")
+"""The splits of the scene world (``pararl/scenes``) that a policy is measured on; all but the first are held out."""
 RUN_TASKS = ("t2i", "interleaved")
 """The tasks that a run can train on."""
 REWARDS = ("scenes",)
@@ -21,6 +23,7 @@ Bound = tuple[str, Callable[[float], bool]]
 _POSITIVE: Bound = ("> 0", lambda value: value > 0)
 _AT_LEAST_0: Bound = (">= 0", lambda value: value >= 0)
 _AT_LEAST_1: Bound = (">= 1", lambda value: value >= 1)
+_GPUS: Bound = ("a whole number, or a fraction below 1", lambda value: 0 <= value and (value < 1 or value == int(value)))
 _SEED: Bound = ("between 0 and 2**32 - 1", lambda value: 0 <= value < 2**32)
 
 BOUNDS: dict[str, Bound] = {
@@ -29,7 +32,6 @@ BOUNDS: dict[str, Bound] = {
     "run.checkpoint_every": _AT_LEAST_1,
     "policy.lora_rank": _AT_LEAST_1,
     "policy.lora_alpha": _AT_LEAST_1,
-    "policy.lora_dropout": (">= 0 and < 1", lambda value: 0 <= value < 1),
     "rollout.prompts": _AT_LEAST_1,
     "rollout.group": (">= 2 (a group of one has no pair)", lambda value: value >= 2),
     "rollout.steps": _AT_LEAST_1,
@@ -41,7 +43,7 @@ BOUNDS: dict[str, Bound] = {
     "rollout.workers": _AT_LEAST_1,
     "rollout.threads": _AT_LEAST_1,
     "rollout.chunk": _AT_LEAST_1,
-    "rollout.gpus": _AT_LEAST_0,
+    "rollout.gpus": _GPUS,
     "reward.workers": _AT_LEAST_1,
     "reward.step_mix": (">= 0 and <= 1", lambda value: 0 <= value <= 1),
     "prefer.min_margin": _AT_LEAST_0,
@@ -56,7 +58,7 @@ BOUNDS: dict[str, Bound] = {
     "learner.draws": _AT_LEAST_1,
     "learner.micro": _AT_LEAST_1,
     "learner.threads": _AT_LEAST_1,
-    "learner.gpus": _AT_LEAST_0,
+    "learner.gpus": _GPUS,
     "learner.text_weight": _AT_LEAST_0,
     "learner.image_weight": _AT_LEAST_0,
     "eval.prompts": _AT_LEAST_1,
@@ -74,6 +76,7 @@ def validate(config: Config) -> None:
     values = flat(config)
     numbers = [_out_of_range(key, key, values[key]) for key in BOUNDS]
     problems = [problem for problem in numbers if problem] + _steps(config) + _lists(config) + _names(config) + _overrides(config)
+    problems = problems or _arms(config) + _policy(config)
     if problems:
         raise ConfigError("; ".join(problems))
 
@@ -108,6 +111,8 @@ def _lists(config: Config) -> list[str]:
         twice = ", ".join(repr(name) for name in names if values.count(name) > 1)
         if not values:
             problems.append(f"{key} must name at least one of {', '.join(known)} (set --{key})")
+        elif key == "eval.splits" and values[0] != "id":
+            problems.append(f"eval.splits must begin with id: pictures and curves show it (set --eval.splits id,{','.join(values)})")
         if unknown:
             problems.append(f"{key}: unknown {unknown} (known: {', '.join(known)}; set --{key})")
         if twice:
@@ -150,3 +155,31 @@ def _overrides(config: Config) -> list[str]:
             elif key in BOUNDS and (problem := _out_of_range(name, key, value)):
                 problems.append(problem)
     return problems
+
+
+def _arms(config: Config) -> list[str]:
+    """What is wrong with the settings of single arms once their overrides are applied."""
+    problems = []
+    for arm in config.run.arms:
+        spec = ARM_SPECS[arm]  # type: ignore[index]
+        if for_arm(config, arm).learner.likelihood == "elbo" and (spec.reward == "step" or spec.objective == "grpo"):
+            problems.append(
+                f"learner.likelihood elbo is that of a whole output, and arm {arm} learns from steps "
+                f"(set --arm.{arm}.learner.likelihood steps, or elbo for other arms alone: --arm.offline_dpo.learner.likelihood elbo)"
+            )
+    return problems
+
+
+def _policy(config: Config) -> list[str]:
+    """What the settings ask of the policy that its ``policy.json`` rules out."""
+    directory = Path(config.policy.name) if Path(config.policy.name).is_dir() else EMBEDDED / config.policy.name
+    file = directory / "policy.json"
+    if not file.is_file():
+        return [f"policy.name: {directory} has no policy.json, so it is no directory that policies.load reads (set --policy.name)"]
+    settings = json.loads(file.read_text(encoding="utf-8")).get("settings", {})
+    if config.rollout.task != "interleaved" or not {"text_tokens", "text_block"} <= settings.keys():
+        return []
+    blocks = settings["text_tokens"] // settings["text_block"]
+    if config.rollout.steps % blocks:
+        return [f"rollout.steps must be a multiple of {blocks}, the text blocks of {config.policy.name}, got {config.rollout.steps}"]
+    return []

@@ -71,25 +71,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True, help="folder of the run")
     parser.add_argument("--prompts", type=int, default=0, help="prompts per split; 0 = as many as the run used")
-    parser.add_argument("--threads", type=int, default=2, help="threads of the sampler")
+    parser.add_argument(
+        "--threads", type=int, default=0, help="threads of the sampler; 0 = as the run's workers had: other numbers round otherwise"
+    )
+    parser.add_argument("--guidance", type=float, default=None, help="classifier-free guidance scale; default: as the run had")
+    parser.add_argument("--splits", default=None, help="splits, separated by commas; default: as the run had")
     parser.add_argument("--out", type=Path, default=None, help="where the figures go as JSON; default RUN/evaluation.json")
     args = parser.parse_args()
     if not (args.run / "config.yaml").exists():
         fail(f"{args.run} is not a run folder: it has no config.yaml (pass --run outputs/NAME)")
+    if args.prompts < 0 or args.threads < 0:
+        fail("--prompts and --threads must be 0 (as the run had) or more")
     config = parse(["--resume", str(args.run)]).config
-    adapters = sorted(p.parent for p in args.run.glob("adapters/*/adapter_config.json"))
+    asked = [f"--{key}={value}" for key, value in (("rollout.guidance", args.guidance), ("eval.splits", args.splits)) if value is not None]
+    overrides = parse([*asked, "--config", str(args.run / "config.yaml")]).config if asked else config
+    config = replace(config, rollout=overrides.rollout, eval=overrides.eval)
+    adapters = sorted(p.parent for p in args.run.glob("adapters/*/adapter_model.safetensors"))
     if not adapters:
         fail(f"{args.run} has no adapters yet: let an arm finish first (--resume {args.run})")
 
     import torch
 
-    torch.set_num_threads(args.threads)
-    config = replace(config, rollout=replace(config.rollout, threads=args.threads))
+    torch.set_num_threads(args.threads or config.rollout.threads)
     count = args.prompts or config.eval.prompts
     results = {"base": measure(config, None, count), **{a.name: measure(config, a, count) for a in adapters}}
     print(table(results))
     out = args.out or args.run / "evaluation.json"
-    write_json(out, {"run": args.run.name, "seed": config.eval.seed, "prompts": count, "results": results})
+    facts = {"run": args.run.name, "seed": config.eval.seed, "guidance": config.rollout.guidance, "prompts": count}
+    write_json(out, {**facts, "results": results})
     print(f"in {out}")
 
 

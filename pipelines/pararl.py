@@ -49,8 +49,10 @@ def main() -> None:
             session.finish({arm: session.finished(arm) or train(session, arm) for arm in session.arms})
     except ConfigError as error:
         fail(str(error))
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:
         fail(str(error), code=1)
+    except KeyboardInterrupt:
+        fail("stopped before the run began", code=130)
 
 
 if __name__ == "__main__":

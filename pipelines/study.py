@@ -23,7 +23,7 @@ from dataclasses import asdict
 from itertools import product
 from typing import TYPE_CHECKING
 
-from pararl.cli import fail, parse
+from pararl.cli import differences, fail, parse
 from pararl.config import PER_ARM
 from pararl.files import atomic_path, write_json
 
@@ -60,8 +60,12 @@ def options(setting: Setting, arms: Sequence[str]) -> list[str]:
 
 
 def run_seed(config: Path, out: Path, seed: int, overrides: list[str]) -> None:
-    """Make or finish the run of one seed."""
+    """Make or finish the run of one seed. A run of other settings that lies in its place is a mistake of the user's."""
     folder = out / f"seed-{seed}"
+    if (folder / "config.yaml").exists():
+        saved = parse(["--resume", str(folder)]).config
+        for key, was, now in differences(saved, parse(["--config", str(config), "--run.seed", str(seed), *overrides]).config):
+            fail(f"{folder} is a run with {key} {was}, but {now} is asked for (choose another --out)")
     if (folder / "summary.json").exists():
         print(f"{folder}: finished before")
         return

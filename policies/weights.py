@@ -18,7 +18,7 @@ def read_model(kind: type[Model], directory: Path) -> Model:
     transformers would fill a missing key with random numbers and go on.
     """
     with no_progress_bars():
-        loaded: Any = kind.from_pretrained(directory, output_loading_info=True)
+        loaded: Any = kind.from_pretrained(directory, output_loading_info=True, use_safetensors=True)
     model: Model
     model, info = loaded
     wrong = {name: sorted(map(str, keys)) for name, keys in info.items() if keys}

@@ -32,17 +32,9 @@ def policy(tiny_policy_dir: Path) -> Policy:
 
 def test_version_0_equals_the_base_exactly_and_keeps_the_module(policy: Policy, tiny_policy_dir: Path) -> None:
     model_before, training = policy.model, policy.model.training
-    adapter.attach(policy, rank=4, alpha=8, dropout=0.5)
+    adapter.attach(policy, rank=4, alpha=8)
     assert policy.model is model_before and policy.model.training == training
     assert torch.equal(policy.canary(), policies.load(tiny_policy_dir).canary())
-
-
-def test_dropout_does_not_act_in_a_policy_that_is_not_training(policy: Policy) -> None:
-    model = adapter.attach(policy, rank=4, alpha=8, dropout=0.5)
-    randomise(model)
-    assert torch.equal(policy.canary(), policy.canary())
-    model.train()
-    assert not torch.equal(policy.canary(), policy.canary())
 
 
 def test_adapter_off_is_the_base_exactly_and_on_is_not(policy: Policy, tiny_policy_dir: Path) -> None:
