@@ -277,7 +277,8 @@ def _saved(parser: ArgumentParser, run: Path) -> Config:
     if not file.is_file():
         raise ConfigError(f"--resume {run}: no run there ({file} is missing)")
     config = _layer(parser, replace(Config(), arm={}), _read(file), f"in {file}")
-    return changed(config, {"run.dir": str(run.absolute().parent), "run.name": run.absolute().name})
+    place = run if run.name not in ("", "..") else run.resolve()
+    return changed(config, {"run.dir": str(place.parent), "run.name": run.resolve().name})
 
 
 def _same_run(saved: Config, asked: Config, run: Path) -> None:

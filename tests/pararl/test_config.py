@@ -24,6 +24,8 @@ SCRIPT = ROOT / "pipelines" / "pararl.py"
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working folder with one embedded policy, so that no test depends on the checkout's."""
     (tmp_path / "checkpoints" / "scenes-mmada").mkdir(parents=True)
+    settings = {"settings": {"text_tokens": 24, "text_block": 12}}
+    (tmp_path / "checkpoints" / "scenes-mmada" / "policy.json").write_text(json.dumps(settings))
     monkeypatch.setattr(validation, "EMBEDDED", tmp_path / "checkpoints")
     work = tmp_path / "work"
     work.mkdir()
@@ -63,7 +65,7 @@ def test_command_line_wins_over_file_and_file_over_defaults_in_any_order() -> No
     for argv in (["--config", file, "--learner.lr", "3e-4"], ["--learner.lr=3e-4", f"--config={file}"]):
         invocation = cli.parse(argv)
         assert invocation.stem == "job"
-        assert invocation.config == changed(Config(), {"learner.lr": 3e-4, "learner.beta": 0.7})
+        assert (invocation.config.learner.lr, invocation.config.learner.beta) == (3e-4, 0.7)
 
 
 def test_default_file_is_read_only_without_config() -> None:
@@ -108,6 +110,13 @@ def test_values_have_their_declared_types() -> None:
         ("--eval.splits id,ood", "eval.splits: unknown 'ood' (known: id, "),
         ("--rollout.task t2v", "rollout.task: unknown 't2v' (known: t2i, interleaved;"),
         ("--reward.name clip", "reward.name: unknown 'clip' (known: scenes;"),
+        ("--policy.name .", "policy.name: . has no policy.json"),
+        ("--eval.splits ood_pair", "eval.splits must begin with id"),
+        ("--eval.splits id,train", "eval.splits: unknown 'train'"),
+        ("--rollout.gpus 1.5", "rollout.gpus must be a whole number, or a fraction below 1"),
+        ("--learner.likelihood elbo", "arm pararl learns from steps"),
+        ("--arm.pararl_grpo.learner.likelihood elbo --run.arms pararl_grpo", "arm pararl_grpo learns from steps"),
+        ("--rollout.task interleaved --rollout.steps 7", "rollout.steps must be a multiple of 2, the text blocks of scenes-mmada, got 7"),
         ("--policy.name gone", "policy.name: 'gone' is neither an embedded policy (scenes-mmada) nor a directory"),
         ("--run.name a/b", "run.name must be a plain folder name, got 'a/b'"),
         ("--run.name ..", "run.name must be a plain folder name"),
@@ -173,6 +182,7 @@ def test_every_number_has_a_range() -> None:
 
 def test_a_policy_directory_is_a_policy(elsewhere: Path) -> None:
     (elsewhere / "mine").mkdir()
+    (elsewhere / "mine" / "policy.json").write_text("{}")
     assert cli.parse(["--policy.name", "mine"]).config.policy.name == "mine"
 
 
@@ -221,6 +231,24 @@ def test_resume_takes_the_saved_settings_and_refuses_others(capsys: pytest.Captu
     assert "run.dir and run.name ask for outputs/other" in complaint(capsys, ["--resume", "outputs/moved", "--run.name", "other"])
 
 
+def test_a_run_is_resumed_from_inside_its_folder(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cli.save(Config(), elsewhere / "outputs" / "here" / "config.yaml")
+    monkeypatch.chdir(elsewhere / "outputs" / "here")
+    config = cli.parse(["--resume", "."]).config
+    assert Path(config.run.dir).resolve() == elsewhere.resolve() / "outputs" and config.run.name == "here"
+
+
+def test_a_setting_that_is_asked_for_wins_over_the_defaults_of_single_arms(elsewhere: Path) -> None:
+    assert for_arm(cli.parse([]).config, "offline_dpo").learner.lr == arm_defaults()["offline_dpo"]["learner.lr"]
+    config = cli.parse(["--learner.lr", "5e-4"]).config
+    assert for_arm(config, "offline_dpo").learner.lr == for_arm(config, "pararl").learner.lr == 5e-4
+    assert for_arm(config, "offline_dpo").learner.reference_every == 0
+    for arguments in (["--learner.lr", "5e-4", "--arm.offline_dpo.learner.lr", "2e-5"], ["--arm.offline_dpo.learner.lr", "2e-5"]):
+        assert for_arm(cli.parse(arguments).config, "offline_dpo").learner.lr == 2e-5
+    written("learner:\n  lr: 5e-4\narm:\n  offline_dpo:\n    learner.lr: 2e-5\n", "both.yaml")
+    assert for_arm(cli.parse(["--config", "both.yaml"]).config, "offline_dpo").learner.lr == 2e-5
+
+
 def test_an_existing_run_is_never_overwritten(capsys: pytest.CaptureFixture[str], elsewhere: Path) -> None:
     (elsewhere / "outputs" / "first").mkdir(parents=True)
     assert "outputs/first exists already" in complaint(capsys, ["--run.name", "first"])
@@ -256,7 +284,7 @@ def test_the_shipped_configurations_are_valid() -> None:
 
 
 def test_settings_are_checked_without_loading_torch_or_ray(tmp_path: Path) -> None:
-    code = "import sys; from pararl.cli import parse; parse(['--policy.name', '.']); print(*sys.modules)"
+    code = "import sys; from pararl.cli import parse; parse([]); print(*sys.modules)"
     loaded = script("-c", code, cwd=tmp_path, PYTHONPATH=str(ROOT))
     assert loaded.returncode == 0, loaded.stderr
     assert "pararl.cli" in loaded.stdout.split()

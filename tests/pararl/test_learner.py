@@ -69,9 +69,9 @@ def test_accumulation_in_micro_batches_and_draws_gives_the_gradient_of_the_singl
     config = replace(CONFIG, likelihood=likelihood, draws=3, clip_norm=1e9)  # type: ignore[arg-type]
     gradients = []
     for micro in (1024, 8, 4):
-        learner = make(tiny_policy_dir, config=replace(config, micro=micro))
+        learner = make(tiny_policy_dir, "output", config=replace(config, micro=micro))
         rollouts = sample(learner)
-        learner.update(rollouts, teach(rollouts, ARM_SPECS["output"]))
+        learner.update(rollouts, teach(rollouts, learner.arm))
         gradients.append(torch.cat([p.grad.flatten() for p in learner.parameters if p.grad is not None]))
     whole = gradients[0]
     assert whole.norm() > 1e-3

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pararl.objectives import clipped_loss, k3, likelihood_loss, preference_loss
+from pararl.objectives import accuracy, clipped_loss, k3, likelihood_loss, preference_loss
 
 
 def test_preference_loss_is_dpo_with_normalised_weights() -> None:
@@ -71,3 +71,8 @@ def test_likelihood_loss_is_the_negative_mean() -> None:
     loss, figures = likelihood_loss(torch.tensor([-1.0, -3.0]))
     assert loss.item() == 2.0
     assert figures["preference/loglik"] == -2.0
+
+
+def test_accuracy_counts_a_tie_as_half() -> None:
+    assert accuracy(torch.tensor([1.0, 0.0, -1.0, 2.0])) == pytest.approx(2.5 / 4)
+    assert accuracy(torch.zeros(3)) == 0.5
