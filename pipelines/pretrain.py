@@ -1,7 +1,7 @@
 """Make an embedded base: train the image tokenizer on scenes, then the masked-diffusion policy on scene prompts.
 
-    python pipelines/pretrain.py tokenizer --out policies/checkpoints/scenes-mmada
-    python pipelines/pretrain.py policy    --out policies/checkpoints/scenes-mmada
+    python pipelines/pretrain.py tokenizer --out outputs/scenes-mmada
+    python pipelines/pretrain.py policy    --out outputs/scenes-mmada
 
 Both stages show a progress bar, save what they need to go on every few minutes under OUT/.training and resume from there when run again.
 """
@@ -26,7 +26,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-import policies
 from pararl import scenes
 from pararl.files import atomic_path, write_json
 from pararl.scenes.pixels import render_cells
@@ -56,6 +55,7 @@ class Training:
     steps: int
     lr: float
     seed: int
+    batch: int
     step: int = 0
 
     def __post_init__(self) -> None:
@@ -90,17 +90,22 @@ class Training:
         weights = {f"model.{k}": v.contiguous() for k, v in self.model.state_dict().items()}
         name = f"state-{self.step}.safetensors"
         save_file({**{f"optimizer.{k}": v.contiguous() for k, v in moments.items()}, **weights}, self.folder / name)
-        facts = {"step": self.step, "steps": self.steps, "seconds": self.seconds, "file": name, "curve": self.curve}
+        facts = {"step": self.step, **self.recipe(), "seconds": self.seconds, "file": name, "curve": self.curve}
         write_json(self.folder / "state.json", facts)
         for old in set(self.folder.glob("state-*.safetensors")) - {self.folder / name}:
             old.unlink()
 
+    def recipe(self) -> dict[str, float]:
+        """What a training that goes on must not change."""
+        return {"steps": self.steps, "lr": self.lr, "seed": self.seed, "batch": self.batch}
+
     def _resume(self) -> None:
         facts = json.loads((self.folder / "state.json").read_text())
-        if facts["steps"] != self.steps:
-            raise SystemExit(
-                f"{self.folder} holds a training of {facts['steps']} steps, not {self.steps}: delete it or pass --steps {facts['steps']}"
-            )
+        for option, asked in self.recipe().items():
+            if facts[option] != asked:
+                raise SystemExit(
+                    f"{self.folder} holds a training with --{option} {facts[option]}, not {asked}: delete it, or ask for the same"
+                )
         tensors = load_file(self.folder / facts["file"])
         self.model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
         state: dict[int, dict[str, Tensor]] = {}
@@ -144,7 +149,7 @@ def train_tokenizer(args: argparse.Namespace) -> None:
     config = MAGVITv2Config(encoder=LEVELS, decoder=LEVELS, quantize={"codebook_dim": BITS}, norm_groups=4)
     model = MAGVITv2(config)
     nn.Module.to(model, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    run = Training(model, args.out / ".training" / "tokenizer", args.steps or 5000, args.lr or 3e-3, args.seed)
+    run = Training(model, args.out / ".training" / "tokenizer", args.steps or 5000, args.lr or 3e-3, args.seed, args.batch)
     bar = tqdm(total=run.steps, initial=run.step, desc="tokenizer", mininterval=5)
     while run.step < run.steps:
         began = time.time()
@@ -192,7 +197,7 @@ def train_policy(args: argparse.Namespace) -> None:
     """Stage 2: the backbone, half of each batch t2i and half interleaved."""
     torch.manual_seed(args.seed)
     policy = new_policy(args.out)
-    run = Training(policy.model, args.out / ".training" / "policy", args.steps or 6000, args.lr or 2e-3, args.seed)
+    run = Training(policy.model, args.out / ".training" / "policy", args.steps or 6000, args.lr or 2e-3, args.seed, args.batch)
     bar = tqdm(total=args.stop or run.steps, initial=run.step, desc="policy", mininterval=5)
     half, end = args.batch // 2, args.stop or run.steps
     while run.step < end:
@@ -268,7 +273,7 @@ def main() -> None:
     """Run one stage."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stage", choices=("tokenizer", "policy"))
-    parser.add_argument("--out", type=Path, default=policies.CHECKPOINTS / "scenes-mmada", help="directory of the checkpoint")
+    parser.add_argument("--out", type=Path, default=Path("outputs/scenes-mmada"), help="directory of the checkpoint")
     parser.add_argument("--steps", type=int, default=0, help="optimiser steps; 0 = the recipe's")
     parser.add_argument("--stop", type=int, default=0, help="end after so many steps of that schedule; 0 = at its end")
     parser.add_argument("--batch", type=int, default=0, help="examples a step; 0 = the recipe's")

@@ -91,8 +91,13 @@ class MMadaPolicy(Policy):
     # ---- text and pixels
 
     def encode_text(self, text: str) -> list[int]:
-        """Token ids of a text, without specials."""
-        return self.tokenizer.encode(text, add_special_tokens=False)
+        """Token ids of a text, without specials. Raises ValueError that names the words which a closed vocabulary does not have."""
+        ids = self.tokenizer.encode(text, add_special_tokens=False)
+        unknown = self.tokenizer.unk_token_id
+        if unknown is not None and unknown in ids:
+            words = dict.fromkeys(w for w in text.split() if unknown in self.tokenizer.encode(w, add_special_tokens=False))
+            raise ValueError(f"this policy's vocabulary has no {', '.join(map(repr, words))} (in {text!r}): use other words")
+        return ids
 
     def decode_text(self, ids: Sequence[int]) -> str:
         """Text of generated ids, up to the first end-of-sequence token."""

@@ -1,10 +1,11 @@
 """Text tokenizers that are made here: one token a word over a closed vocabulary, as an ordinary fast tokenizer of transformers."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence as Words
 
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import WhitespaceSplit
+from tokenizers.normalizers import Lowercase
+from tokenizers.pre_tokenizers import Punctuation, Sequence, WhitespaceSplit
 from transformers import PreTrainedTokenizerFast
 
 from policies.layout import Specials
@@ -24,11 +25,12 @@ SPECIAL_TOKENS = {
 UNKNOWN = "<|unknown|>"
 
 
-def word_tokenizer(words: Sequence[str]) -> tuple[PreTrainedTokenizerFast, Specials]:
+def word_tokenizer(words: Words[str]) -> tuple[PreTrainedTokenizerFast, Specials]:
     """A word-level tokenizer over special tokens and ``words``, and the ids of the specials. Unknown words become one unknown token."""
     listed = [*SPECIAL_TOKENS.values(), UNKNOWN, *words]
     core = Tokenizer(WordLevel({word: i for i, word in enumerate(listed)}, unk_token=UNKNOWN))
-    core.pre_tokenizer = WhitespaceSplit()
+    core.normalizer = Lowercase()
+    core.pre_tokenizer = Sequence([WhitespaceSplit(), Punctuation()])
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=core,
         unk_token=UNKNOWN,

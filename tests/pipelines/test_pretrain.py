@@ -29,6 +29,10 @@ def test_a_resumed_training_ends_where_a_straight_one_does(tmp_path: Path) -> No
     pretrain("policy", straight, "--steps", "6", "--stop", "4")
     pretrain("policy", stopped, "--steps", "6", "--stop", "2")
     pretrain("policy", stopped, "--steps", "6", "--stop", "4")
+    script = [sys.executable, str(ROOT / "pipelines" / "pretrain.py"), "policy"]
+    changed = ["--out", str(stopped), "--steps", "6", "--batch", "4", "--lr", "0.002", "--seed", "1"]
+    refused = subprocess.run([*script, *changed], text=True, capture_output=True, timeout=200, check=False)
+    assert refused.returncode != 0 and "with --seed 0, not 1" in refused.stderr
     one, two = (load_file(out / "model.safetensors") for out in (straight, stopped))
     assert set(one) == set(two) and all(torch.equal(one[name], two[name]) for name in one)
     facts = json.loads((stopped / "training.json").read_text())

@@ -1,6 +1,7 @@
 """A saved policy is the policy, in safetensors and JSON only, and loads without noise."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -116,3 +117,20 @@ def test_an_unknown_family_is_an_error_that_lists_the_known_ones(tmp_path: Path,
     (tmp_path / "policy.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match=message):
         policies.load(tmp_path)
+
+
+def test_words_outside_a_closed_vocabulary_are_an_error_and_case_and_marks_are_not() -> None:
+    policy = policies.load("scenes-mmada")
+    assert isinstance(policy, MMadaPolicy)
+    assert policy.encode_text("Two Red Circles.") == policy.encode_text("two red circles .")
+    with pytest.raises(ValueError, match=r"vocabulary has no 'hippos', 'dance' \(in"):
+        policy.sample("two hippos that dance")
+
+
+def test_weights_that_are_not_safetensors_are_not_read(tmp_path: Path) -> None:
+    directory = tmp_path / "pickled"
+    shutil.copytree(policies.CHECKPOINTS / "scenes-mmada", directory)
+    (directory / "model.safetensors").unlink()
+    torch.save({}, directory / "pytorch_model.bin")
+    with pytest.raises(OSError, match="safetensors"):
+        policies.load(directory)
