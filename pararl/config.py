@@ -15,7 +15,7 @@ ARMS: tuple[Arm, ...] = ("pararl", "pararl_grpo", "output", "offline_dpo", "offl
 
 def arm_defaults() -> dict[str, dict[str, Any]]:
     """What the offline arms need otherwise than the on-policy ones: a fixed reference, and smaller steps on data that does not answer."""
-    offline = {"learner.lr": 1e-4, "learner.reference_every": 0}
+    offline = {"learner.lr": 1e-4, "learner.beta": 3.0, "learner.reference_every": 0}
     return {"offline_dpo": dict(offline), "offline_stream": dict(offline)}
 
 
@@ -134,8 +134,9 @@ class LearnerConfig:
     """steps: exact conditionals of the tokens committed at the recorded steps. elbo: ELBO at shared draws, whatever the trajectory."""
     draws: int = 4
     """Monte-Carlo draws of an ELBO."""
-    micro: int = 1024
-    """Sequences per forward of the learner; fewer take less memory and give the same gradient."""
+    micro: int = 32
+    """Sequences per forward of the learner; fewer take less memory and give the same gradient. On a CPU few are fastest: their
+    activations stay in the cache."""
     threads: int = 2
     """Threads of the learner."""
     gpus: float = 0.0
