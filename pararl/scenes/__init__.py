@@ -6,99 +6,150 @@
     seen = scenes.parse(example.output.image)          # reads pixels
     score = scenes.check(example.prompt.spec, seen)    # soft value, strict, atoms with reasons, credit per cell
 
-Everything is a pure function of (seed, split, index); numpy only. Specification: ``grammar`` (prompts), ``splits`` (what is held
-out), ``verify`` (scoring), ``plans`` (the text half of interleaved outputs), ``records`` (JSON lines).
+    example = scenes.example("id", 3, task="edit")     # any of the five tasks
+    score = scenes.score("edit", example.prompt.spec, example.output)
+
+Everything is a pure function of (seed, split, index) and task; numpy only. Specification by task:
+
+=========== ============================================ ======================== ==============================================
+task        prompt                                       output                   modules
+=========== ============================================ ======================== ==============================================
+t2i         description                                  image                    ``grammar``, ``splits``, ``verify``
+interleaved description, or image and instruction        plan and image           as for t2i or edit, ``plans``, ``axes``
+edit        image and instruction                        image                    ``edits``, ``changes``, ``edit_verify``
+i2t         image and question                           caption or answer        ``picture_tasks``, ``captions``, ``questions``
+t2t         plan and instruction; sum; sentence          plan; number; sentence   ``text_tasks``, ``arithmetic``, ``rewording``
+=========== ============================================ ======================== ==============================================
+
+``scoring`` scores the outputs of all of them, ``records`` writes their prompts as JSON lines.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
+from pararl.scenes.axes import Axes, axes
+from pararl.scenes.cases import Case, Family
+from pararl.scenes.edit_tasks import PICTURE_EDITS
+from pararl.scenes.picture_tasks import PICTURE_QUESTIONS
 from pararl.scenes.pixels import Parsed, parse, parse_batch, render, render_batch
 from pararl.scenes.place import satisfy
 from pararl.scenes.plans import parse_plan, plan_text
 from pararl.scenes.records import read_jsonl, write_jsonl
-from pararl.scenes.spec import read_spec, write_spec
+from pararl.scenes.scoring import check, input_scene, score
+from pararl.scenes.sentences import parse_caption
+from pararl.scenes.spec import write_spec
 from pararl.scenes.splits import HELD_PAIRS, SPLITS, Draft, draft, random_stream
-from pararl.scenes.verify import verify, verify_plan
+from pararl.scenes.text_tasks import TEXTS
 from pararl.scenes.words import VOCABULARY
 from pararl.scenes.world import Scene, SceneObject
-from pararl.types import Output, Prompt, Score, Task
+from pararl.types import TASKS, Output, Prompt, Task
 
 __all__ = [
     "SPLITS",
     "TASKS",
     "VOCABULARY",
+    "Axes",
     "Example",
+    "Form",
     "Parsed",
     "Scene",
     "SceneObject",
+    "axes",
     "check",
     "example",
     "parse",
     "parse_batch",
+    "parse_caption",
     "parse_plan",
     "plan_text",
     "prompt",
     "read_jsonl",
     "render",
     "render_batch",
+    "score",
+    "splits",
     "write_jsonl",
 ]
 
-TASKS: tuple[Task, ...] = ("t2i", "interleaved")
-"""Tasks that this world can ask for so far."""
+Form = Literal["text", "edit"]
+"""What an interleaved prompt gives: a description, or an image and an instruction (``prompt.image`` is then not None)."""
+_FAMILIES: dict[Task, Family] = {"edit": PICTURE_EDITS, "interleaved": PICTURE_EDITS, "i2t": PICTURE_QUESTIONS, "t2t": TEXTS}
+"""Prompts beyond descriptions; those of ``interleaved`` are the edits."""
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A prompt with a random scene that satisfies it, and that scene as an output of the prompt's task."""
+    """A prompt with a right output."""
 
     prompt: Prompt
     scene: Scene
+    """The scene that the output shows or speaks of, a random one where several satisfy the prompt; empty where it is about none."""
     output: Output
 
 
-def prompt(split: str, index: int, seed: int = 0, task: Task = "t2i") -> Prompt:
-    """Prompt ``index`` of a split. Its id is ``<split>-<index>``, followed by ``-s<seed>`` when the seed is not 0.
+def splits(task: Task = "t2i", form: Form = "text") -> tuple[str, ...]:
+    """The splits that a task has: ``SPLITS``, and for tasks with edits also ``ood_ops``, two edits in one instruction."""
+    family = _family(task, form)
+    return SPLITS if family is None else ("train", "id", *family.held, "pretrain")
 
-    ``task``: t2i (caption to image) or interleaved (caption to a plan in words and the image); the text is the same for both.
-    Raises ValueError for an unknown split or task or a negative index.
+
+def prompt(split: str, index: int, seed: int = 0, task: Task = "t2i", form: Form = "text") -> Prompt:
+    """Prompt ``index`` of a split.
+
+    Its id is ``<split>-<index>``, followed by ``-<task>`` where the prompt is not a description (whose text t2i and interleaved share),
+    and by ``-s<seed>`` when the seed is not 0. ``form``: which of its two forms an ``interleaved`` prompt has; "edit" gives the same
+    prompts as the task edit.
+    Raises ValueError for an unknown task, a split that the task has not, or a negative index.
     """
+    family = _family(task, form)
+    if family is not None:
+        return _case_prompt(split, index, seed, task, _draw(family, split, index, seed, task))
     return _prompt(split, index, seed, task, draft(split, random_stream(split, index, seed)))
 
 
-def example(split: str, index: int, seed: int = 0, task: Task = "t2i") -> Example:
-    """Prompt ``index`` of a split, as ``prompt`` gives it, with a random scene that satisfies it.
+def example(split: str, index: int, seed: int = 0, task: Task = "t2i", form: Form = "text") -> Example:
+    """Prompt ``index`` of a split, as ``prompt`` gives it, with a right output.
 
     Free colours never make a held-out pair, in any split: such pairs are seen only where a prompt names them.
     """
+    family = _family(task, form)
+    if family is not None:
+        case = _draw(family, split, index, seed, task)
+        text = case.answer if task in ("i2t", "t2t") else plan_text(case.scene) if task == "interleaved" else None
+        image = None if task in ("i2t", "t2t") else render(case.scene)
+        return Example(_case_prompt(split, index, seed, task, case), case.scene, Output(text, image))
     rng = random_stream(split, index, seed)
     drafted = draft(split, rng)
     scene = satisfy(drafted[0], rng, HELD_PAIRS)
-    text = plan_text(scene) if task == "interleaved" else None
-    return Example(_prompt(split, index, seed, task, drafted), scene, Output(text, render(scene)))
+    plan = plan_text(scene) if task == "interleaved" else None
+    return Example(_prompt(split, index, seed, task, drafted), scene, Output(plan, render(scene)))
 
 
-def check(spec: Mapping[str, Any], seen: Scene | Parsed, plan: str | None = None) -> Score:
-    """How well a scene, or what was parsed from an image, satisfies a spec; ``verify`` defines the atoms and their soft values.
+def _family(task: Task, form: Form) -> Family | None:
+    """The family that a task's prompts come from; None = descriptions."""
+    if task not in TASKS:
+        raise ValueError(f"unknown task {task!r}: use one of {', '.join(TASKS)}")
+    if form not in ("text", "edit") or (form == "edit" and task != "interleaved"):
+        raise ValueError(f"task {task} has no form {form!r}: interleaved alone has another one than 'text', namely 'edit'")
+    return None if task == "interleaved" and form == "text" else _FAMILIES.get(task)
 
-    With a ``plan`` (interleaved outputs) two more atoms: ``plan`` - it parses and itself satisfies the spec, soft its own score - and
-    ``output_alignment`` - it equals the image cell by cell, soft F1 over placed objects. ``value`` is the mean of the soft values,
-    1.0 exactly when ``strict`` holds. ``credit`` is float32 [4, 4]: +1 an object that was asked for, -1 one that contradicts the spec or is
-    too much, or an unreadable cell, 0 an empty cell, or an object in a relation that does not hold.
-    Raises ValueError for a malformed spec.
-    """
-    need = read_spec(spec)
-    findings = verify(need, seen)
-    if plan is not None:
-        verify_plan(findings, need, seen, parse_plan(plan))
-    return Score(findings.value, findings.strict, tuple(findings.atoms), findings.credit)
+
+def _draw(family: Family, split: str, index: int, seed: int, task: Task) -> Case:
+    known = ("train", "id", *family.held, "pretrain")
+    stream = "edit" if family is PICTURE_EDITS else task
+    return family.draw(split, random_stream(split, index, seed, stream, known))
+
+
+def _case_prompt(split: str, index: int, seed: int, task: Task, case: Case) -> Prompt:
+    scene = input_scene(task, case.spec)
+    image = None if scene is None else render(scene)
+    return Prompt(_name(f"{split}-{index}-{task}", seed), task, case.text, case.spec, split, image)
 
 
 def _prompt(split: str, index: int, seed: int, task: Task, drafted: Draft) -> Prompt:
-    if task not in TASKS:
-        raise ValueError(f"the scene world has no task {task!r} yet: use one of {', '.join(TASKS)}")
     description, wording = drafted
-    name = f"{split}-{index}" + (f"-s{seed}" if seed else "")
-    return Prompt(name, task, wording.text, write_spec(description, wording), split)
+    return Prompt(_name(f"{split}-{index}", seed), task, wording.text, write_spec(description, wording), split)
+
+
+def _name(name: str, seed: int) -> str:
+    return name + (f"-s{seed}" if seed else "")

@@ -1,12 +1,19 @@
-"""Prompts as JSON lines: GenEval's record with our additions, one prompt a line."""
+"""Prompts as JSON lines: GenEval's record with our additions, one prompt a line.
+
+An input image is not written: it is the rendered ``source`` of the spec, which is exact, and is rendered again on reading.
+"""
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from pararl.scenes.spec import read_spec
+import numpy as np
+
+from pararl.scenes.pixels import render
+from pararl.scenes.scoring import check_spec, input_scene
+from pararl.scenes.spec import check_any_class
 from pararl.types import Prompt, Task
 
 _OWN = ("id", "task", "prompt", "split")
@@ -14,16 +21,22 @@ _OWN = ("id", "task", "prompt", "split")
 
 
 def to_record(prompt: Prompt) -> dict[str, Any]:
-    """The line of one prompt, as a dict. Raises ValueError for a prompt with an input image, which this format cannot hold."""
-    if prompt.image is not None:
-        raise ValueError(f"prompt {prompt.id} has an input image: JSON lines hold prompts without images only")
+    """The line of one prompt, as a dict. Raises ValueError for an input image that is not the rendered ``source`` of the spec."""
+    image = _input_image(prompt.task, prompt.spec)
+    if not (image is prompt.image is None or (image is not None and prompt.image is not None and np.array_equal(image, prompt.image))):
+        raise ValueError(f"prompt {prompt.id}: JSON lines hold no input image but the rendered 'source' of its spec")
     return {"id": prompt.id, "task": prompt.task, "split": prompt.split, "prompt": prompt.text} | dict(prompt.spec)
 
 
-def from_record(record: Any, default_id: str) -> Prompt:
+def _input_image(task: Task, spec: Mapping[str, Any]) -> np.ndarray | None:
+    scene = input_scene(task, spec)
+    return None if scene is None else render(scene)
+
+
+def from_record(record: Any, default_id: str, any_class: bool = False) -> Prompt:
     """The prompt of one line. GenEval's own records lack id, task and split: they get ``default_id``, ``t2i`` and ``user``.
 
-    Raises ValueError when the record is not one of this world.
+    Raises ValueError when the record is not one of this world; with ``any_class`` the classes and colours of a t2i record may be any words.
     """
     if not isinstance(record, dict):
         raise ValueError(f"a record must be a JSON object, got {type(record).__name__}")
@@ -33,8 +46,11 @@ def from_record(record: Any, default_id: str) -> Prompt:
     if task not in get_args(Task):
         raise ValueError(f"unknown task {task!r}: use one of {', '.join(get_args(Task))}")
     spec = {key: value for key, value in record.items() if key not in _OWN}
-    read_spec(spec)
-    return Prompt(str(record.get("id", default_id)), task, text, spec, str(record.get("split", "user")))
+    if any_class and task == "t2i":
+        check_any_class(spec)
+    else:
+        check_spec(task, spec)
+    return Prompt(str(record.get("id", default_id)), task, text, spec, str(record.get("split", "user")), _input_image(task, spec))
 
 
 def write_jsonl(path: str | Path, prompts: Iterable[Prompt]) -> None:
@@ -50,9 +66,11 @@ def write_jsonl(path: str | Path, prompts: Iterable[Prompt]) -> None:
         part.unlink(missing_ok=True)
 
 
-def read_jsonl(path: str | Path) -> list[Prompt]:
+def read_jsonl(path: str | Path, any_class: bool = False) -> list[Prompt]:
     """The prompts of a file; empty lines are skipped.
 
+    ``any_class``: read t2i records whose classes and colours are not of this world as well, such as GenEval's own
+    ``evaluation_metadata.jsonl``. The scene world can neither draw nor score those: they need another policy and another reward.
     Raises ValueError that names file and line for a bad record or a second prompt of the same id, and when there is no prompt at all.
     """
     prompts: list[Prompt] = []
@@ -62,7 +80,7 @@ def read_jsonl(path: str | Path) -> list[Prompt]:
             if not line.strip():
                 continue
             try:
-                prompt = from_record(json.loads(line), default_id=f"line-{number}")
+                prompt = from_record(json.loads(line), default_id=f"line-{number}", any_class=any_class)
             except ValueError as error:
                 raise ValueError(f"{path}, line {number}: {error}") from error
             if prompt.id in lines:

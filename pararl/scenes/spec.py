@@ -121,9 +121,7 @@ def read_spec(spec: Mapping[str, Any]) -> Requirement:
 
     Raises ValueError that names the entry when a class, colour, relation, count or index is not one of this world's.
     """
-    include, exclude = _entries(spec, "include"), _entries(spec, "exclude")
-    if not include and not exclude:
-        raise ValueError("the spec asks for nothing: give at least one entry in 'include' or 'exclude'")
+    include, exclude = _asked(spec)
     closed = spec.get("closed", False)
     if not isinstance(closed, bool):
         raise ValueError(f"spec 'closed' must be true or false, got {closed!r}")
@@ -134,6 +132,27 @@ def read_spec(spec: Mapping[str, Any]) -> Requirement:
     )
 
 
+def check_any_class(spec: Mapping[str, Any]) -> None:
+    """Raise ValueError that names the entry when a record is not of GenEval's form; its classes and colours may be any words."""
+    include, exclude = _asked(spec)
+    for key, entries in (("include", include), ("exclude", exclude)):
+        for i, entry in enumerate(entries):
+            for name in ("class", "color"):
+                value = entry.get(name, "" if name == "class" else None)
+                if value is not None and (not isinstance(value, str) or not value.strip()):
+                    raise ValueError(f"spec {key}[{i}]: {name} must be a word or words, got {value!r}")
+            _count(entry, f"{key}[{i}]")
+    for i, entry in enumerate(include):
+        _position(entry, i)
+
+
+def _asked(spec: Mapping[str, Any]) -> tuple[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]]:
+    include, exclude = _entries(spec, "include"), _entries(spec, "exclude")
+    if not include and not exclude:
+        raise ValueError("the spec asks for nothing: give at least one entry in 'include' or 'exclude'")
+    return include, exclude
+
+
 def _entries(spec: Mapping[str, Any], key: str) -> Sequence[Mapping[str, Any]]:
     entries = spec.get(key, [])
     if not isinstance(entries, list | tuple) or not all(isinstance(entry, Mapping) for entry in entries):
@@ -142,14 +161,19 @@ def _entries(spec: Mapping[str, Any], key: str) -> Sequence[Mapping[str, Any]]:
 
 
 def _selector(entry: Mapping[str, Any], where: str) -> tuple[int, int | None, int]:
-    shape, colour, count = entry.get("class"), entry.get("color"), entry.get("count", 1)
+    shape, colour = entry.get("class"), entry.get("color")
     if not isinstance(shape, str) or shape not in _SHAPE_INDEX:
         raise ValueError(f"spec {where}: unknown class {shape!r}; this world has {', '.join(SHAPES)}")
     if colour is not None and (not isinstance(colour, str) or colour not in _COLOUR_INDEX):
         raise ValueError(f"spec {where}: unknown color {colour!r}; this world has {', '.join(COLOURS)}")
+    return _SHAPE_INDEX[shape], None if colour is None else _COLOUR_INDEX[colour], _count(entry, where)
+
+
+def _count(entry: Mapping[str, Any], where: str) -> int:
+    count = entry.get("count", 1)
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise ValueError(f"spec {where}: count must be a whole number of at least 1, got {count!r}")
-    return _SHAPE_INDEX[shape], None if colour is None else _COLOUR_INDEX[colour], count
+    return count
 
 
 def _position(entry: Mapping[str, Any], place: int) -> tuple[str | None, int]:

@@ -12,6 +12,8 @@ pretrain for pretraining: as train and id together, but 18 % of the prompts come
 ======== ====================================================================================================================
 
 Scenes of train and id examples hold no held-out pair either, nor do free colours of pretraining make one.
+
+This is the table for descriptions; ``edit_tasks``, ``picture_tasks`` and ``text_tasks`` say what these and ``ood_ops`` mean there.
 """
 
 import hashlib
@@ -41,13 +43,16 @@ _OOD: tuple[str, ...] = ("ood_pair", "ood_rel", "ood_count", "para")
 Draft = tuple[Description, Wording]
 
 
-def random_stream(split: str, index: int, seed: int) -> random.Random:
-    """The random stream of one example. Raises ValueError for an unknown split or a negative index."""
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}: use one of {', '.join(SPLITS)}")
+def random_stream(split: str, index: int, seed: int, family: str = "", known: tuple[str, ...] = SPLITS) -> random.Random:
+    """The random stream of one example; every ``family`` of prompts beyond the first has its own.
+
+    Raises ValueError for a split that is not ``known`` or a negative index.
+    """
+    if split not in known:
+        raise ValueError(f"unknown split {split!r}: use one of {', '.join(known)}")
     if index < 0:
         raise ValueError(f"index must not be negative, got {index}")
-    digest = hashlib.blake2b(f"{seed}/{split}/{index}".encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(f"{seed}/{split}/{index}{family and f'/{family}'}".encode(), digest_size=8).digest()
     return random.Random(int.from_bytes(digest))
 
 
@@ -55,7 +60,7 @@ def draft(split: str, rng: random.Random) -> Draft:
     """A description of the split and its wording, of at most 28 words. Draws again until both fit, which takes a few tries at most."""
     if split == "pretrain":
         share = rng.random() / HELD_OUT_SHARE
-        return draft(_OOD[int(share * len(_OOD))], rng) if share < 1 else _shorten(_ordinary, rng)
+        return draft(_OOD[int(share * len(_OOD))], rng) if share < 1 else _shorten(ordinary, rng)
     return _shorten(_DRAFTS[split], rng)
 
 
@@ -71,7 +76,8 @@ def _shorten(make: Callable[[random.Random], Draft | None], rng: random.Random) 
             return made
 
 
-def _ordinary(rng: random.Random) -> Draft:
+def ordinary(rng: random.Random) -> Draft:
+    """A draft of the distribution that train and id share, of any length."""
     description = describe(rng, _ORDINARY)
     return description, word(description, rng)
 

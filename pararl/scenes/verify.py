@@ -205,13 +205,17 @@ def verify_plan(findings: Findings, need: Requirement, seen: Scene | Parsed, pla
     planned = verify(need, plan)
     failed = "; ".join(atom.reason for atom in planned.atoms if not atom.passed)
     findings.add("the plan satisfies the prompt", "plan", planned.strict, planned.value, failed)
-    scene, readable = (seen.scene, bool(seen.valid.all())) if isinstance(seen, Parsed) else (seen, True)
-    drawn, wanted = scene.cells, plan.cells
-    common = int(((drawn == wanted) & (drawn != EMPTY)).sum())
-    placed = int((drawn != EMPTY).sum() + (wanted != EMPTY).sum())
-    differing = [CELL_NAMES[place] for place in np.flatnonzero(drawn != wanted).tolist()]
-    reason = f"plan and image differ in {', '.join(differing)}" if differing else "the image has unreadable cells"
-    passed = readable and not differing
+    value, passed, reason = align(seen, plan)
     # An empty plan of an empty image agrees trivially: worth only what the plan itself is worth.
-    value = 2 * common / placed if placed else planned.value * passed
-    findings.add("plan and image agree", "output_alignment", passed, value, reason)
+    findings.add("plan and image agree", "output_alignment", passed, planned.value * passed if value is None else value, reason)
+
+
+def align(seen: Scene | Parsed, plan: Scene) -> tuple[float | None, bool, str]:
+    """How a plan and an image agree: F1 over placed objects (None where there is none), whether they are equal, and why not."""
+    scene, readable = (seen.scene, bool(seen.valid.all())) if isinstance(seen, Parsed) else (seen, True)
+    pairs = list(zip(scene.cells.ravel().tolist(), plan.cells.ravel().tolist(), strict=True))
+    common = sum(drawn == wanted != EMPTY for drawn, wanted in pairs)
+    placed = sum((drawn != EMPTY) + (wanted != EMPTY) for drawn, wanted in pairs)
+    differing = [name for name, (drawn, wanted) in zip(CELL_NAMES, pairs, strict=True) if drawn != wanted]
+    reason = f"plan and image differ in {', '.join(differing)}" if differing else "" if readable else "the image has unreadable cells"
+    return 2 * common / placed if placed else None, readable and not differing, reason

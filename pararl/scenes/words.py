@@ -22,7 +22,7 @@ from at on for then so if else first second third last its their them this these
 after before edit plan caption describe answer question list count result equals moved added removed true false
 lies lie most least larger smaller exchange instead also just scenes pictures text words say tell me you please
 """
-"""Not used by any prompt yet: for edits, questions, arithmetic and scene texts, so that a tokenizer keeps its ids when they come."""
+"""For edits, questions, arithmetic and scene texts. Some are not used yet: a tokenizer keeps its ids when they come to be."""
 _MARKS = (".", ",", ";", ":", "?", "!", "=", "+", "-", "(", ")", "/")
 
 VOCABULARY: tuple[str, ...] = tuple(dict.fromkeys((*_MARKS, *CELL_NAMES, *_OBJECTS, *_NUMBERS, *_PROMPTS.split(), *_EDITS.split())))

@@ -73,6 +73,12 @@ class Scene:
             cells[row, column] = kind(shape, colour)
         return cls(cells)
 
+    @classmethod
+    def from_cells(cls, cells: Iterable[int]) -> "Scene":
+        """The scene with these 16 cells in raster order: -1 empty, else the kind. Raises ValueError for other values or another number."""
+        values = np.array(list(cells))
+        return cls(values.reshape(GRID, GRID) if len(values) == CELLS else values)
+
     def objects(self) -> list[SceneObject]:
         """The objects in raster order (row by row, left to right)."""
         return [

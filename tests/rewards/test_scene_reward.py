@@ -20,8 +20,8 @@ def columns(shown: list[scenes.Example]) -> dict[str, Any]:
     return {"task": [example.prompt.task for example in shown], "spec": [example.prompt.spec for example in shown]}
 
 
-def draw(count: int, task: Task, split: str = "id") -> list[scenes.Example]:
-    return [scenes.example(split, index, task=task) for index in range(count)]
+def draw(count: int, task: Task, split: str = "id", form: scenes.Form = "text") -> list[scenes.Example]:
+    return [scenes.example(split, index, task=task, form=form) for index in range(count)]
 
 
 def test_it_ranks_its_own_examples() -> None:
@@ -30,9 +30,12 @@ def test_it_ranks_its_own_examples() -> None:
     assert {prompt.task for prompt, _, _ in reward.examples()} == set(scenes.TASKS)
 
 
-@pytest.mark.parametrize("task", scenes.TASKS)
-def test_true_outputs_score_one_and_outputs_of_other_prompts_less(task: Task) -> None:
-    shown = draw(60, task)
+FORMS: list[tuple[Task, scenes.Form]] = [*((task, "text") for task in scenes.TASKS), ("interleaved", "edit")]
+
+
+@pytest.mark.parametrize(("task", "form"), FORMS)
+def test_true_outputs_score_one_and_outputs_of_other_prompts_less(task: Task, form: scenes.Form) -> None:
+    shown = draw(60, task, form=form)
     outputs = [example.output for example in shown]
     reward = rewards.SceneReward()
     texts = [example.prompt.text for example in shown]
@@ -71,15 +74,15 @@ def test_guesses_and_finals_are_judged_alike() -> None:
     assert [score and (score.value, score.strict) for score in (judged.final, *judged.steps)] == [(1.0, True), (0.0, False), (1.0, True)]
 
 
-def test_other_tasks_get_none_and_mix_with_its_own() -> None:
-    (shown,) = draw(1, "t2i")
-    spec = shown.prompt.spec
-    scores = rewards.SceneReward().score(
-        [""] * 3, [Output("two"), shown.output, Output("three")], task=["i2t", "t2i", "t2t"], spec=[spec] * 3
-    )
-    assert scores[0] is None and scores[2] is None and scores[1] is not None and scores[1].strict
+def test_all_tasks_mix_in_one_batch_and_score_as_they_do_alone() -> None:
+    shown = [example for index in range(4) for task, form in FORMS for example in draw(index + 1, task, "pretrain", form)[-1:]]
+    outputs = [Output(b.output.text or "", a.output.image) for a, b in zip(shown, shown[6:] + shown[:6], strict=True)]
+    scores = rewards.SceneReward().score([""] * len(shown), outputs, **columns(shown))
+    for example, output, score in zip(shown, outputs, scores, strict=True):
+        alone = scenes.score(example.prompt.task, example.prompt.spec, output)
+        assert score is not None and (score.value, score.strict, score.atoms) == (alone.value, alone.strict, alone.atoms)
+        assert (score.credit is None) == (example.output.image is None)
     assert rewards.SceneReward()([], [], task=[], spec=[]) == []
-    assert rewards.SceneReward()([""], [Output("two")], task=["i2t"], spec=[{}]) == [None]
 
 
 def test_outputs_that_cannot_be_scored_are_errors() -> None:
@@ -89,18 +92,25 @@ def test_outputs_that_cannot_be_scored_are_errors() -> None:
         (Output(text="."), "no image for a prompt of task interleaved"),
         (Output(".", np.zeros((16, 16, 3), np.uint8)), r"an image \[16, 16, 3\]"),
         (Output(".", np.zeros((32, 32, 3), np.float32)), "float32"),
-        (Output(None, shown.output.image), "no text for an interleaved prompt"),
+        (Output(None, shown.output.image), "no text for a prompt of task interleaved"),
     ):
         with pytest.raises(ValueError, match=message):
             reward([""], [output], **columns([shown]))
     with pytest.raises(ValueError, match="missing: spec"):
         reward([""], [shown.output], task=["t2i"])
+    with pytest.raises(ValueError, match="knows the tasks t2t, .*, got 'paint'"):
+        reward([""], [shown.output], task=["paint"], spec=[{}])
+    with pytest.raises(ValueError, match="no text for a prompt of task i2t"):
+        reward([""], [Output()], **columns(draw(1, "i2t")))
+    with pytest.raises(ValueError, match="spec source"):
+        reward([""], [Output("two")], task=["i2t"], spec=[{}])
     with pytest.raises(ValueError, match="1 completions, 2 tasks"):
         reward([""], [shown.output], task=["t2i"] * 2, spec=[{}] * 2)
 
 
-def test_640_outputs_take_well_under_a_second() -> None:
-    shown = draw(640, "interleaved", "train")
+@pytest.mark.parametrize(("task", "form"), FORMS)
+def test_640_outputs_take_well_under_a_second(task: Task, form: scenes.Form) -> None:
+    shown = draw(640, task, "train", form)
     outputs = [example.output for example in shown[1:] + shown[:1]]
     start = time.process_time()
     rewards.SceneReward().score([""] * 640, outputs, **columns(shown))

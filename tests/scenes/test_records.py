@@ -3,13 +3,14 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pararl import scenes
-from pararl.types import Prompt
+from pararl.types import Task
 
 ROOT = Path(__file__).parents[2]
 GENEVAL = (
@@ -18,14 +19,59 @@ GENEVAL = (
 
 
 def test_prompts_of_every_split_round_trip(tmp_path: Path) -> None:
-    prompts = [
-        scenes.prompt(split, index, 4, task) for split in scenes.SPLITS for index in range(60) for task in scenes.TASKS[index % 2 :][:1]
-    ]
+    prompts = [scenes.prompt(split, index, 4, ("t2i", "interleaved")[index % 2]) for split in scenes.SPLITS for index in range(60)]
     scenes.write_jsonl(tmp_path / "prompts.jsonl", prompts)
     assert scenes.read_jsonl(tmp_path / "prompts.jsonl") == prompts
     assert [path.name for path in tmp_path.iterdir()] == ["prompts.jsonl"]
     first = json.loads((tmp_path / "prompts.jsonl").read_text().splitlines()[0])
     assert list(first) == ["id", "task", "split", "prompt", "tag", "include", "exclude", "closed", "atoms"]
+
+
+OWN_IDS: tuple[Task, ...] = ("t2i", "edit", "i2t", "t2t")
+"""Every task but interleaved, whose prompts have the ids of those of t2i."""
+
+
+def test_prompts_of_every_task_round_trip_with_their_images(tmp_path: Path) -> None:
+    prompts = [scenes.prompt(split, index, 2, task) for task in OWN_IDS for split in scenes.splits(task) for index in range(12)]
+    prompts += [scenes.prompt("ood_ops", index, 2, "interleaved", "edit") for index in range(12)]
+    scenes.write_jsonl(tmp_path / "prompts.jsonl", prompts)
+    for before, read in zip(prompts, scenes.read_jsonl(tmp_path / "prompts.jsonl"), strict=True):
+        assert (read.id, read.task, read.text, read.split) == (before.id, before.task, before.text, before.split)
+        assert dict(read.spec) == dict(before.spec)
+        assert (read.image is None) == (before.image is None) == (before.task in ("t2i", "t2t") or "include" in before.spec)
+        if read.image is not None and before.image is not None:
+            assert read.image.dtype == np.uint8 and (read.image == before.image).all()
+
+
+def test_classes_of_other_worlds_are_read_only_when_asked_for(tmp_path: Path) -> None:
+    file = tmp_path / "evaluation_metadata.jsonl"
+    line = {
+        "tag": "position",
+        "include": [{"class": "teddy bear", "count": 1}, {"class": "dog", "count": 1, "color": "pink", "position": ["right of", 0]}],
+        "exclude": [{"class": "dog", "count": 2}],
+        "prompt": "a pink dog right of a teddy bear",
+    }
+    file.write_text(f"{json.dumps(line)}\n{GENEVAL}\n")
+    with pytest.raises(ValueError, match=r"line 1: spec include\[0\]: unknown class 'teddy bear'"):
+        scenes.read_jsonl(file)
+    prompt, _ = scenes.read_jsonl(file, any_class=True)
+    assert (prompt.id, prompt.task, prompt.text) == ("line-1", "t2i", line["prompt"])
+    assert dict(prompt.spec) == {key: value for key, value in line.items() if key != "prompt"}
+    with pytest.raises(ValueError, match="unknown class"):
+        scenes.check(prompt.spec, scenes.Scene.empty())
+    for broken, message in (
+        ({"include": [{"class": ""}]}, r"spec include\[0\]: class must be"),
+        ({"include": [{"class": "dog", "color": 3}]}, r"spec include\[0\]: color must be"),
+        ({"include": [{"class": "dog", "count": 0}]}, r"spec include\[0\]: count must be"),
+        ({"include": [{"class": "dog", "position": ["behind", 0]}]}, r"spec include\[0\]: position must be"),
+        ({"include": [], "exclude": []}, "asks for nothing"),
+    ):
+        file.write_text(json.dumps({"prompt": "a dog"} | broken))
+        with pytest.raises(ValueError, match=message):
+            scenes.read_jsonl(file, any_class=True)
+    file.write_text(json.dumps({"prompt": "remove the dog", "task": "edit", "edit": [], "source": [-1] * 16}))
+    with pytest.raises(ValueError, match="spec edit"):
+        scenes.read_jsonl(file, any_class=True)
 
 
 def test_genevals_own_lines_are_read_and_checked(tmp_path: Path) -> None:
@@ -47,6 +93,11 @@ def test_genevals_own_lines_are_read_and_checked(tmp_path: Path) -> None:
         ('{"prompt":"a circle","task":"paint","include":[{"class":"circle"}]}', "line 2: unknown task 'paint'"),
         ('{"prompt":"a circle","task":["t2i"],"include":[{"class":"circle"}]}', "line 2: unknown task"),
         ('{"prompt":"a circle"}', "line 2: the spec asks for nothing"),
+        ('{"prompt":"remove it","task":"edit","include":[{"class":"circle"}]}', "line 2: spec source"),
+        ('{"prompt":"what is it ?","task":"i2t","answer":"a circle"}', "line 2: spec source"),
+        ('{"prompt":"one plus one ?","task":"t2t","answer":2}', "line 2: spec answer"),
+        ('{"prompt":"say it :","task":"t2t","text":"a dog"}', "line 2: spec text"),
+        ('{"prompt":"say it :","task":"t2t"}', "line 2: spec source"),
         ('{"id":"line-1","prompt":"a circle","include":[{"class":"circle"}]}', "line 2: id 'line-1' was already used in line 1"),
     ],
 )
@@ -68,9 +119,11 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     file = tmp_path / "prompts.jsonl"
     scenes.write_jsonl(file, [scenes.prompt("id", 0)])
     before = file.read_bytes()
-    pictured = Prompt("p", "edit", "add a red circle", {}, image=np.zeros((32, 32, 3), np.uint8))
-    with pytest.raises(ValueError, match="input image"):
-        scenes.write_jsonl(file, [scenes.prompt("id", 1), pictured])
+    edit = scenes.prompt("id", 0, task="edit")
+    black = np.zeros((32, 32, 3), np.uint8)
+    for pictured in (replace(edit, image=black), replace(edit, image=None), replace(scenes.prompt("id", 1), image=black)):
+        with pytest.raises(ValueError, match="no input image but the rendered 'source'"):
+            scenes.write_jsonl(file, [scenes.prompt("id", 1), pictured])
     assert file.read_bytes() == before and list(tmp_path.iterdir()) == [file]
 
 
@@ -86,9 +139,16 @@ def test_the_command_writes_what_prompt_gives(tmp_path: Path) -> None:
 
 
 def test_the_command_refuses_in_one_line(tmp_path: Path) -> None:
-    for arguments in (("--count", "0", "--out", str(tmp_path / "p")), ("--out", str(tmp_path / "no" / "p"))):
+    out = str(tmp_path / "p")
+    for arguments in (
+        ("--count", "0", "--out", out),
+        ("--out", str(tmp_path / "no" / "p")),
+        ("--split", "ood_ops", "--out", out),
+        ("--form", "edit", "--out", out),
+    ):
         done = run(*arguments)
         assert done.returncode == 2 and "Traceback" not in done.stderr and done.stderr.strip()
+    assert run("--split", "ood_ops", "--task", "interleaved", "--form", "edit", "--count", "2", "--out", out).returncode == 0
 
 
 def test_scenes_need_no_torch() -> None:

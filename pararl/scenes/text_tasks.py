@@ -1,0 +1,51 @@
+"""The prompts of task ``t2t``: edits of scenes in words, sums of counts and rewordings, a third each.
+
+All belong to ``train`` or ``id`` by their instruction, question or text. Held-out splits: ``ood_pair`` and ``ood_rel`` (edits and
+rewordings that name a held-out pair, or use ``below``), ``ood_count`` (edits to five of a kind, rewordings with five or six), ``ood_ops``
+(two edits), and ``para`` (all three, worded otherwise).
+"""
+
+import random
+
+from pararl.scenes.arithmetic import RESULTS, draw_sum
+from pararl.scenes.cases import Family, Maker, Plan
+from pararl.scenes.edit_tasks import IN_WORDS
+from pararl.scenes.rewording import draw_rewording
+from pararl.scenes.splits import draft, ordinary
+
+
+def _ordinary(rng: random.Random) -> Maker:
+    share = rng.random()
+    if share < 1 / 3:
+        return IN_WORDS.ordinary(rng)
+    if share < 2 / 3:
+        result = int(rng.random() * len(RESULTS))
+        return lambda rng: draw_sum(rng, result)
+    return lambda rng: draw_rewording(rng, ordinary(rng))
+
+
+def _or_reworded(edits: Plan, split: str) -> Plan:
+    """Plans edits, and rewordings of prompts of that split, half each."""
+    return lambda rng: edits(rng) if rng.random() < 0.5 else lambda rng: draw_rewording(rng, draft(split, rng))
+
+
+def _paraphrased(rng: random.Random) -> Maker:
+    share = rng.random()
+    if share < 1 / 3:
+        return IN_WORDS.paraphrased(rng)
+    if share < 2 / 3:
+        result = int(rng.random() * len(RESULTS))
+        return lambda rng: draw_sum(rng, result, paraphrased=True)
+    return lambda rng: draw_rewording(rng, draft("para", rng), paraphrased=True)
+
+
+TEXTS = Family(
+    _ordinary,
+    {
+        "ood_pair": _or_reworded(IN_WORDS.held_pair, "ood_pair"),
+        "ood_rel": _or_reworded(IN_WORDS.held_relation, "ood_rel"),
+        "ood_count": _or_reworded(IN_WORDS.held_count, "ood_count"),
+        "ood_ops": IN_WORDS.two,
+        "para": _paraphrased,
+    },
+)
