@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -39,9 +40,9 @@ class Table:
         return (logprob * self.committed).sum(-1) / self.committed.sum(-1).clamp_min(1)
 
 
-def step_table(policy: Policy, rollouts: Sequence[Rollout]) -> Table:
-    """The table of rollouts of any tasks under the policy as it is, differentiable."""
-    behaviour, committed = (x.to(policy.device) for x in step_records(rollouts))
+def step_table(policy: Policy, rollouts: Sequence[Rollout], width: int | None = None) -> Table:
+    """The table of rollouts of any tasks under the policy as it is, differentiable; n is ``width``, or that of the longest segment."""
+    behaviour, committed = (x.to(policy.device) for x in step_records(rollouts, width))
     logprob = torch.zeros_like(behaviour)
     for task in dict.fromkeys(r.prompt.task for r in rollouts):
         index = [i for i, r in enumerate(rollouts) if r.prompt.task == task]
@@ -51,10 +52,14 @@ def step_table(policy: Policy, rollouts: Sequence[Rollout]) -> Table:
     return Table(logprob, behaviour, committed)
 
 
-def step_records(rollouts: Sequence[Rollout]) -> tuple[Tensor, Tensor]:
+def longest(rollouts: Sequence[Rollout]) -> int:
+    """Tokens of the longest segment of a batch."""
+    return max(len(s.tokens) for r in rollouts for s in r.segments)
+
+
+def step_records(rollouts: Sequence[Rollout], width: int | None = None) -> tuple[Tensor, Tensor]:
     """What the sampler recorded: behaviour log-probabilities and commitment, each [batch, step, modality, n], without any forward."""
-    width = max(len(s.tokens) for r in rollouts for s in r.segments)
-    shape = (len(rollouts), len(rollouts[0].recorded), len(MODALITIES), width)
+    shape = (len(rollouts), len(rollouts[0].recorded), len(MODALITIES), width or longest(rollouts))
     behaviour, committed = np.zeros(shape, np.float32), np.zeros(shape, bool)
     for i, rollout in enumerate(rollouts):
         for s in rollout.segments:
@@ -86,7 +91,7 @@ class Learner:
         """
         figures: Figures = {"preference/pairs": float(len(feedback.pairs))}
         self.optimizer.zero_grad(set_to_none=True)
-        used = self._used(feedback)
+        used = by_task(rollouts, self._used(feedback))
         if used:
             loss, more = self._backward([rollouts[i] for i in used], feedback, {i: k for k, i in enumerate(used)})
             norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm).item()
@@ -139,13 +144,14 @@ class Learner:
             return self._backward_elbo(rollouts, feedback, place)
         count = max(1, self.config.micro // len(rollouts[0].recorded))
         chunks = [rollouts[i : i + count] for i in range(0, len(rollouts), count)]
+        width = longest(rollouts)
         needs_reference = self.arm.objective == "preference" or (self.arm.objective == "grpo" and self.config.kl > 0)
         with torch.no_grad():
-            references = [self._reference_table(c) for c in chunks] if needs_reference else []
+            references = [self._reference_table(c, width) for c in chunks] if needs_reference else []
         tables: dict[int, Table] = {}
 
         def part(k: int) -> Tensor:
-            tables[k] = step_table(self.policy, chunks[k])
+            tables[k] = step_table(self.policy, chunks[k], width)
             return tables[k].logprob
 
         def loss_of(parts: list[Tensor]) -> tuple[Tensor, Figures]:
@@ -163,27 +169,35 @@ class Learner:
         return backward([lambda k=k: part(k) for k in range(len(chunks))], loss_of)  # type: ignore[misc]
 
     def _backward_elbo(self, rollouts: list[Rollout], feedback: Feedback, place: dict[int, int]) -> tuple[float, Figures]:
-        """The same with ELBOs at shared draws in place of the exact conditionals: one part per draw and chunk."""
-        draws = self.policy.draws(rollouts, self.config.draws, torch.Generator().manual_seed(self.seed * 1_000_003 + self.version))
-        spans = list(torch.arange(len(rollouts)).split(self.config.micro))
-        cells = [(draw.rows(span), [rollouts[i] for i in span]) for draw in draws for span in spans]
+        """The same with ELBOs at shared draws in place of the exact conditionals: one part per draw and chunk, each of one task.
+
+        Takes rollouts in the order of ``by_task``.
+        """
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.version)
+        batches = [list(batch) for _, batch in groupby(rollouts, lambda r: r.prompt.task)]
+        draws = [self.policy.draws(batch, self.config.draws, generator) for batch in batches]
+        cells = [
+            (draw.rows(span), [batch[i] for i in span])
+            for at_once in zip(*draws, strict=True)
+            for draw, batch in zip(at_once, batches, strict=True)
+            for span in torch.arange(len(batch)).split(self.config.micro)
+        ]
         reference = None
         if self.arm.objective == "preference":
             with torch.no_grad(), self._as_reference():
-                reference = self._mean_of_draws([self.policy.log_likelihood(rs, draw) for draw, rs in cells], len(draws))
+                reference = self._mean_of_draws([self.policy.log_likelihood(rs, draw) for draw, rs in cells])
 
         def loss_of(parts: list[Tensor]) -> tuple[Tensor, Figures]:
-            loglik = self._weigh(self._mean_of_draws(parts, len(draws)))[:, None]
+            loglik = self._weigh(self._mean_of_draws(parts))[:, None]
             if reference is None:
                 return likelihood_loss(loglik.mean(1))
             return self._preference(loglik, self._weigh(reference)[:, None], feedback, place)
 
         return backward([lambda d=d, rs=rs: self.policy.log_likelihood(rs, d) for d, rs in cells], loss_of)  # type: ignore[misc]
 
-    @staticmethod
-    def _mean_of_draws(parts: list[Tensor], draws: int) -> Tensor:
-        per_draw = len(parts) // draws
-        return torch.stack([torch.cat(parts[d * per_draw : (d + 1) * per_draw]) for d in range(draws)]).mean(0)
+    def _mean_of_draws(self, parts: list[Tensor]) -> Tensor:
+        """Mean over the draws, [batch, modality], of parts that come draw by draw."""
+        return torch.cat(parts).unflatten(0, (self.config.draws, -1)).mean(0)
 
     def _weigh(self, per_modality: Tensor) -> Tensor:
         """Weighted sum over the last, modality axis."""
@@ -222,12 +236,12 @@ class Learner:
             figures["preference/kl_penalty"] = penalty.item()
         return loss, figures
 
-    def _reference_table(self, rollouts: list[Rollout]) -> Tensor:
+    def _reference_table(self, rollouts: list[Rollout], width: int) -> Tensor:
         """Reference log-probabilities; those that the sampler recorded where it was the reference, which saves the forward."""
         if all(r.version == self.reference_version for r in rollouts):
-            return step_records(rollouts)[0].to(self.policy.device)
+            return step_records(rollouts, width)[0].to(self.policy.device)
         with self._as_reference():
-            return step_table(self.policy, rollouts).logprob
+            return step_table(self.policy, rollouts, width).logprob
 
     def _as_reference(self) -> AbstractContextManager[None]:
         return adapter.base(self.peft) if self.reference is None else swapped(self.peft, self.reference)
@@ -239,6 +253,12 @@ class Learner:
         some = rollouts[:: max(1, len(rollouts) // KL_ROLLOUTS)][:KL_ROLLOUTS]
         with adapter.base(self.peft):
             return kl_figures(step_table(self.policy, some))
+
+
+def by_task(rollouts: Sequence[Rollout], index: Sequence[int]) -> list[int]:
+    """The indices with those of one task side by side, otherwise in their order: a chunk that mixes tasks takes a forward for each."""
+    tasks = list(dict.fromkeys(rollouts[i].prompt.task for i in index))
+    return sorted(index, key=lambda i: tasks.index(rollouts[i].prompt.task))
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -99,7 +100,8 @@ class Policy(ABC):
     def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int], sampling: Sampling, version: int = 0) -> list[Rollout]:
         """One rollout per prompt, each a function of its prompt, its seed and the weights; the group index is left at 0.
 
-        Prompts may mix tasks. Raises ValueError for a task that the family does not do, or a prompt that is too long.
+        Prompts may mix tasks. Raises ValueError for a task that the policy does not do, a prompt that is too long, or an input image that
+        is missing, unasked or not of the policy's size.
         """
 
     @abstractmethod
@@ -128,8 +130,23 @@ class Policy(ABC):
         empty = torch.zeros(len(rollouts), len(steps[0]), device=self.device)
         return torch.stack([tokens[m].mean() if m in tokens else empty for m in MODALITIES], dim=-1)
 
-    def sample(self, texts: Sequence[str] | str, seed: int = 0, task: Task = "t2i", sampling: Sampling | None = None) -> list[Output]:
-        """Outputs for plain prompt texts: the short way for a person. Text i is sampled with seed + i."""
+    def sample(
+        self,
+        texts: Sequence[str] | str,
+        seed: int = 0,
+        task: Task = "t2i",
+        sampling: Sampling | None = None,
+        images: Sequence[np.ndarray] | None = None,
+    ) -> list[Output]:
+        """Outputs for plain prompt texts: the short way for a person. Text i is sampled with seed + i.
+
+        ``images``: one input image per text, uint8 [height, width, 3], for the tasks that read one. Raises ValueError for another number
+        of images than of texts.
+        """
         texts = [texts] if isinstance(texts, str) else list(texts)
-        prompts = [Prompt(id=f"text-{i}", task=task, text=text) for i, text in enumerate(texts)]
+        if images is not None and len(images) != len(texts):
+            raise ValueError(f"{len(images)} images for {len(texts)} texts: give one image per text")
+        given = [None] * len(texts) if images is None else images
+        pairs = zip(texts, given, strict=True)
+        prompts = [Prompt(id=f"text-{i}", task=task, text=text, image=image) for i, (text, image) in enumerate(pairs)]
         return [r.output for r in self.generate(prompts, [seed + i for i in range(len(texts))], sampling or self.sampling)]

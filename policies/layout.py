@@ -87,7 +87,10 @@ def pad_left(rows: Sequence[Sequence[int]], pad: int, width: int | None = None) 
 
 
 def canvas(prefixes: Sequence[Sequence[int]], image_tokens: int, text_tokens: int, specials: Specials, width: int | None = None) -> Canvas:
-    """The canvas of prompt prefixes: ``prefix <soi> MASK*image_tokens <eoi> <bos> MASK*text_tokens``; a count of 0 leaves its part out."""
+    """The canvas of prompt prefixes: ``prefix <soi> MASK*image_tokens <eoi> <bos> MASK*text_tokens``.
+
+    A count of 0 leaves its part out. Text alone follows its prefix directly: an answer goes on where the question ended.
+    """
     ids, mask = pad_left(prefixes, specials.pad, width)
     tail: list[int] = []
     spans: list[Span] = []
@@ -96,8 +99,9 @@ def canvas(prefixes: Sequence[Sequence[int]], image_tokens: int, text_tokens: in
         spans.append(Span("image", start, start + image_tokens))
         tail += [specials.soi, *[specials.mask] * image_tokens, specials.eoi]
     if text_tokens:
-        start = ids.shape[1] + len(tail) + 1
+        tail += [specials.bos] if image_tokens else []
+        start = ids.shape[1] + len(tail)
         spans.append(Span("text", start, start + text_tokens))
-        tail += [specials.bos, *[specials.mask] * text_tokens]
+        tail += [specials.mask] * text_tokens
     behind = torch.tensor(tail).expand(len(prefixes), -1)
     return Canvas(torch.cat((ids, behind), 1), torch.cat((mask, torch.ones_like(behind, dtype=torch.bool)), 1), tuple(spans))

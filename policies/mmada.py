@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from pararl.types import MODALITIES, Modality, Output, Prompt, Rollout, Segment
+from pararl.types import MODALITIES, TASKS, Modality, Output, Prompt, Rollout, Segment, Task
 from policies.backbones.llada import MMadaModelLM
 from policies.base import Draws, Policy, Sampling, StepTokens
 from policies.image.magvitv2 import MAGVITv2
@@ -22,6 +22,10 @@ from policies.sampling.denoise import Logits, SegmentPlan, SegmentTrace, denoise
 from policies.weights import check_plain, no_progress_bars, read_model
 
 POLICY_FILE = "policy.json"
+TEXT_ONLY: tuple[Task, ...] = ("t2t", "i2t")
+"""Tasks whose output is text alone."""
+IMAGE_INPUT: dict[Task, bool | None] = {"t2t": False, "i2t": True, "t2i": False, "edit": True, "interleaved": None}
+"""Whether a task reads an image; None = with or without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +39,17 @@ class MMadaSettings:
     text_tokens: int = 256
     """Generated text window of interleaved outputs, in tokens."""
     text_block: int = 64
-    """Block of the text sampler, in tokens."""
+    """Block of the text sampler there, in tokens."""
+    answer_tokens: int = 512
+    """Generated text window of tasks that produce text alone, in tokens."""
+    answer_block: int = 128
+    """Block of the text sampler there, in tokens."""
+    dialogue: str = (
+        "<|start_header_id|>user<|end_header_id|>\n{text}<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n"  # as released
+    )
+    """How a question stands in front of its answer, special tokens spelled out; ``{text}`` is the prompt's text."""
+    tasks: tuple[Task, ...] = TASKS
+    """Tasks that this checkpoint was trained for."""
     image_ratio: tuple[float, float] = (0.6, 1.0)
     """Mask ratios at which image likelihoods are drawn (MaskGRPO: high ratios carry the signal)."""
     text_ratio: tuple[float, float] = (0.0, 1.0)
@@ -119,23 +133,69 @@ class MMadaPolicy(Policy):
 
     # ---- layout
 
-    def prefix(self, prompt: Prompt, conditional: bool = True) -> list[int]:
-        """Ids in front of the generated part: ``<task> <bos> text <eos>``; the unconditional one has no text."""
-        tasks = {"t2i": self.settings.specials.t2i, "interleaved": self.settings.specials.interleave}
-        if prompt.task not in tasks or prompt.image is not None:
-            given = "text" if prompt.image is None else "text and an image"
-            raise ValueError(f"prompt {prompt.id}: the mmada family does {', '.join(tasks)} from text, not {prompt.task} from {given}")
-        text = self.encode_text(prompt.text) if conditional else []
+    def prefix(self, prompt: Prompt, shown: Sequence[int] = (), conditional: bool = True) -> list[int]:
+        """Ids in front of the generated part: ``<task> <soi> shown <eoi> <bos> text <eos>``, without an image ``<task> <bos> text <eos>``.
+
+        ``shown``: vocabulary ids of the input image. Tasks that produce text alone end in the open dialogue instead of ``<eos>``, and
+        t2t has no task token (MMaDA's ``mmu`` and ``lm``). The unconditional prefix has no text. Raises ValueError for a text that is
+        too long.
+        """
+        s = self.settings.specials
+        answers = prompt.task in TEXT_ONLY
+        text = self.encode_text(self.settings.dialogue.replace("{text}", prompt.text) if answers else prompt.text) if conditional else []
         if len(text) > self.settings.prompt_tokens:
             limit = self.settings.prompt_tokens
             raise ValueError(f"prompt {prompt.id} has {len(text)} tokens, more than the {limit} this policy reads; shorten it")
-        return [tasks[prompt.task], self.settings.specials.bos, *text, self.settings.specials.eos]
+        task = {"t2t": [], "i2t": [s.mmu], "t2i": [s.t2i], "edit": [s.t2i], "interleaved": [s.interleave]}[prompt.task]
+        image = [s.soi, *shown, s.eoi] if prompt.image is not None else []
+        return [*task, *image, s.bos, *text, *([] if answers else [s.eos])]
 
-    def canvas(self, prompts: Sequence[Prompt], conditional: bool = True, width: int | None = None) -> Canvas:
-        """The blank canvas of prompts of one task."""
-        text_tokens = self.settings.text_tokens if prompts[0].task == "interleaved" else 0
-        prefixes = [self.prefix(p, conditional) for p in prompts]
-        return canvas(prefixes, self.settings.grid[0] * self.settings.grid[1], text_tokens, self.settings.specials, width)
+    def canvas(
+        self,
+        prompts: Sequence[Prompt],
+        conditional: bool = True,
+        width: int | None = None,
+        shown: Sequence[Sequence[int]] | None = None,
+    ) -> Canvas:
+        """The blank canvas of prompts of one task; ``shown`` = what ``self.shown(prompts)`` gave, where it is known already."""
+        s, task = self.settings, prompts[0].task
+        image_tokens = 0 if task in TEXT_ONLY else s.grid[0] * s.grid[1]
+        text_tokens = s.answer_tokens if task in TEXT_ONLY else s.text_tokens if task == "interleaved" else 0
+        given = self.shown(prompts) if shown is None else shown
+        prefixes = [self.prefix(p, ids, conditional) for p, ids in zip(prompts, given, strict=True)]
+        return canvas(prefixes, image_tokens, text_tokens, s.specials, width)
+
+    def shown(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        """Vocabulary ids of each prompt's input image, empty where it has none; equal images are encoded once.
+
+        Raises ValueError for a task that this checkpoint does not do and for an image that is missing, unasked or not of its size.
+        """
+        found: dict[bytes, list[int]] = {b"": []}
+        keys = []
+        for prompt in prompts:
+            self._check_input(prompt)
+            keys.append(b"" if prompt.image is None else prompt.image.tobytes())
+            if prompt.image is not None and keys[-1] not in found:
+                # One by one: in a batch the encoder rounds differently, and a bit near 0 would depend on a prompt's batch mates.
+                found[keys[-1]] = self.encode_images(prompt.image[None])[0].tolist()
+        return [found[key] for key in keys]
+
+    def _check_input(self, prompt: Prompt) -> None:
+        if prompt.task not in self.settings.tasks:
+            raise ValueError(f"prompt {prompt.id}: this policy does {', '.join(self.settings.tasks)}, not {prompt.task}")
+        wanted, image = IMAGE_INPUT[prompt.task], prompt.image
+        if wanted is not None and wanted != (image is not None):
+            raise ValueError(f"prompt {prompt.id}: {prompt.task} {'needs an' if wanted else 'takes no'} input image")
+        shape = (*self.image_size, 3)
+        if image is not None and (image.shape != shape or image.dtype != np.uint8):
+            given = f"{image.dtype} {list(image.shape)}"
+            raise ValueError(f"prompt {prompt.id}: its image is {given}, this policy reads uint8 {list(shape)}; convert or resize it")
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of input and output images in pixels."""
+        rows, columns = self.settings.grid
+        return rows * self.images.factor, columns * self.images.factor
 
     # ---- forward on the needed positions and rows
 
@@ -172,7 +232,7 @@ class MMadaPolicy(Policy):
         return [
             image_plan(s, t.steps, t.steps, t.temperature, t.choice_temperature)
             if s.modality == "image"
-            else text_plan(s, t.steps, self.settings.text_block, t.temperature)
+            else text_plan(s, t.steps, self.settings.text_block if len(blank.spans) > 1 else self.settings.answer_block, t.temperature)
             for s in blank.spans
         ]
 
@@ -186,8 +246,10 @@ class MMadaPolicy(Policy):
         return [done[i] for i in range(len(prompts))]
 
     def _generate(self, prompts: list[Prompt], seeds: list[int], sampling: Sampling, version: int) -> list[Rollout]:
-        blank = self._to_device(self.canvas(prompts))
-        unconditional = self._to_device(self.canvas(prompts, False, self._prefix_width(blank))) if sampling.guidance else None
+        shown = self.shown(prompts)
+        blank = self._to_device(self.canvas(prompts, shown=shown))
+        guided = sampling.guidance and blank.span("image") is not None
+        unconditional = self._to_device(self.canvas(prompts, False, self._prefix_width(blank), shown)) if guided else None
         plans = self.plans(blank, sampling)
         noise = torch.stack([self._noise(seed, sampling.steps, sum(len(p.span) for p in plans)) for seed in seeds], dim=2).to(self.device)
         offsets = [self.offset(p.span.modality) for p in plans]
@@ -315,8 +377,12 @@ class MMadaPolicy(Policy):
 
     @torch.no_grad()
     def canary(self) -> Tensor:
-        blank = self._to_device(self.canvas([Prompt("canary", "t2i", "")]))
-        return self.rows(self.model.hidden(blank.ids, blank.attention)[:, blank.spans[0].columns], "image").float().cpu()
+        task = "t2i" if "t2i" in self.settings.tasks else self.settings.tasks[0]
+        black = np.zeros((*self.image_size, 3), np.uint8) if IMAGE_INPUT[task] else None
+        blank = self._to_device(self.canvas([Prompt("canary", task, "", image=black)]))
+        span = blank.spans[0]
+        hidden = self.model.hidden(blank.ids, blank.attention)[:, span.columns]
+        return self.model.head(hidden, self.vocabulary.rows(span.modality)).float().cpu()
 
 
 def recorded_steps(prompt: Prompt, sampling: Sampling) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from pararl.types import Modality, Output, Prompt
 from policies.likelihood.masked import hidden_token_logprobs
-from policies.mmada import MMadaPolicy
+from policies.mmada import TEXT_ONLY, MMadaPolicy
 
 
 def noise_levels(batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -28,10 +29,11 @@ def supervised_loss(
     """Masked-token losses of a batch of one task: ``{"image": ..., "text": ...}`` for the modalities it has.
 
     Image: mean cross-entropy over hidden tokens, weight 1. Text: cross-entropy over hidden tokens with weight 1 / t, per token of the
-    window (MMaDA-Parallel Eq. 2). The prompt text is dropped with probability ``drop``, which is what guidance needs.
+    window (MMaDA-Parallel Eq. 2). Where an image is produced, the prompt text is dropped with probability ``drop``, which is what
+    guidance needs.
     """
-    kept = torch.rand(len(prompts), generator=generator) >= drop
-    blank = policy.canvas([p if keep else Prompt(p.id, p.task, "") for p, keep in zip(prompts, kept.tolist(), strict=True)])
+    kept = torch.rand(len(prompts), generator=generator) >= (0.0 if prompts[0].task in TEXT_ONLY else drop)
+    blank = policy.canvas([p if keep else replace(p, text="") for p, keep in zip(prompts, kept.tolist(), strict=True)])
     image_ratio, text_ratio = noise_levels(len(prompts), generator)
     ids = blank.ids.to(policy.device)
     targets: dict[Modality, tuple[Tensor, Tensor]] = {}

@@ -43,7 +43,16 @@ def tiny_policy_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         model = MMadaModelLM(config)
     directory = tmp_path_factory.mktemp("policies") / "tiny-mmada"
-    settings = MMadaSettings(grid=(4, 4), prompt_tokens=48, text_tokens=16, text_block=8, specials=specials)
+    settings = MMadaSettings(
+        grid=(4, 4),
+        prompt_tokens=48,
+        text_tokens=24,
+        text_block=12,
+        answer_tokens=24,
+        answer_block=12,
+        dialogue="{text} <|endoftext|>",
+        specials=specials,
+    )
     MMadaPolicy(model, tokenizer, images, settings).save(directory)
     return directory
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from pararl.arms import ARM_SPECS, ArmSpec
 from pararl.config import Arm, LearnerConfig, PreferConfig
 from pararl.learner import Learner, kl_figures, step_table
 from pararl.prefer import Feedback, prefer
-from pararl.types import Judgement, Rollout, Score, Segment
+from pararl.types import MODALITIES, TASKS, Judgement, Prompt, Rollout, Score, Segment, Task
 from policies import Sampling
 
 SAMPLING = Sampling(steps=4, recorded=2, temperature=1.0)
@@ -25,19 +26,34 @@ def make(directory: Path, arm: Arm = "pararl", config: LearnerConfig = CONFIG) -
     return Learner(policy, adapter.attach(policy, rank=4, alpha=8, seed=1), config, ARM_SPECS[arm])
 
 
-def sample(learner: Learner, task: str = "t2i", prompts: int = 2, group: int = 4) -> list[Rollout]:
-    asked = [scenes.prompt("train", i, task=task) for i in range(prompts) for _ in range(group)]  # type: ignore[arg-type]
+def prompt(i: int, task: Task, shown: bool) -> Prompt:
+    """The i-th training text under another task; with a noisy input image where the task shows one."""
+    image = np.random.default_rng(i).integers(0, 256, (32, 32, 3), dtype=np.uint8) if shown else None
+    return Prompt(f"{task}-{shown}-{i}", task, scenes.prompt("train", i, task="t2i").text, image=image)
+
+
+ONE_TASK: list[tuple[Task, bool]] = [("t2i", False)]
+ALL_TASKS: list[tuple[Task, bool]] = [
+    *((task, task in ("i2t", "edit")) for task in TASKS),
+    ("interleaved", True),
+]
+"""Each task and whether it shows an image; interleaved both ways."""
+
+
+def sample(learner: Learner, tasks: list[tuple[Task, bool]] = ONE_TASK, prompts: int = 2, group: int = 4) -> list[Rollout]:
+    """``group`` rollouts of ``prompts`` prompts of every task, the tasks in turn."""
+    asked = [prompt(i, task, shown) for i in range(prompts) for task, shown in tasks for _ in range(group)]
     made = learner.policy.generate(asked, list(range(len(asked))), SAMPLING, learner.version)
     return [replace(r, index=i % group) for i, r in enumerate(made)]
 
 
 def judge(rollouts: list[Rollout]) -> list[Judgement]:
-    """A reward that a random policy's samples differ in: the share of odd ids among the image tokens."""
-    return [Judgement(*scores(s)) for r in rollouts for s in r.segments if s.modality == "image"]
+    """A reward that a random policy's samples differ in: the share of odd ids among the tokens of the image, else of the text."""
+    return [Judgement(*scores(r.segment("image") or r.segments[0])) for r in rollouts]
 
 
-def scores(image: Segment) -> tuple[Score, tuple[Score, ...]]:
-    return Score(float((image.tokens % 2).mean())), tuple(Score(float((g % 2).mean())) for g in image.guesses)
+def scores(part: Segment) -> tuple[Score, tuple[Score, ...]]:
+    return Score(float((part.tokens % 2).mean())), tuple(Score(float((g % 2).mean())) for g in part.guesses)
 
 
 def teach(rollouts: list[Rollout], arm: ArmSpec, step_mix: float = 0.5) -> Feedback:
@@ -48,35 +64,64 @@ def adapter_of(learner: Learner) -> torch.Tensor:
     return torch.cat([x.flatten() for x in adapter.tensors(learner.peft).values()]).clone()
 
 
-@pytest.mark.parametrize("task", ["t2i", "interleaved"])
-def test_ratio_of_every_rollout_token_is_one_after_a_sync(tiny_policy_dir: Path, task: str) -> None:
+@pytest.mark.parametrize("tasks", [*([pair] for pair in ALL_TASKS), ALL_TASKS], ids=[*(f"{t}-{s}" for t, s in ALL_TASKS), "mixed"])
+def test_ratio_of_every_rollout_token_is_one_after_a_sync(tiny_policy_dir: Path, tasks: list[tuple[Task, bool]]) -> None:
     learner = make(tiny_policy_dir)
     for _ in range(2):
-        rollouts = sample(learner, task)
+        rollouts = sample(learner, tasks)
         learner.update(rollouts, teach(rollouts, learner.arm))
-    fresh = sample(learner, task)
+    fresh = sample(learner, tasks)
     with torch.no_grad():
         table = step_table(learner.policy, fresh)
-    assert table.committed.any()
+    assert table.committed.flatten(1).any(1).all(), "every rollout is in the table"
+    for i, rollout in enumerate(fresh):
+        for m, modality in enumerate(MODALITIES):
+            own = rollout.segment(modality)
+            tokens = np.array([0 if own is None else int((own.commit_step == step).sum()) for step in rollout.recorded])
+            assert np.array_equal(table.committed[i, :, m].sum(-1).numpy(), tokens)
     assert torch.allclose(table.logprob, table.behaviour, atol=2e-5)
     base = make(tiny_policy_dir)
     with torch.no_grad():
         assert not torch.allclose(step_table(base.policy, fresh).logprob, table.behaviour, atol=1e-3)
 
 
-@pytest.mark.parametrize("likelihood", ["steps", "elbo"])
-def test_accumulation_in_micro_batches_and_draws_gives_the_gradient_of_the_single_pass(tiny_policy_dir: Path, likelihood: str) -> None:
-    config = replace(CONFIG, likelihood=likelihood, draws=3, clip_norm=1e9)  # type: ignore[arg-type]
+@pytest.mark.parametrize("tasks", [ONE_TASK, ALL_TASKS], ids=["t2i", "mixed"])
+@pytest.mark.parametrize(("arm", "likelihood"), [("output", "steps"), ("output", "elbo"), ("pararl_grpo", "steps")])
+def test_accumulation_in_micro_batches_and_draws_gives_the_gradient_of_the_single_pass(
+    tiny_policy_dir: Path, arm: Arm, likelihood: Literal["steps", "elbo"], tasks: list[tuple[Task, bool]]
+) -> None:
+    config = replace(CONFIG, likelihood=likelihood, draws=3, clip_norm=1e9)
     gradients = []
-    for micro in (1024, 8, 4):
-        learner = make(tiny_policy_dir, "output", config=replace(config, micro=micro))
-        rollouts = sample(learner)
+    for micro in (1024, 10, 4):
+        learner = make(tiny_policy_dir, arm, replace(config, micro=micro))
+        rollouts = sample(learner, tasks, group=3)
         learner.update(rollouts, teach(rollouts, learner.arm))
         gradients.append(torch.cat([p.grad.flatten() for p in learner.parameters if p.grad is not None]))
     whole = gradients[0]
     assert whole.norm() > 1e-3
     for parts in gradients[1:]:
         assert (parts - whole).norm() < 1e-4 * whole.norm()
+
+
+@pytest.mark.parametrize("likelihood", ["steps", "elbo"])
+def test_a_mixed_batch_has_the_gradient_of_its_tasks_taken_apart(
+    tiny_policy_dir: Path, monkeypatch: pytest.MonkeyPatch, likelihood: Literal["steps", "elbo"]
+) -> None:
+    """Best-of-n: the mean over all best rollouts is the mean over the tasks of their means, weighted with their numbers."""
+    config = replace(CONFIG, likelihood=likelihood, draws=2, clip_norm=1e9)
+
+    def gradient(tasks: tuple[Task, ...]) -> torch.Tensor:
+        learner = make(tiny_policy_dir, "best_of_n", config)
+        draws = learner.policy.draws  # the masks of a task must not depend on the tasks before it here
+        monkeypatch.setattr(learner.policy, "draws", lambda rollouts, n, _: draws(rollouts, n, torch.Generator().manual_seed(0)))
+        kept = [r for r in sample(learner, ALL_TASKS, group=2) if r.prompt.task in tasks]
+        learner.update(kept, Feedback(best=tuple(range(0, len(kept), 2))))
+        return torch.cat([p.grad.flatten() for p in learner.parameters if p.grad is not None])
+
+    shares = [sum(t == task for t, _ in ALL_TASKS) / len(ALL_TASKS) for task in TASKS]
+    apart = torch.stack([share * gradient((task,)) for share, task in zip(shares, TASKS, strict=True)]).sum(0)
+    whole = gradient(TASKS)
+    assert whole.norm() > 1e-3 and (whole - apart).norm() < 1e-4 * whole.norm()
 
 
 def test_adapter_off_is_the_base_and_every_target_got_a_gradient(tiny_policy_dir: Path) -> None:

@@ -29,10 +29,21 @@ def build_policy(seed: int = 0, **settings: Any) -> MMadaPolicy:
     images = MAGVITv2(MAGVITv2Config(levels, levels, {"codebook_dim": 3}, norm_groups=2))
     for parameter in images.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
+    with torch.no_grad():  # every bit of a code set for half of all images, so that images differ in their codes
+        noise = torch.rand(64, 3, 4, 6) * 2 - 1
+        images.encoder.quant_conv.bias -= images.encoder(noise).mean((0, 2, 3))
     rows = len(tokenizer) + images.codebook_size + SPARE_ROWS
     sizes = {"d_model": 32, "n_layers": 2, "n_heads": 4, "mlp_hidden_size": 48, "max_sequence_length": 64}
     model = MMadaModelLM(MMadaConfig(**sizes, embedding_size=rows, init_std=0.3))
-    defaults = {"grid": (2, 3), "prompt_tokens": 8, "text_tokens": 8, "text_block": 4}
+    defaults = {
+        "grid": (2, 3),
+        "prompt_tokens": 8,
+        "text_tokens": 8,
+        "text_block": 4,
+        "answer_tokens": 6,
+        "answer_block": 3,
+        "dialogue": "{text}",
+    }
     return MMadaPolicy(model, tokenizer, images, MMadaSettings(**{**defaults, **settings}, specials=specials))
 
 

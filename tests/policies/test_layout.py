@@ -1,9 +1,12 @@
 """Sequences are laid out as the released prompting code lays them out."""
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer
@@ -11,11 +14,15 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import PreTrainedTokenizerFast
 
-from pararl.types import Prompt
+import policies
+from pararl.types import TASKS, Modality, Prompt, Task
+from policies import Sampling
 from policies.backbones.llada import MMadaConfig, MMadaModelLM
 from policies.image.magvitv2 import MAGVITv2, MAGVITv2Config
 from policies.layout import Span, Specials, Vocabulary, canvas, pad_left
 from policies.mmada import MMadaPolicy, MMadaSettings
+from tests.policies.by_hand import GUIDED, KINDS, Kind, picture, prefix, prompts, sequence, task_of, text_length
+from tests.policies.conftest import MakePolicy
 
 
 @pytest.fixture(scope="module")
@@ -77,15 +84,125 @@ def test_a_prompt_that_is_too_long_is_an_error_where_the_release_cuts_it(release
         released.canvas([Prompt("long", "t2i", text)])
 
 
-@pytest.mark.parametrize("task", ["t2t", "i2t", "edit"])
-def test_tasks_of_other_families_are_an_error(released: MMadaPolicy, task: Any) -> None:
-    with pytest.raises(ValueError, match=f"prompt x: .* not {task} from text$"):
-        released.prefix(Prompt("x", task, "1"))
+# ---- tasks that answer in text, and input images
 
 
-def test_an_input_image_is_an_error(released: MMadaPolicy) -> None:
-    with pytest.raises(ValueError, match="not t2i from text and an image"):
-        released.prefix(Prompt("x", "t2i", "1", image=torch.zeros(4, 4, 3).numpy()))
+@pytest.fixture(scope="module")
+def chat() -> MMadaPolicy:
+    """The released ids of the default dialogue: "user" is id 5 and "assistant" id 6, any other word of the recorded texts its number."""
+    words = [929, 785, 223, 623, 445, 998, 249, 721, 664]
+    special = {"<|start_header_id|>": 126346, "<|end_header_id|>": 126347, "<|eot_id|>": 126348}
+    core = Tokenizer(WordLevel({"?": 0, "user": 5, "assistant": 6, **{str(w): w for w in words}, **special}, unk_token="?"))
+    core.pre_tokenizer = WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, additional_special_tokens=list(special))
+    with torch.device("meta"):
+        model = MMadaModelLM(MMadaConfig(d_model=8, n_layers=1, n_heads=1, mlp_hidden_size=8))
+        images = MAGVITv2(MAGVITv2Config())
+    return MMadaPolicy(model, tokenizer, images, MMadaSettings(grid=(2, 2), prompt_tokens=10, answer_tokens=4, answer_block=4))
+
+
+def plain(released: MMadaPolicy) -> MMadaPolicy:
+    """The same policy without a template around its questions."""
+    settings = replace(released.settings, dialogue="{text}", prompt_tokens=20, answer_tokens=4, answer_block=4)
+    return MMadaPolicy(released.model, released.tokenizer, released.images, settings)
+
+
+BLACK = np.zeros((32, 32, 3), np.uint8)
+
+
+def test_questions_about_an_image_equal_the_recorded_prompts(released: MMadaPolicy, recorded: dict[str, Any]) -> None:
+    """The recorded rows hold question and answer, cut to the row; up to the first <eos> they are the prefix of their text."""
+    case = recorded["cases"]["mmu"]
+    for text, codes, row in zip(case["texts"], case["image_ids"], case["out"]["input_ids"], strict=True):
+        words = row.index(126081) - row.index(126080) - 1
+        prompt = Prompt("x", "i2t", " ".join(text.split()[:words]), image=BLACK)
+        assert plain(released).prefix(prompt, codes) == row[: row.index(126081)] and words >= 4
+
+
+def test_the_default_dialogue_gives_the_recorded_question_about_an_image(chat: MMadaPolicy, recorded: dict[str, Any]) -> None:
+    case = recorded["cases"]["mmu"]
+    row, question = case["out"]["input_ids"][0], case["out"]["prompt_mask"][0]
+    ours = chat.prefix(Prompt("x", "i2t", "929 785", image=BLACK), case["image_ids"][0])
+    assert row[sum(question) : -1] == [929, 785, 126348, 126346, 6], "the recorded row is cut inside the assistant's header"
+    assert ours == [*row[:-1], 126347]
+
+
+def test_the_default_dialogue_gives_the_recorded_question(chat: MMadaPolicy, recorded: dict[str, Any]) -> None:
+    case = recorded["cases"]["lm_chat"]
+    row, question = case["out"]["input_ids"][0], sum(case["out"]["prompt_mask"][0])
+    blank = chat.canvas([Prompt("x", "t2t", "929 785")])
+    assert blank.ids.tolist() == [row[:question] + [126336] * 4], "the answer goes on where the recorded one does"
+    assert blank.spans == (Span("text", question, question + 4),)
+
+
+@pytest.mark.parametrize("case", ["lm", "lm_chat"])
+def test_questions_without_an_image_equal_the_recorded_prompts(released: MMadaPolicy, recorded: dict[str, Any], case: str) -> None:
+    texts, rows = recorded["cases"][case]["texts"], recorded["cases"][case]["out"]["input_ids"]
+    for text, row in zip(texts, rows, strict=True):
+        assert plain(released).prefix(Prompt("x", "t2t", text)) == row[: row.index(126081)]
+
+
+def test_braces_in_a_text_or_a_dialogue_stay_as_they_are(released: MMadaPolicy) -> None:
+    settings = replace(released.settings, dialogue="{} {text} {4}")
+    braced = MMadaPolicy(released.model, released.tokenizer, released.images, settings)
+    assert braced.prefix(Prompt("x", "t2t", "7 {text}")) == [126080, 0, 7, 0, 0], "0 is what this tokenizer does not know"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_task_has_its_layout(policy: MMadaPolicy, kind: Kind) -> None:
+    s, batch = policy.settings.specials, prompts(kind)
+    blank = policy.canvas(batch)
+    images, words = kind in GUIDED, text_length(policy, task_of(kind))
+    for i, prompt in enumerate(batch):
+        filled: dict[Modality, list[int]] = {"image": [s.mask] * 6} if images else {}
+        ids, starts = sequence(policy, prompt, filled | ({"text": [s.mask] * words} if words else {}))
+        padding = blank.ids.shape[1] - len(ids)
+        assert blank.ids[i].tolist() == [s.pad] * padding + ids
+        assert blank.attention[i].tolist() == [False] * padding + [True] * len(ids)
+        assert {span.modality: (span.start, len(span)) for span in blank.spans} == {
+            m: (padding + start, 6 if m == "image" else words) for m, start in starts.items()
+        }
+    assert blank.ids.shape[1] == max(len(prefix(policy, p)) for p in batch) + (8 if images else 0) + words + bool(images and words)
+
+
+def test_the_dialogue_of_the_embedded_policies_ends_in_one_special_token(tiny_policy_dir: Path) -> None:
+    tiny = policies.load(tiny_policy_dir)
+    assert isinstance(tiny, MMadaPolicy)
+    s = tiny.settings.specials
+    ids = [tiny.tokenizer.convert_tokens_to_ids(word) for word in ("a", "red", "circle")]
+    assert tiny.prefix(Prompt("x", "t2t", "a red circle")) == [s.bos, *ids, s.eos]
+    assert tiny.prefix(Prompt("x", "i2t", "", image=BLACK), [99]) == [s.mmu, s.soi, 99, s.eoi, s.bos, s.eos]
+
+
+@pytest.mark.parametrize(
+    ("task", "image", "message"),
+    [
+        ("i2t", None, "prompt x: i2t needs an input image"),
+        ("edit", None, "prompt x: edit needs an input image"),
+        ("t2t", picture(0), "prompt x: t2t takes no input image"),
+        ("t2i", picture(0), "prompt x: t2i takes no input image"),
+        ("edit", np.zeros((8, 6, 3), np.uint8), r"prompt x: .* uint8 \[8, 6, 3\], this policy reads uint8 \[4, 6, 3\]; .*resize"),
+        ("i2t", np.zeros((6, 4, 3), np.uint8), r"prompt x: .* uint8 \[6, 4, 3\], this policy reads uint8 \[4, 6, 3\]; .*resize"),
+        ("interleaved", np.zeros((4, 6), np.uint8), r"prompt x: .* uint8 \[4, 6\], this policy reads uint8 \[4, 6, 3\]; convert"),
+        ("i2t", np.zeros((4, 6, 3), np.float32), r"prompt x: .* float32 \[4, 6, 3\], this policy reads uint8 \[4, 6, 3\]; convert"),
+    ],
+)
+def test_an_input_image_that_does_not_fit_is_an_error(policy: MMadaPolicy, task: Task, image: np.ndarray | None, message: str) -> None:
+    asked = Prompt("x", task, "red", image=image)
+    fine = Prompt("fine", task, "red", image=picture(1) if task in ("i2t", "edit", "interleaved") else None)
+    for batch in ([asked], [fine, asked]):
+        with pytest.raises(ValueError, match=f"^{message}"):
+            policy.generate(batch, range(len(batch)), Sampling(steps=2))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_task_that_the_checkpoint_was_not_trained_for_is_an_error(make_policy: MakePolicy, kind: Kind) -> None:
+    task = task_of(kind)
+    others = tuple(t for t in TASKS if t != task)
+    (prompt,) = prompts(kind, 1)
+    with pytest.raises(ValueError, match=f"^prompt {re.escape(kind)}-0: this policy does {', '.join(others)}, not {task}$"):
+        make_policy(tasks=others).generate([prompt], [0], Sampling(steps=2))
+    assert make_policy(tasks=(task,)).generate([prompt], [0], Sampling(steps=2))[0].prompt is prompt
 
 
 def test_a_vocabulary_larger_than_the_embedding_is_an_error(policy: MMadaPolicy) -> None:
@@ -109,7 +226,8 @@ def test_image_and_text_share_one_canvas_in_the_released_order() -> None:
     assert blank.span("text") == Span("text", 9, 12)
     assert (blank.ids == s.mask).sum(1).tolist() == [sum(len(span) for span in blank.spans)] * 2
     assert canvas([[8]], 2, 0, s).spans == (Span("image", 2, 4),) and canvas([[8]], 2, 0, s).span("text") is None
-    assert canvas([[8]], 0, 3, s).spans == (Span("text", 2, 5),)
+    answer = canvas([[8, 1, 20]], 0, 3, s)
+    assert answer.ids.tolist() == [[8, 1, 20, 0, 0, 0]] and answer.spans == (Span("text", 3, 6),), "an answer follows its question"
 
 
 def test_the_rows_of_the_modalities_do_not_overlap() -> None:

@@ -13,9 +13,10 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 import policies
-from pararl.types import Prompt
+from pararl.types import TASKS, Prompt
 from policies.base import Sampling
 from policies.mmada import MMadaPolicy
+from tests.policies.by_hand import KINDS, prompts
 from tests.policies.conftest import MakePolicy
 
 
@@ -28,11 +29,12 @@ def saved(policy: MMadaPolicy, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 def test_a_loaded_policy_samples_the_same_bit_for_bit(policy: MMadaPolicy, saved: Path) -> None:
     loaded = policies.load(saved)
-    prompts = [Prompt(str(i), "interleaved", text) for i, text in enumerate(("red circle", "", "blue square above green circle"))]
-    sampling = Sampling(steps=4, recorded=2, guidance=1.0)
-    for a, b in zip(policy.generate(prompts, range(3), sampling), loaded.generate(prompts, range(3), sampling), strict=True):
+    asked = [prompt for kind in KINDS for prompt in prompts(kind, 3)]
+    sampling, seeds = Sampling(steps=4, recorded=2, guidance=1.0), range(len(asked))
+    for a, b in zip(policy.generate(asked, seeds, sampling), loaded.generate(asked, seeds, sampling), strict=True):
         assert a.recorded == b.recorded and a.output.text == b.output.text
-        assert a.output.image is not None and b.output.image is not None and np.array_equal(a.output.image, b.output.image)
+        assert (a.output.image is None) == (b.output.image is None)
+        assert a.output.image is None or b.output.image is None or np.array_equal(a.output.image, b.output.image)
         for x, y in zip(a.segments, b.segments, strict=True):
             for name in ("tokens", "commit_step", "logprob", "guesses"):
                 assert np.array_equal(getattr(x, name), getattr(y, name)), name
@@ -48,6 +50,27 @@ def test_weights_and_settings_survive_saving_exactly(policy: MMadaPolicy, saved:
     assert not loaded.model.training and not loaded.images.training
     assert not any(p.requires_grad for p in loaded.images.parameters())
     assert loaded.encode_text("red above blue") == policy.encode_text("red above blue")
+
+
+def test_settings_that_are_not_the_default_survive_saving(make_policy: MakePolicy, tmp_path: Path) -> None:
+    own = make_policy(tasks=("i2t", "edit"), dialogue="say {text} \n", answer_tokens=4, answer_block=2)
+    own.save(tmp_path)
+    loaded = policies.load(tmp_path)
+    assert isinstance(loaded, MMadaPolicy) and loaded.settings == own.settings
+
+
+def test_the_embedded_checkpoint_does_the_tasks_that_it_was_trained_for() -> None:
+    embedded = policies.load("scenes-mmada")
+    assert isinstance(embedded, MMadaPolicy) and embedded.settings.tasks
+    wanted = embedded.settings.tasks
+    black = np.zeros((32, 32, 3), np.uint8)
+    for task in TASKS:
+        prompt = Prompt("x", task, "a red circle", image=black if task in ("i2t", "edit") else None)
+        if task in wanted:
+            assert embedded.generate([prompt], [0], Sampling(steps=2))[0].segments
+        else:
+            with pytest.raises(ValueError, match=f"this policy does {', '.join(wanted)}, not {task}"):
+                embedded.generate([prompt], [0], Sampling(steps=2))
 
 
 def test_a_directory_holds_safetensors_and_json_only(saved: Path) -> None:

@@ -14,37 +14,24 @@ from torch import Tensor
 from pararl.types import MODALITIES, Modality, Prompt, Rollout, Task
 from policies.base import Draws, Sampling
 from policies.mmada import MMadaPolicy
+from tests.policies.by_hand import GUIDED, KINDS, SHOWN, SPOKEN, Kind, picture, prompts, sequence
 from tests.policies.conftest import MakePolicy
 
 STEPS = 4
-TASKS: tuple[Task, ...] = ("t2i", "interleaved")
-TEXTS = ("red circle", "blue square above green circle", "", "red red red blue")
 
 
-def rollouts(policy: MMadaPolicy, task: Task, group: int = 1, steps: int = STEPS, guidance: float = 0.0) -> list[Rollout]:
-    """Rollouts of every text, ``group`` of each."""
-    prompts = [Prompt(f"{task}-{i}", task, text) for i, text in enumerate(TEXTS) for _ in range(group)]
-    return policy.generate(prompts, range(len(prompts)), Sampling(steps=steps, recorded=2, guidance=guidance))
-
-
-def sequence(policy: MMadaPolicy, rollout: Rollout, hidden: dict[Modality, np.ndarray]) -> tuple[list[int], dict[Modality, int]]:
-    """Ids of one rollout without padding, MASK where hidden, and the column at which each modality starts."""
-    s = policy.settings.specials
-    table = policy.tokenizer.get_vocab()
-    words = [table[w] for w in rollout.prompt.text.split()]
-    ids = [s.t2i if rollout.prompt.task == "t2i" else s.interleave, s.bos, *words, s.eos]
-    starts: dict[Modality, int] = {}
-    for segment in sorted(rollout.segments, key=lambda x: x.modality):  # image, then text
-        starts[segment.modality] = len(ids) + 1
-        filled = np.where(hidden[segment.modality], s.mask, segment.tokens).tolist()
-        ids += [s.soi, *filled, s.eoi] if segment.modality == "image" else [s.bos, *filled]
-    return ids, starts
+def rollouts(policy: MMadaPolicy, kind: Kind, group: int = 1, steps: int = STEPS, guidance: float = 0.0) -> list[Rollout]:
+    """Rollouts of four prompts, ``group`` of each."""
+    asked = [prompt for prompt in prompts(kind, 4) for _ in range(group)]
+    return policy.generate(asked, range(len(asked)), Sampling(steps=steps, recorded=2, guidance=guidance))
 
 
 @torch.no_grad()
 def token_logprobs(policy: MMadaPolicy, rollout: Rollout, hidden: dict[Modality, np.ndarray]) -> dict[Modality, np.ndarray]:
     """Log-probability of every token of a rollout given what is not hidden: one unpadded forward, full logits, float64."""
-    ids, starts = sequence(policy, rollout, hidden)
+    mask = policy.settings.specials.mask
+    filled = {s.modality: np.where(hidden[s.modality], mask, s.tokens).tolist() for s in rollout.segments}
+    ids, starts = sequence(policy, rollout.prompt, filled)
     full = policy.model(torch.tensor([ids]))[0].double()
     out: dict[Modality, np.ndarray] = {}
     words = len(policy.tokenizer)
@@ -65,10 +52,10 @@ def token_logprobs(policy: MMadaPolicy, rollout: Rollout, hidden: dict[Modality,
 # ---- steps
 
 
-@pytest.mark.parametrize("task", ["t2i", "interleaved"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("guidance", [0.0, 2.0])
-def test_the_ratio_of_every_rollout_token_is_one_under_the_same_weights(policy: MMadaPolicy, task: Task, guidance: float) -> None:
-    batch = rollouts(policy, task, group=2, guidance=guidance)
+def test_the_ratio_of_every_rollout_token_is_one_under_the_same_weights(policy: MMadaPolicy, kind: Kind, guidance: float) -> None:
+    batch = rollouts(policy, kind, group=2, guidance=guidance)
     found = policy.step_tokens(batch, [range(STEPS)] * len(batch))
     assert set(found) == {s.modality for s in batch[0].segments}
     for modality, tokens in found.items():
@@ -88,9 +75,9 @@ def test_the_ratio_moves_when_the_weights_move(make_policy: MakePolicy) -> None:
     assert float((tokens.logprob - tokens.behaviour)[tokens.committed].detach().abs().mean()) > 1e-2
 
 
-@pytest.mark.parametrize("task", ["t2i", "interleaved"])
-def test_step_probabilities_equal_one_full_forward_per_step(policy: MMadaPolicy, task: Task) -> None:
-    batch = rollouts(policy, task)
+@pytest.mark.parametrize("kind", KINDS)
+def test_step_probabilities_equal_one_full_forward_per_step(policy: MMadaPolicy, kind: Kind) -> None:
+    batch = rollouts(policy, kind)
     steps = [[0, 2], [1, 3], [3, 0], [2, 1]]  # each rollout its own, in any order
     found = policy.step_tokens(batch, steps)
     for b, rollout in enumerate(batch):
@@ -105,8 +92,8 @@ def test_step_probabilities_equal_one_full_forward_per_step(policy: MMadaPolicy,
 
 def test_step_likelihoods_are_means_over_the_committed_tokens(policy: MMadaPolicy) -> None:
     idle = 0
-    for task in TASKS:
-        batch = rollouts(policy, task, steps=8)
+    for kind in KINDS:
+        batch = rollouts(policy, kind, steps=8)
         means = policy.step_log_likelihood(batch, [range(8)] * len(batch)).detach()
         assert means.shape == (len(batch), 8, 2)
         for b, rollout in enumerate(batch):
@@ -149,23 +136,28 @@ def exact_elbo(policy: MMadaPolicy, rollout: Rollout) -> dict[Modality, float]:
 
 
 @torch.no_grad()
-def test_the_elbo_has_the_expectation_that_enumeration_gives(make_policy: MakePolicy) -> None:
-    tiny = make_policy(grid=(2, 2), text_tokens=3, text_block=3, image_ratio=(0.6, 1.0), text_ratio=(0.25, 1.0))
-    (one,) = tiny.generate([Prompt("p", "interleaved", "red circle")], [0], Sampling(steps=3))
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_elbo_has_the_expectation_that_enumeration_gives(make_policy: MakePolicy, kind: Kind) -> None:
+    sizes = {"grid": (1, 3), "text_tokens": 2, "text_block": 2, "answer_tokens": 4, "answer_block": 4}
+    tiny = make_policy(**sizes, image_ratio=(0.6, 1.0), text_ratio=(0.25, 1.0))
+    prompt = prompts(kind, 1)[0]
+    (one,) = tiny.generate([replace(prompt, image=None if prompt.image is None else prompt.image[:2])], [0], Sampling(steps=3))
     exact = exact_elbo(tiny, one)
     # Copies under other prompt ids get draws of their own.
-    copies = [replace(one, prompt=replace(one.prompt, id=str(i))) for i in range(512)]
+    copies = [replace(one, prompt=replace(one.prompt, id=str(i))) for i in range(256)]
     values = tiny.log_likelihood(copies, tiny.draws(copies, 8, torch.Generator().manual_seed(0)))
-    for m, modality in enumerate(MODALITIES):
-        error = float(values[:, m].std()) / 512**0.5
-        assert abs(float(values[:, m].mean()) - exact[modality]) < 4 * error
-        assert 0 < error < 0.02 * abs(exact[modality]), "the bound is tight enough to mean something"
+    assert exact.keys() == {s.modality for s in one.segments}
+    for modality, expected in exact.items():
+        column = values[:, MODALITIES.index(modality)]
+        error = float(column.std()) / 256**0.5
+        assert abs(float(column.mean()) - expected) < 4 * error
+        assert 0 < error < 0.02 * abs(expected), "the bound is tight enough to mean something"
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("task", ["t2i", "interleaved"])
-def test_a_draw_equals_a_plain_recomputation(policy: MMadaPolicy, task: Task) -> None:
-    batch = rollouts(policy, task)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_draw_equals_a_plain_recomputation(policy: MMadaPolicy, kind: Kind) -> None:
+    batch = rollouts(policy, kind)
     draws = policy.draws(batch, 3, torch.Generator().manual_seed(1))
     found = policy.log_likelihood(batch, draws)
     assert found.shape == (len(batch), 2) and found.dtype == torch.float32
@@ -179,24 +171,50 @@ def test_a_draw_equals_a_plain_recomputation(policy: MMadaPolicy, task: Task) ->
         assert np.allclose(found[b].numpy(), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_an_absent_modality_has_a_likelihood_of_exactly_zero(policy: MMadaPolicy) -> None:
-    text = MODALITIES.index("text")
-    batch = rollouts(policy, "t2i")
-    found = policy.log_likelihood(batch, policy.draws(batch, 2, torch.Generator().manual_seed(0)))
-    assert found[:, text].eq(0).all() and found[:, 1 - text].lt(0).all()
-    assert policy.step_log_likelihood(batch, [range(STEPS)] * len(batch))[..., text].eq(0).all()
-    both = rollouts(policy, "interleaved")
-    assert policy.log_likelihood(both, policy.draws(both, 8, torch.Generator().manual_seed(0))).lt(0).all()
+@torch.no_grad()
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_absent_modality_has_a_likelihood_of_exactly_zero(policy: MMadaPolicy, kind: Kind) -> None:
+    produced = torch.tensor([kind in (SPOKEN if m == "text" else GUIDED) for m in MODALITIES])
+    batch = rollouts(policy, kind)
+    found = policy.log_likelihood(batch, policy.draws(batch, 8, torch.Generator().manual_seed(0)))
+    assert found[:, produced].lt(0).all() and found[:, ~produced].eq(0).all()
+    steps = policy.step_log_likelihood(batch, [range(STEPS)] * len(batch))
+    assert steps[..., ~produced].eq(0).all() and steps[..., produced].sum(1).lt(0).all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", KINDS)
+def test_padding_never_changes_a_logit(policy: MMadaPolicy, kind: Kind) -> None:
+    """A rollout among longer prompts has the likelihoods that it has alone, where nothing is padded."""
+    batch = rollouts(policy, kind)
+    draws = policy.draws(batch, 2, torch.Generator().manual_seed(0))
+    together = policy.log_likelihood(batch, draws)
+    steps = policy.step_tokens(batch, [range(STEPS)] * len(batch))
+    for b, rollout in enumerate(batch):
+        assert torch.allclose(policy.log_likelihood([rollout], draws.rows(torch.tensor([b]))), together[b], rtol=0, atol=1e-5)
+        for modality, tokens in policy.step_tokens([rollout], [range(STEPS)]).items():
+            assert torch.allclose(tokens.logprob[0], steps[modality].logprob[b], rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", SHOWN)
+def test_likelihoods_depend_on_the_input_image(policy: MMadaPolicy, kind: Kind) -> None:
+    batch = rollouts(policy, kind)
+    others = [replace(r, prompt=replace(r.prompt, image=picture(9))) for r in batch]
+    draws = policy.draws(batch, 2, torch.Generator().manual_seed(0))
+    change = (policy.log_likelihood(others, draws) - policy.log_likelihood(batch, draws)).abs().sum(1)
+    assert change.min() > 1e-3
 
 
 # ---- draws
 
 
-def test_rollouts_of_one_prompt_share_their_draws(policy: MMadaPolicy) -> None:
-    batch = rollouts(policy, "interleaved", group=3)
+@pytest.mark.parametrize("kind", KINDS)
+def test_rollouts_of_one_prompt_share_their_draws(policy: MMadaPolicy, kind: Kind) -> None:
+    batch = rollouts(policy, kind, group=3)
     shuffled = [batch[i] for i in (4, 0, 8, 1, 5, 2, 11, 3)]
     draws = policy.draws(shuffled, 5, torch.Generator().manual_seed(0))
-    assert len(draws) == 5 and set(draws.masks) == {"text", "image"}
+    assert len(draws) == 5 and set(draws.masks) == set(draws.weights) == {s.modality for s in batch[0].segments}
     for a, b in itertools.combinations(range(len(shuffled)), 2):
         one_prompt = shuffled[a].prompt.id == shuffled[b].prompt.id
         for modality in draws.masks:
@@ -238,9 +256,10 @@ def gradient(policy: MMadaPolicy, batch: list[Rollout], parts: list[Draws]) -> t
     return total, {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
 
 
-def test_draw_by_draw_accumulation_gives_the_value_and_the_gradient_of_the_single_pass(make_policy: MakePolicy) -> None:
+@pytest.mark.parametrize("kind", ["i2t", "interleaved+image"])
+def test_draw_by_draw_accumulation_gives_the_value_and_the_gradient_of_the_single_pass(make_policy: MakePolicy, kind: Kind) -> None:
     own = make_policy()
-    batch = rollouts(own, "interleaved")
+    batch = rollouts(own, kind)
     draws = own.draws(batch, 4, torch.Generator().manual_seed(0))
     value, whole = gradient(own, batch, [draws])
     again, parts = gradient(own, batch, list(draws))
@@ -262,9 +281,10 @@ def test_rows_of_a_likelihood_are_independent(policy: MMadaPolicy) -> None:
     assert torch.allclose(part, whole[index], rtol=0, atol=1e-4) and not torch.allclose(part, whole[:2], atol=1e-2)
 
 
-def test_step_likelihoods_have_gradients(make_policy: MakePolicy) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_step_likelihoods_have_gradients(make_policy: MakePolicy, kind: Kind) -> None:
     own = make_policy()
-    batch = rollouts(own, "interleaved")
+    batch = rollouts(own, kind)
     own.step_log_likelihood(batch, [[1, 2]] * len(batch)).sum().backward()
     assert all(p.grad is not None and float(p.grad.abs().max()) > 0 for p in own.model.parameters())
 
@@ -307,3 +327,20 @@ def test_the_canary_is_fixed_and_moves_with_the_weights(make_policy: MakePolicy)
         assert torch.allclose(first[0], own.model(ids)[0, 4:10, 16:24], rtol=0, atol=1e-5)
         own.model.model.transformer["blocks"][1].ff_out.weight[0, 0] += 0.1
     assert float((own.canary() - first).abs().max()) > 0
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("task", "kind"), [("t2t", "t2t"), ("i2t", "i2t"), ("edit", "edit"), ("interleaved", "interleaved")])
+def test_a_policy_of_one_task_has_a_canary_of_that_task(make_policy: MakePolicy, task: Task, kind: Kind) -> None:
+    own = make_policy(tasks=(task,))
+    black = np.zeros((4, 6, 3), np.uint8) if prompts(kind, 1)[0].image is not None else None
+    mask = own.settings.specials.mask
+    blank: dict[Modality, list[int]] = {"text": [mask] * 6} if kind in ("t2t", "i2t") else {"image": [mask] * 6}
+    if kind == "interleaved":
+        blank["text"] = [mask] * 8
+    ids, starts = sequence(own, Prompt("", task, "", image=black), blank)
+    modality: Modality = "text" if kind in ("t2t", "i2t") else "image"
+    rows = slice(0, 16) if modality == "text" else slice(16, 24)
+    expected = own.model(torch.tensor([ids]))[:, starts[modality] : starts[modality] + 6, rows]
+    canary = own.canary()
+    assert torch.isfinite(canary).all() and torch.allclose(canary, expected, rtol=0, atol=1e-5)

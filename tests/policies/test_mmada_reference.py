@@ -12,19 +12,15 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from pararl.types import Prompt, Task
+from pararl.types import Modality, Prompt
 from policies.backbones.llada import MMadaModelLM
 from policies.base import Sampling
 from policies.image.magvitv2 import MAGVITv2
 from policies.layout import Canvas, Specials
 from policies.mmada import MMadaPolicy, MMadaSettings
+from tests.policies.by_hand import KINDS, Kind, prompts, sequence, text_length
 
 STEPS = 4
-TEXTS = ("red circle", "blue square above green circle", "", "green", "red red red blue")
-
-
-def prompts(task: Task, count: int = len(TEXTS)) -> list[Prompt]:
-    return [Prompt(f"{task}-{i}", task, TEXTS[i % len(TEXTS)]) for i in range(count)]
 
 
 def vocabulary(policy: MMadaPolicy) -> list[str]:
@@ -54,39 +50,36 @@ class OneRow:
 
     def __init__(self, policy: MMadaPolicy, prompt: Prompt, seed: int, sampling: Sampling) -> None:
         self.policy, self.sampling, self.prompt = policy, sampling, prompt
-        s = policy.settings
-        self.n_image = s.grid[0] * s.grid[1]
-        self.n_text = s.text_tokens if prompt.task == "interleaved" else 0
-        self.tokens: dict[str, list[int | None]] = {"image": [None] * self.n_image}
-        if self.n_text:
-            self.tokens["text"] = [None] * self.n_text
+        grid = policy.settings.grid
+        answers = prompt.task in ("t2t", "i2t")
+        self.n_image = 0 if answers else grid[0] * grid[1]
+        self.n_text = text_length(policy, prompt.task)
+        self.block = policy.settings.answer_block if answers else policy.settings.text_block
+        sizes: dict[Modality, int] = {"image": self.n_image, "text": self.n_text}
+        self.tokens: dict[Modality, list[int | None]] = {m: [None] * n for m, n in sizes.items() if n}
         self.when = {m: [-1] * len(x) for m, x in self.tokens.items()}
         self.logprob = {m: [0.0] * len(x) for m, x in self.tokens.items()}
-        self.guesses: dict[str, list[list[int]]] = {m: [] for m in self.tokens}
+        self.guesses: dict[Modality, list[list[int]]] = {m: [] for m in self.tokens}
         count = self.n_image + self.n_text
         self.noise = torch.rand(2, sampling.steps, count, generator=torch.Generator().manual_seed(seed)).tolist()
 
-    def log_probabilities(self, with_prompt: bool) -> dict[str, Tensor]:
+    def log_probabilities(self, with_prompt: bool) -> dict[Modality, Tensor]:
         """Float64 logits of each modality, [n, rows], from one forward without padding."""
-        s, policy = self.policy.settings, self.policy
-        specials = s.specials
-        task = specials.t2i if self.prompt.task == "t2i" else specials.interleave
-        words = [vocabulary(policy).index(w) for w in self.prompt.text.split()] if with_prompt else []
+        policy, specials = self.policy, self.policy.settings.specials
         fill = {m: [specials.mask if t is None else t for t in x] for m, x in self.tokens.items()}
-        head = [task, specials.bos, *words, specials.eos, specials.soi]
-        ids = [*head, *fill["image"], specials.eoi]
-        if self.n_text:
-            ids += [specials.bos, *fill["text"]]
+        ids, starts = sequence(policy, self.prompt, fill, with_prompt)
         full = policy.model(torch.tensor([ids]))[0].double()
         first = len(policy.tokenizer)
-        out = {"image": full[len(head) : len(head) + self.n_image, first : first + 8]}
+        out: dict[Modality, Tensor] = {}
+        if self.n_image:
+            out["image"] = full[starts["image"] : starts["image"] + self.n_image, first : first + 8]
         if self.n_text:
-            out["text"] = full[-self.n_text :, :first].clone()
+            out["text"] = full[starts["text"] : starts["text"] + self.n_text, :first].clone()
             never = [i for i, word in enumerate(vocabulary(policy)) if word.startswith(("<", "[")) and i != specials.eos]
             out["text"][:, never] = -torch.inf
         return out
 
-    def due(self, modality: str, step: int) -> tuple[list[int], int]:
+    def due(self, modality: Modality, step: int) -> tuple[list[int], int]:
         """Masked positions that may be committed at a step, and how many of them are."""
         masked = [i for i, w in enumerate(self.when[modality]) if w < 0]
         steps = self.sampling.steps
@@ -94,7 +87,7 @@ class OneRow:
             stay = math.floor(self.n_image * math.cos(math.pi / 2 * (step + 1) / steps))
             stay = 0 if step == steps - 1 else max(1, min(len(masked) - 1, stay))
             return masked, max(0, len(masked) - stay)
-        size = self.policy.settings.text_block
+        size = self.block
         per_block = steps * size // self.n_text
         block, inner = divmod(step, per_block)
         count = size // per_block + (1 if inner < size % per_block else 0)
@@ -104,7 +97,7 @@ class OneRow:
         """One denoising step: every modality looks at the sequence as it was before it."""
         plain = self.log_probabilities(True)
         without = self.log_probabilities(False) if self.sampling.guidance else plain
-        decided: list[tuple[str, int, int, float]] = []
+        decided: list[tuple[Modality, int, int, float]] = []
         before = 0
         for modality, x in self.tokens.items():
             g = self.sampling.guidance if modality == "image" else 0.0
@@ -136,13 +129,13 @@ class OneRow:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("task", ["t2i", "interleaved"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("guidance", [0.0, 2.0])
 @pytest.mark.parametrize("temperature", [0.0, 1.0, 1.7])
-def test_rollouts_equal_an_independent_one_row_sampler(policy: MMadaPolicy, task: Task, guidance: float, temperature: float) -> None:
+def test_rollouts_equal_an_independent_one_row_sampler(policy: MMadaPolicy, kind: Kind, guidance: float, temperature: float) -> None:
     """At temperature 0 without Gumbel noise this is greedy decoding; otherwise the same uniforms give the same draws."""
     sampling = Sampling(steps=STEPS, recorded=STEPS, temperature=temperature, choice_temperature=temperature, guidance=guidance)
-    batch = prompts(task)
+    batch = prompts(kind)
     rollouts = policy.generate(batch, range(10, 10 + len(batch)), sampling)
     for prompt, rollout in zip(batch, rollouts, strict=True):
         expected = OneRow(policy, prompt, rollout.seed, sampling).run()

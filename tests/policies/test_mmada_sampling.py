@@ -1,20 +1,33 @@
 """Rollouts of the mmada policy: what is sampled, when, and from what it may depend on."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
-from pararl.types import Prompt, Rollout, Segment, Task
+from pararl.types import Modality, Output, Prompt, Rollout, Segment, Task
 from policies.base import Sampling
 from policies.mmada import MMadaPolicy, recorded_steps
+from tests.policies.by_hand import (
+    CODES,
+    GUIDED,
+    KINDS,
+    SHOWN,
+    SPOKEN,
+    WORDS,
+    Kind,
+    code_ids,
+    picture,
+    prompts,
+    sequence,
+    task_of,
+    text_length,
+)
 from tests.policies.conftest import MakePolicy
 
 STEPS = 4
-TEXTS = ("red circle", "blue square above green circle", "", "green", "red red red blue")
-
-
-def prompts(task: Task, count: int = len(TEXTS)) -> list[Prompt]:
-    return [Prompt(f"{task}-{i}", task, TEXTS[i % len(TEXTS)]) for i in range(count)]
 
 
 def vocabulary(policy: MMadaPolicy) -> list[str]:
@@ -30,59 +43,99 @@ def same(a: Rollout, b: Rollout) -> bool:
     return all(np.array_equal(getattr(x, name), getattr(y, name)) for x, y in pairs for name in names)
 
 
-def test_greedy_rollouts_do_not_depend_on_the_seed(policy: MMadaPolicy) -> None:
+def looks_same(a: Output, b: Output) -> bool:
+    """Whether a person sees the same text and the same image."""
+    images = [x.image for x in (a, b) if x.image is not None]
+    return a.text == b.text and len(images) != 1 and all(np.array_equal(images[0], image) for image in images)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_greedy_rollouts_do_not_depend_on_the_seed(policy: MMadaPolicy, kind: Kind) -> None:
     greedy = Sampling(steps=STEPS, recorded=0, temperature=0.0, choice_temperature=0.0)
-    a, b = policy.generate([prompts("interleaved")[0]] * 2, [1, 2], greedy)
+    a, b = policy.generate([prompts(kind)[0]] * 2, [1, 2], greedy)
     assert same(a, b)
-    a, b = policy.generate([prompts("interleaved")[0]] * 2, [1, 2], Sampling(steps=STEPS))
+    a, b = policy.generate([prompts(kind)[0]] * 2, [1, 2], Sampling(steps=STEPS))
     assert not same(a, b)
 
 
 # ---- what may be sampled
 
 
-def test_each_modality_yields_only_its_own_rows_and_never_a_mask(policy: MMadaPolicy) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_text_position_yields_an_image_code_no_image_position_a_text_token_and_none_yields_mask(policy: MMadaPolicy, kind: Kind) -> None:
     """At a temperature that flattens everything, over hundreds of samples, guesses included."""
-    rollouts = policy.generate(prompts("interleaved", 300), range(300), Sampling(steps=STEPS, recorded=STEPS, temperature=100.0))
-    seen: dict[str, set[int]] = {"text": set(), "image": set()}
-    for rollout in rollouts:
+    seen: dict[Modality, set[int]] = {}
+    sampling = Sampling(steps=STEPS, recorded=STEPS, guesses=0, temperature=100.0)
+    for rollout in policy.generate(prompts(kind, 200), range(200), sampling):
         for segment in rollout.segments:
-            seen[segment.modality] |= set(segment.tokens.tolist()) | set(segment.guesses.flatten().tolist())
-    first = len(policy.tokenizer)
-    assert seen["image"] == set(range(first, first + policy.images.codebook_size)), "every code, nothing else"
-    words = {vocabulary(policy).index(w) for w in ("red", "blue", "green", "circle", "square", "above")}
-    assert seen["text"] == words | {policy.settings.specials.eos}, "every word and the end, nothing else"
-    assert policy.settings.specials.mask not in seen["text"] | seen["image"]
+            ids = segment.tokens.tolist() + segment.guesses.flatten().tolist()
+            seen.setdefault(segment.modality, set()).update(ids)
+    assert seen.keys() == {m for m, kinds in (("image", GUIDED), ("text", SPOKEN)) if kind in kinds}
+    assert seen.get("image", set(CODES)) == set(CODES), "every code, nothing else"
+    assert seen.get("text", {*WORDS, 2}) == {*WORDS, 2}, "every word and the end, nothing else"
+    assert policy.settings.specials.eos == 2 and policy.settings.specials.mask == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_task_yields_its_modalities_in_their_lengths(policy: MMadaPolicy, kind: Kind) -> None:
+    lengths = {"image": 6 if kind in GUIDED else 0, "text": {"t2t": 6, "i2t": 6, "interleaved": 8}.get(task_of(kind), 0)}
+    for rollout in policy.generate(prompts(kind), range(5), Sampling(steps=STEPS, recorded=2)):
+        assert {s.modality: len(s.tokens) for s in rollout.segments} == {m: n for m, n in lengths.items() if n}
+        for output in (rollout.output, *rollout.guesses):
+            assert output is not None and (output.image is not None, output.text is not None) == (kind in GUIDED, kind in SPOKEN)
 
 
 # ---- when it is committed
 
 
-@pytest.mark.parametrize(("steps", "counts"), [(1, [6]), (5, [1, 1, 1, 2, 1]), (8, [1, 1, 1, 1, 1, 0, 0, 1])])
-def test_images_are_committed_once_by_the_cosine_plan(policy: MMadaPolicy, steps: int, counts: list[int]) -> None:
-    for rollout in policy.generate(prompts("t2i"), range(5), Sampling(steps=steps)):
-        (segment,) = rollout.segments
-        assert np.bincount(segment.commit_step, minlength=steps).tolist() == counts
+@pytest.mark.parametrize(
+    ("kind", "steps", "counts"),
+    [
+        ("t2i", 1, [6]),
+        ("t2i", 5, [1, 1, 1, 2, 1]),
+        ("edit", 5, [1, 1, 1, 2, 1]),
+        *[(kind, steps, counts) for kind in GUIDED for steps, counts in ((2, [2, 4]), (8, [1, 1, 1, 1, 1, 0, 0, 1]))],
+    ],
+)
+def test_images_are_committed_once_by_the_cosine_plan(policy: MMadaPolicy, kind: Kind, steps: int, counts: list[int]) -> None:
+    for rollout in policy.generate(prompts(kind), range(5), Sampling(steps=steps)):
+        segment = rollout.segment("image")
+        assert segment is not None and np.bincount(segment.commit_step, minlength=steps).tolist() == counts
         assert segment.commit_step.min() >= 0 and segment.commit_step.max() == steps - 1 and rollout.steps == steps
 
 
-@pytest.mark.parametrize(("steps", "per_step"), [(2, [4, 4]), (4, [2, 2, 2, 2]), (6, [2, 1, 1, 2, 1, 1]), (8, [1] * 8)])
-def test_text_is_committed_once_block_behind_block(policy: MMadaPolicy, steps: int, per_step: list[int]) -> None:
-    for rollout in policy.generate(prompts("interleaved"), range(5), Sampling(steps=steps)):
+@pytest.mark.parametrize("kind", SPOKEN)
+@pytest.mark.parametrize(
+    ("steps", "of_eight", "of_six"),
+    [
+        (2, [4, 4], [3, 3]),
+        (4, [2, 2, 2, 2], [2, 1, 2, 1]),
+        (6, [2, 1, 1, 2, 1, 1], [1] * 6),
+        (8, [1] * 8, [1, 1, 1, 0, 1, 1, 1, 0]),
+    ],
+)
+def test_text_is_committed_once_block_behind_block(
+    policy: MMadaPolicy, kind: Kind, steps: int, of_eight: list[int], of_six: list[int]
+) -> None:
+    """Eight tokens in blocks of four beside an image, six in blocks of three where text is all."""
+    expected = of_eight if kind in GUIDED else of_six
+    for rollout in policy.generate(prompts(kind), range(5), Sampling(steps=steps)):
         segment = rollout.segment("text")
-        assert segment is not None and np.bincount(segment.commit_step, minlength=steps).tolist() == per_step
-        assert segment.commit_step[:4].max() < segment.commit_step[4:].min(), "the second block starts when the first is full"
+        assert segment is not None and np.bincount(segment.commit_step, minlength=steps).tolist() == expected
+        half = len(segment.tokens) // 2
+        assert segment.commit_step[:half].max() < segment.commit_step[half:].min(), "the second block starts when the first is full"
 
 
-def test_steps_that_do_not_fit_the_text_blocks_are_an_error(policy: MMadaPolicy) -> None:
+@pytest.mark.parametrize("kind", SPOKEN)
+def test_steps_that_do_not_fit_the_text_blocks_are_an_error(policy: MMadaPolicy, kind: Kind) -> None:
     with pytest.raises(ValueError, match="divisible by 2, got 3"):
-        policy.generate(prompts("interleaved"), range(5), Sampling(steps=3))
+        policy.generate(prompts(kind), range(5), Sampling(steps=3))
 
 
-@pytest.mark.parametrize("task", ["t2i", "interleaved"])
-def test_guesses_keep_what_was_committed_and_end_as_the_output(policy: MMadaPolicy, task: Task) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_guesses_keep_what_was_committed_and_end_as_the_output(policy: MMadaPolicy, kind: Kind) -> None:
     changed = 0
-    for rollout in policy.generate(prompts(task), range(5), Sampling(steps=STEPS, recorded=STEPS)):
+    for rollout in policy.generate(prompts(kind), range(5), Sampling(steps=STEPS, recorded=STEPS)):
         assert rollout.recorded == tuple(range(STEPS))
         for segment in rollout.segments:
             assert segment.guesses.shape == (STEPS, len(segment.tokens))
@@ -92,56 +145,58 @@ def test_guesses_keep_what_was_committed_and_end_as_the_output(policy: MMadaPoli
                 assert np.array_equal(segment.guesses[step][done], segment.tokens[done])
                 changed += int((segment.guesses[step] != segment.tokens).sum())
         last = rollout.guesses[-1]
-        assert last is not None and last.text == rollout.output.text
-        assert np.array_equal(shown(last.image), shown(rollout.output.image))
+        assert last is not None and looks_same(last, rollout.output)
     assert changed > 0, "early guesses differ from the output"
 
 
-def test_guesses_need_not_be_decoded(policy: MMadaPolicy) -> None:
-    with_images = policy.generate(prompts("t2i"), range(5), Sampling(steps=STEPS, recorded=2))
-    without = policy.generate(prompts("t2i"), range(5), Sampling(steps=STEPS, recorded=2, guesses=0))
-    for a, b in zip(with_images, without, strict=True):
+@pytest.mark.parametrize("kind", KINDS)
+def test_guesses_need_not_be_decoded(policy: MMadaPolicy, kind: Kind) -> None:
+    decoded = policy.generate(prompts(kind), range(5), Sampling(steps=STEPS, recorded=2))
+    without = policy.generate(prompts(kind), range(5), Sampling(steps=STEPS, recorded=2, guesses=0))
+    for a, b in zip(decoded, without, strict=True):
         assert same(a, b) and a.recorded == b.recorded and len(a.guesses) == 2 and b.guesses == ()
 
 
-def shown(image: np.ndarray | None) -> np.ndarray:
-    assert image is not None
-    return image
-
-
-def test_recorded_steps_are_a_subset_that_a_group_shares(policy: MMadaPolicy) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_recorded_steps_are_a_subset_that_a_group_shares(policy: MMadaPolicy, kind: Kind) -> None:
     sampling = Sampling(steps=8, recorded=3)
-    subsets = [recorded_steps(p, sampling)[0] for p in prompts("t2i", 40)]
+    subsets = [recorded_steps(p, sampling)[0] for p in prompts(kind, 40)]
     assert all(len(set(s)) == 3 and list(s) == sorted(s) and 0 <= s[0] and s[-1] < 8 for s in subsets)
     assert len(set(subsets)) > 10 and {step for s in subsets for step in s} == set(range(8))
-    groups = [p for p in prompts("t2i") for _ in range(3)]
+    groups = [p for p in prompts(kind) for _ in range(3)]
     kept, complete = (policy.generate(groups, range(15), s) for s in (sampling, Sampling(steps=8, recorded=8)))
     for i, (some, every) in enumerate(zip(kept, complete, strict=True)):
         assert some.recorded == subsets[i // 3]
         assert np.array_equal(some.segments[0].guesses, every.segments[0].guesses[list(some.recorded)])
         for guess, step in zip(some.guesses, some.recorded, strict=True):
             whole = every.guesses[step]
-            assert guess is not None and whole is not None and np.array_equal(shown(guess.image), shown(whole.image))
+            assert guess is not None and whole is not None and looks_same(guess, whole)
     assert not all(np.array_equal(r.segments[0].guesses, c.segments[0].guesses[:3]) for r, c in zip(kept, complete, strict=True))
 
 
 # ---- outputs as a person sees them
 
 
-def test_outputs_decode_the_tokens(policy: MMadaPolicy) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_outputs_decode_the_tokens(policy: MMadaPolicy, kind: Kind) -> None:
     texts = []
-    for rollout in policy.generate(prompts("interleaved", 20), range(20), Sampling(steps=STEPS, recorded=1)):
+    for rollout in policy.generate(prompts(kind, 20), range(20), Sampling(steps=STEPS, recorded=1)):
         text, image = rollout.segment("text"), rollout.segment("image")
-        assert text is not None and image is not None
-        words = [vocabulary(policy)[t] for t in text.tokens.tolist()]
-        texts.append(" ".join(words[: words.index("<|endoftext|>")] if "<|endoftext|>" in words else words))
-        assert rollout.output.text == texts[-1]
-        codes = torch.from_numpy(image.tokens)[None] - len(policy.tokenizer)
-        pixels = (policy.images.decode_code(codes, (2, 3))[0].clamp(-1, 1) + 1) / 2 * 255
-        assert rollout.output.image is not None and rollout.output.image.shape == (4, 6, 3) and rollout.output.image.dtype == np.uint8
-        assert np.abs(rollout.output.image - pixels.movedim(0, -1).numpy()).max() <= 0.51
-    assert any(len(t.split()) < 8 for t in texts) and any(t for t in texts)
-    assert policy.generate(prompts("t2i", 1), [0], Sampling(steps=STEPS))[0].output.text is None
+        if text is None:
+            assert kind not in SPOKEN and rollout.output.text is None
+        else:
+            words = [vocabulary(policy)[t] for t in text.tokens.tolist()]
+            texts.append(" ".join(words[: words.index("<|endoftext|>")] if "<|endoftext|>" in words else words))
+            assert rollout.output.text == texts[-1]
+        if image is None:
+            assert kind not in GUIDED and rollout.output.image is None
+        else:
+            codes = torch.from_numpy(image.tokens)[None] - len(policy.tokenizer)
+            pixels = (policy.images.decode_code(codes, (2, 3))[0].clamp(-1, 1) + 1) / 2 * 255
+            assert rollout.output.image is not None and rollout.output.image.shape == (4, 6, 3) and rollout.output.image.dtype == np.uint8
+            assert np.abs(rollout.output.image - pixels.movedim(0, -1).numpy()).max() <= 0.51
+    if kind in SPOKEN:
+        assert any(len(x.split()) < text_length(policy, task_of(kind)) for x in texts) and any(texts)
 
 
 def test_images_are_encoded_from_their_pixels(policy: MMadaPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,8 +212,21 @@ def test_sample_takes_plain_texts(policy: MMadaPolicy) -> None:
     outputs = policy.sample(["red circle", "green"], seed=3, task="interleaved", sampling=Sampling(steps=STEPS))
     pair = [Prompt("text-0", "interleaved", "red circle"), Prompt("text-1", "interleaved", "green")]
     expected = policy.generate(pair, [3, 4], Sampling(steps=STEPS))
-    assert [o.text for o in outputs] == [r.output.text for r in expected]
-    assert np.array_equal(shown(policy.sample("red circle")[0].image), shown(policy.sample(["red circle"])[0].image))
+    assert [looks_same(o, r.output) for o, r in zip(outputs, expected, strict=True)] == [True, True]
+    assert looks_same(policy.sample("red circle")[0], policy.sample(["red circle"])[0])
+
+
+@pytest.mark.parametrize("task", ["i2t", "edit", "interleaved"])
+def test_sample_takes_an_image_for_every_text(policy: MMadaPolicy, task: Task) -> None:
+    sampling = Sampling(steps=STEPS)
+    outputs = policy.sample(["red circle", "green"], seed=3, task=task, sampling=sampling, images=[picture(0), picture(1)])
+    pair = [Prompt("text-0", task, "red circle", image=picture(0)), Prompt("text-1", task, "green", image=picture(1))]
+    expected = policy.generate(pair, [3, 4], sampling)
+    assert [looks_same(o, r.output) for o, r in zip(outputs, expected, strict=True)] == [True, True]
+    (alone,) = policy.sample("red circle", seed=3, task=task, sampling=sampling, images=[picture(0)])
+    assert looks_same(alone, outputs[0])
+    with pytest.raises(ValueError, match="1 images for 2 texts: give one image per text"):
+        policy.sample(["red", "green"], task=task, images=[picture(0)])
 
 
 # ---- what a rollout may depend on
@@ -167,7 +235,7 @@ def test_sample_takes_plain_texts(policy: MMadaPolicy) -> None:
 @pytest.mark.parametrize("guidance", [0.0, 2.0])
 def test_a_rollout_depends_on_its_own_prompt_and_seed_only(policy: MMadaPolicy, guidance: float) -> None:
     sampling = Sampling(steps=STEPS, recorded=2, guidance=guidance)
-    batch = [*prompts("t2i"), *prompts("interleaved")]
+    batch = [prompt for kind in KINDS for prompt in prompts(kind, 3)]
     seeds = list(range(100, 100 + len(batch)))
     together = policy.generate(batch, seeds, sampling, version=3)
     assert [(r.prompt, r.seed, r.version) for r in together] == [(p, s, 3) for p, s in zip(batch, seeds, strict=True)]
@@ -181,31 +249,100 @@ def test_a_rollout_depends_on_its_own_prompt_and_seed_only(policy: MMadaPolicy, 
         assert not same(other, together[i]), "another seed gives another rollout"
 
 
+def test_a_batch_of_mixed_tasks_gives_the_rollouts_of_one_batch_per_task(policy: MMadaPolicy) -> None:
+    sampling = Sampling(steps=STEPS, recorded=2, guidance=1.0)
+    asked = {kind: prompts(kind) for kind in KINDS}
+    apart = {kind: policy.generate(batch, range(len(batch)), sampling) for kind, batch in asked.items()}
+    mixed = policy.generate([asked[kind][i] for i in range(5) for kind in KINDS], [i for i in range(5) for _ in KINDS], sampling)
+    for place, rollout in enumerate(mixed):
+        i, kind = place // len(KINDS), KINDS[place % len(KINDS)]
+        assert rollout.prompt is asked[kind][i] and same(rollout, apart[kind][i]) and looks_same(rollout.output, apart[kind][i].output)
+
+
+@pytest.mark.parametrize("kind", SHOWN)
+def test_a_rollout_depends_on_its_input_image(policy: MMadaPolicy, kind: Kind) -> None:
+    asked = prompts(kind)
+    others = [replace(prompt, image=picture(9)) for prompt in asked]
+    first, second = (policy.generate(batch, range(5), Sampling(steps=STEPS, guidance=1.0)) for batch in (asked, others))
+    assert sum(not np.allclose(a.segments[0].logprob, b.segments[0].logprob, atol=1e-3) for a, b in zip(first, second, strict=True)) == 5
+
+
+@pytest.mark.parametrize("kind", SHOWN)
+@pytest.mark.parametrize("guidance", [0.0, 2.0])
+def test_equal_input_images_are_encoded_once(policy: MMadaPolicy, monkeypatch: pytest.MonkeyPatch, kind: Kind, guidance: float) -> None:
+    given: list[Tensor] = []
+    get_code = policy.images.get_code
+
+    def counted(pixels: Tensor) -> Tensor:
+        given.extend(pixels)
+        return get_code(pixels)
+
+    monkeypatch.setattr(policy.images, "get_code", counted)
+    policy.generate(prompts(kind, 8), range(8), Sampling(steps=STEPS, guidance=guidance))
+    assert len(given) == 3, "eight prompts show three images"
+    expected = torch.from_numpy(np.stack([picture(i) for i in range(3)])).permute(0, 3, 1, 2) / 127.5 - 1
+    assert torch.allclose(torch.stack(given), expected, rtol=0, atol=1e-5)
+
+
 @torch.no_grad()
-def test_guidance_in_one_batch_equals_two_separate_forwards(policy: MMadaPolicy) -> None:
-    batch, scale = prompts("interleaved"), 1.5
+def test_codes_of_an_input_image_do_not_depend_on_its_batch_mates(policy: MMadaPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An encoder that rounds differently in every batch size, as real ones do near 0, tells a policy that batches its input images."""
+    get_code = policy.images.get_code
+    monkeypatch.setattr(policy.images, "get_code", lambda pixels: get_code(pixels) ^ (len(pixels) - 1))
+    batch = prompts("i2t", 3)
+    assert policy.shown(batch) == [code_ids(policy, p.image) for p in batch if p.image is not None]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", GUIDED)
+def test_guidance_in_one_batch_equals_two_separate_forwards(policy: MMadaPolicy, kind: Kind) -> None:
+    """Only the image is guided, away from the same prompt without its text; an input image stays in both."""
+    batch, scale, generator = prompts(kind), 1.5, torch.Generator().manual_seed(0)
     blank = policy.canvas(batch)
     free = policy.canvas(batch, conditional=False, width=blank.spans[0].start - 1)
     ids = blank.ids.clone()
-    generator = torch.Generator().manual_seed(0)
     ids[:, blank.spans[0].start + 2] = torch.randint(16, 24, (len(batch),), generator=generator)
-    ids[:, blank.spans[1].start + 1] = torch.randint(10, 16, (len(batch),), generator=generator)
-    unconditional = torch.cat((free.ids[:, : blank.spans[0].start], ids[:, blank.spans[0].start :]), 1)
-    conditional, without = policy.model(ids, blank.attention), policy.model(unconditional, free.attention)
-    (image, guided), (text, text_guided) = policy.logits(blank, free, scale)(ids, blank.spans)
-    where = blank.spans[0].columns
-    assert torch.allclose(image, conditional[:, where, 16:24], rtol=0, atol=1e-5)
-    assert torch.allclose(guided, (1 + scale) * conditional[:, where, 16:24] - scale * without[:, where, 16:24], rtol=0, atol=1e-4)
-    assert not torch.allclose(guided, image, atol=0.1)
-    assert torch.equal(text, text_guided), "text is sampled without guidance"
-    allowed = [policy.settings.specials.eos, *range(10, 16)]
-    assert torch.allclose(text[..., allowed], conditional[:, blank.spans[1].columns][..., allowed], rtol=0, atol=1e-5)
-    assert torch.isneginf(text).sum(-1).eq(16 - len(allowed)).all()
+    if kind in SPOKEN:
+        ids[:, blank.spans[1].start + 1] = torch.randint(10, 16, (len(batch),), generator=generator)
+    image, *text = policy.logits(blank, free, scale)(ids, blank.spans)
+    for row, prompt in enumerate(batch):
+        filled = {span.modality: ids[row, span.columns].tolist() for span in blank.spans}
+        (given, starts), (dropped, places) = (sequence(policy, prompt, filled, with_text) for with_text in (True, False))
+        conditional, without = policy.model(torch.tensor([given]))[0], policy.model(torch.tensor([dropped]))[0]
+        plain = conditional[starts["image"] : starts["image"] + 6, 16:24]
+        other = without[places["image"] : places["image"] + 6, 16:24]
+        assert torch.allclose(image[0][row], plain, rtol=0, atol=1e-5)
+        assert torch.allclose(image[1][row], (1 + scale) * plain - scale * other, rtol=0, atol=1e-4)
+        assert bool(prompt.text) == (not torch.allclose(image[1][row], plain, atol=0.1))
+        for unguided, guided in text:
+            assert torch.equal(unguided, guided), "text is sampled without guidance"
+            allowed = [policy.settings.specials.eos, *WORDS]
+            expected = conditional[starts["text"] : starts["text"] + 8, allowed]
+            assert torch.allclose(unguided[row][:, allowed], expected, rtol=0, atol=1e-5)
+            assert torch.isneginf(unguided).sum(-1).eq(16 - len(allowed)).all()
+    assert len(text) == (kind in SPOKEN)
+
+
+@pytest.mark.parametrize("kind", ["t2t", "i2t"])
+def test_tasks_of_text_alone_ignore_guidance(policy: MMadaPolicy, monkeypatch: pytest.MonkeyPatch, kind: Kind) -> None:
+    plain = policy.generate(prompts(kind), range(5), Sampling(steps=STEPS, recorded=2))
+    rows: list[int] = []
+    hidden = policy.model.hidden
+
+    def counted(ids: Tensor, attention: Tensor) -> Tensor:
+        rows.append(len(ids))
+        return hidden(ids, attention)
+
+    monkeypatch.setattr(policy.model, "hidden", counted)
+    guided = policy.generate(prompts(kind), range(5), Sampling(steps=STEPS, recorded=2, guidance=3.0))
+    assert all(same(a, b) for a, b in zip(plain, guided, strict=True))
+    assert rows == [5] * STEPS, "nor do they pay for it"
 
 
 @torch.no_grad()
-def test_each_modality_sees_what_the_other_committed(policy: MMadaPolicy) -> None:
-    blank = policy.canvas(prompts("interleaved", 1))
+@pytest.mark.parametrize("kind", ["interleaved", "interleaved+image"])
+def test_each_modality_sees_what_the_other_committed(policy: MMadaPolicy, kind: Kind) -> None:
+    blank = policy.canvas(prompts(kind, 1))
     call = policy.logits(blank, None, 0.0)
     (image, _), (text, _) = call(blank.ids, blank.spans)
     for span, token in ((blank.spans[0], 17), (blank.spans[1], 11)):
@@ -227,12 +364,13 @@ def test_the_settings_of_a_rollout_are_recorded(policy: MMadaPolicy, make_policy
     assert not same(make_policy(seed=1).generate(prompts("interleaved", 1), [9], Sampling(steps=STEPS, recorded=2))[0], rollout)
 
 
-def test_only_as_many_guesses_as_asked_for_are_decoded(policy: MMadaPolicy) -> None:
-    every = policy.generate(prompts("t2i"), range(5), Sampling(steps=STEPS, recorded=3))
-    some = policy.generate(prompts("t2i"), range(5), Sampling(steps=STEPS, recorded=3, guesses=1))
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_as_many_guesses_as_asked_for_are_decoded(policy: MMadaPolicy, kind: Kind) -> None:
+    every = policy.generate(prompts(kind), range(5), Sampling(steps=STEPS, recorded=3))
+    some = policy.generate(prompts(kind), range(5), Sampling(steps=STEPS, recorded=3, guesses=1))
     for a, b in zip(every, some, strict=True):
         assert same(a, b) and a.recorded == b.recorded
         decoded = [k for k, guess in enumerate(b.guesses) if guess is not None]
         assert len(b.guesses) == 3 and len(decoded) == 1
         guess, whole = b.guesses[decoded[0]], a.guesses[decoded[0]]
-        assert guess is not None and whole is not None and np.array_equal(shown(guess.image), shown(whole.image))
+        assert guess is not None and whole is not None and looks_same(guess, whole)

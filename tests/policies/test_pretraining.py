@@ -1,6 +1,7 @@
 """The supervised losses equal a plain recomputation on full logits at the masks that were drawn."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,19 +9,22 @@ import torch
 from torch import Tensor
 
 import policies.pretraining
-from pararl.types import Output, Prompt, Task
+from pararl.types import MODALITIES, Modality, Output, Prompt
 from policies.mmada import MMadaPolicy
 from policies.pretraining import noise_levels, supervised_loss
+from tests.policies.by_hand import GUIDED, KINDS, SHOWN, SPOKEN, WORDS, Kind, code_ids, picture, prompts, sequence, task_of, text_length
 
 IMAGE_RATIOS, TEXT_RATIOS = torch.tensor([0.9, 0.5, 0.7, 0.2]), torch.tensor([0.8, 0.5, 0.3, 0.6])
 ANSWERS = ("red circle above blue square", "green", "", "red red red red red red red red")
-PROMPTS = ("red circle", "blue", "green square above red", "circle")
 
 
-def batch(task: Task) -> tuple[list[Prompt], list[Output]]:
+def batch(kind: Kind) -> tuple[list[Prompt], list[Output]]:
+    """Four prompts of a kind and what they should give; answers fit the window of 6 of tasks that give text alone."""
     images = np.random.default_rng(0).integers(0, 256, (4, 4, 6, 3), dtype=np.uint8)
-    prompts = [Prompt(str(i), task, text) for i, text in enumerate(PROMPTS)]
-    return prompts, [Output(text if task == "interleaved" else None, image) for text, image in zip(ANSWERS, images, strict=True)]
+    texts = ANSWERS if kind in GUIDED else [" ".join(text.split()[:6]) for text in ANSWERS]
+    return prompts(kind, 4), [
+        Output(text if kind in SPOKEN else None, image if kind in GUIDED else None) for text, image in zip(texts, images, strict=True)
+    ]
 
 
 @pytest.fixture
@@ -38,58 +42,96 @@ def seen(policy: MMadaPolicy, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Ten
     return given
 
 
-def clean_targets(policy: MMadaPolicy, outputs: list[Output]) -> tuple[Tensor, Tensor]:
-    """Image ids [batch, 6] and text ids [batch, 8]: the words, then end of sequence to the end of the window."""
-    images = torch.stack([torch.from_numpy(o.image).permute(2, 0, 1) for o in outputs if o.image is not None]).float() / 255 * 2 - 1
+def clean_targets(policy: MMadaPolicy, outputs: list[Output], words: int) -> dict[Modality, Tensor]:
+    """Image ids [batch, 6] and text ids [batch, words]: the words, then end of sequence to the end of the window."""
     ids = [[policy.tokenizer.convert_tokens_to_ids(w) for w in (o.text or "").split()] for o in outputs]
+    images = [code_ids(policy, o.image) for o in outputs if o.image is not None]
     eos = policy.settings.specials.eos
-    return policy.images.get_code(images) + 16, torch.tensor([(row + [eos] * 8)[:8] for row in ids])
+    return {"image": torch.tensor(images), "text": torch.tensor([(row + [eos] * words)[:words] for row in ids])}
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("task", ["t2i", "interleaved"])
-def test_losses_equal_a_recomputation_on_full_logits(policy: MMadaPolicy, seen: list[tuple[Tensor, Tensor]], task: Task) -> None:
-    prompts, outputs = batch(task)
-    losses = supervised_loss(policy, prompts, outputs, torch.Generator().manual_seed(0), drop=0.0)
+@pytest.mark.parametrize("kind", KINDS)
+def test_losses_equal_a_recomputation_on_full_logits(policy: MMadaPolicy, seen: list[tuple[Tensor, Tensor]], kind: Kind) -> None:
+    """Sequences are put together by hand, without padding; only which tokens were hidden is taken from what the backbone was given."""
+    asked, outputs = batch(kind)
+    losses = supervised_loss(policy, asked, outputs, torch.Generator().manual_seed(0), drop=0.0)
     ((ids, attention),) = seen
-    start = 1 + int(attention.shape[1] - (1 + 6 + 1 + (9 if task == "interleaved" else 0)))
-    image, text = clean_targets(policy, outputs)
-    logits = policy.model.head(policy.model.hidden(ids, attention)).double()
-    mask = policy.settings.specials.mask
-    hide = ids[:, start : start + 6] == mask
-    assert torch.equal(ids[:, start : start + 6][~hide], image[~hide]) and 0 < int(hide.sum()) < hide.numel()
-    logp = logits[:, start : start + 6, 16:24].log_softmax(-1).gather(-1, image[..., None] - 16).squeeze(-1)
-    assert torch.allclose(losses["image"].double(), -logp[hide].mean(), rtol=1e-5)
-    assert set(losses) == ({"image", "text"} if task == "interleaved" else {"image"})
-    if task == "interleaved":
-        hide = ids[:, -8:] == mask
-        assert torch.equal(ids[:, -8:][~hide], text[~hide]) and 0 < int(hide.sum()) < hide.numel()
-        allowed = [policy.settings.specials.eos, *range(10, 16)]
-        logp = logits[:, -8:].gather(-1, text[..., None]).squeeze(-1) - logits[:, -8:, allowed].logsumexp(-1)
-        rows = [-(logp[b][hide[b]].sum() / 8 / float(TEXT_RATIOS[b])) for b in range(4)]
-        assert torch.allclose(losses["text"].double(), sum(rows) / torch.tensor(4.0).double(), rtol=1e-5)
+    mask, words = policy.settings.specials.mask, text_length(policy, task_of(kind))
+    sizes = {"image": 6 if kind in GUIDED else 0, "text": words}
+    clean = clean_targets(policy, outputs, words)
+    assert set(losses) == {m for m, n in sizes.items() if n}
+    hidden: dict[str, list[Tensor]] = {m: [] for m in losses}
+    for b, prompt in enumerate(asked):
+        row = ids[b, attention[b]]
+        _, starts = sequence(policy, prompt, {m: clean[m][b].tolist() for m in MODALITIES if m in losses})
+        hide = {m: row[start : start + sizes[m]] == mask for m, start in starts.items()}
+        given, _ = sequence(policy, prompt, {m: clean[m][b].masked_fill(h, mask).tolist() for m, h in hide.items()})
+        assert row.tolist() == given and not attention[b].diff().lt(0).any(), "padding stands in front"
+        full = policy.model(torch.tensor([given]), torch.ones(1, len(given), dtype=torch.bool))[0].double()
+        for m, start in starts.items():
+            rows = list(range(16, 24)) if m == "image" else [policy.settings.specials.eos, *WORDS]
+            logits = full[start : start + sizes[m]]
+            logp = logits.gather(-1, clean[m][b][:, None]).squeeze(-1) - logits[:, rows].logsumexp(-1)
+            hidden[m].append(-logp[hide[m]] if m == "image" else -logp[hide[m]].sum() / words / TEXT_RATIOS[b].double())
+    if "image" in losses:
+        assert 0 < len(torch.cat(hidden["image"])) < 24
+        assert torch.allclose(losses["image"].double(), torch.cat(hidden["image"]).mean(), rtol=1e-5)
+    if "text" in losses:
+        assert torch.allclose(losses["text"].double(), torch.stack(hidden["text"]).mean(), rtol=1e-5)
 
 
 @torch.no_grad()
-def test_tokens_are_hidden_at_the_drawn_ratios(policy: MMadaPolicy, seen: list[tuple[Tensor, Tensor]]) -> None:
-    prompts, outputs = batch("interleaved")
-    for seed in range(200):
-        supervised_loss(policy, prompts, outputs, torch.Generator().manual_seed(seed))
-    hidden = torch.stack([ids[:, -16:] == policy.settings.specials.mask for ids, _ in seen]).float()
-    assert (hidden[..., :6].mean((0, 2)) - IMAGE_RATIOS).abs().max() < 4 * 0.5 / 1200**0.5
-    assert (hidden[..., -8:].mean((0, 2)) - TEXT_RATIOS).abs().max() < 4 * 0.5 / 1600**0.5
-    assert hidden[..., 6:8].sum() == 0, "<eoi> and <bos> stay"
-
-
-@torch.no_grad()
-@pytest.mark.parametrize(("drop", "kept"), [(0.0, 1.0), (1.0, 0.0), (0.3, 0.7)])
-def test_prompts_are_dropped_at_their_rate(policy: MMadaPolicy, seen: list[tuple[Tensor, Tensor]], drop: float, kept: float) -> None:
-    prompts, outputs = batch("t2i")
+@pytest.mark.parametrize("kind", ["i2t", "interleaved+image"])
+def test_tokens_are_hidden_at_the_drawn_ratios(policy: MMadaPolicy, seen: list[tuple[Tensor, Tensor]], kind: Kind) -> None:
+    asked, outputs = batch(kind)
     for seed in range(100):
-        supervised_loss(policy, prompts, outputs, torch.Generator().manual_seed(seed), drop)
-    with_words = [bool(((row >= 10) & (row < 16)).any()) for ids, _ in seen for row in ids]
-    share = sum(with_words) / len(with_words)
-    assert abs(share - kept) <= (0 if drop in (0.0, 1.0) else 4 * 0.5 / 20)
+        supervised_loss(policy, asked, outputs, torch.Generator().manual_seed(seed), drop=0.0)
+    words = text_length(policy, task_of(kind))
+    hidden = torch.stack([ids == policy.settings.specials.mask for ids, _ in seen]).float()
+    assert (hidden[..., -words:].mean((0, 2)) - TEXT_RATIOS).abs().max() < 4 * 0.5 / (100 * words) ** 0.5
+    before = hidden[..., :-words]
+    if kind in GUIDED:
+        assert (before[..., -8:-2].mean((0, 2)) - IMAGE_RATIOS).abs().max() < 4 * 0.5 / 600**0.5
+        assert before[..., -2:].sum() == 0, "<eoi> and <bos> stay"
+        before = before[..., :-8]
+    assert before.sum() == 0, "the prompt and its image stay"
+
+
+def with_words(policy: MMadaPolicy, ids: Tensor, width: int) -> list[bool]:
+    """Which rows have a word of the vocabulary in front of their ``width`` generated columns."""
+    return [bool(torch.isin(row, torch.tensor(WORDS)).any()) for row in ids[:, : ids.shape[1] - width]]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", GUIDED)
+@pytest.mark.parametrize(("drop", "kept"), [(0.0, 1.0), (1.0, 0.0), (0.3, 0.7)])
+def test_prompts_are_dropped_at_their_rate_and_their_images_never(
+    policy: MMadaPolicy, seen: list[tuple[Tensor, Tensor]], kind: Kind, drop: float, kept: float
+) -> None:
+    asked, outputs = batch(kind)
+    asked = [replace(prompt, text="red above blue") for prompt in asked]
+    for seed in range(50):
+        supervised_loss(policy, asked, outputs, torch.Generator().manual_seed(seed), drop)
+    width = 8 + (9 if kind in SPOKEN else 0)
+    rows = [row for ids, _ in seen for row in with_words(policy, ids, width)]
+    assert abs(sum(rows) / len(rows) - kept) <= (0 if drop in (0.0, 1.0) else 4 * 0.5 / 200**0.5)
+    if kind in SHOWN:
+        for ids, attention in seen:
+            for b, prompt in enumerate(asked):
+                assert ids[b, attention[b]].tolist()[2:8] == code_ids(policy, picture(b % 3)) and prompt.image is not None
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["t2t", "i2t"])
+def test_the_text_of_tasks_that_give_text_alone_is_never_dropped(
+    policy: MMadaPolicy, seen: list[tuple[Tensor, Tensor]], kind: Kind
+) -> None:
+    asked, outputs = batch(kind)
+    asked = [replace(prompt, text="red above blue") for prompt in asked]
+    for seed in range(10):
+        supervised_loss(policy, asked, outputs, torch.Generator().manual_seed(seed), drop=1.0)
+    assert len(seen) == 10 and all(all(with_words(policy, ids, 6)) for ids, _ in seen)
 
 
 def test_both_modalities_run_on_one_clock() -> None:
@@ -99,8 +141,9 @@ def test_both_modalities_run_on_one_clock() -> None:
     assert abs(float(text.mean()) - 0.5) < 4 / 12**0.5 / 1000**0.5
 
 
-def test_the_losses_have_gradients(policy: MMadaPolicy) -> None:
-    losses = supervised_loss(policy, *batch("interleaved"), torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_losses_have_gradients(policy: MMadaPolicy, kind: Kind) -> None:
+    losses = supervised_loss(policy, *batch(kind), torch.Generator().manual_seed(0))
     for loss in losses.values():
         grads = torch.autograd.grad(loss, list(policy.model.parameters()), retain_graph=True)
         assert all(float(g.abs().max()) > 0 for g in grads)
@@ -110,7 +153,7 @@ def test_the_losses_have_gradients(policy: MMadaPolicy) -> None:
     ("output", "message"),
     [
         (Output("red " * 9, np.zeros((4, 6, 3), np.uint8)), "text of 9 tokens does not fit the window of 8"),
-        (Output("a yellow circle", np.zeros((4, 6, 3), np.uint8)), "which a text position never yields"),
+        (Output("red <|soi|> circle", np.zeros((4, 6, 3), np.uint8)), "which a text position never yields"),
         (Output("red", None), "1 of 1 outputs have no image"),
         (Output("red", np.zeros((8, 6, 3), np.uint8)), "make 12 tokens, but the policy's grid has 6"),
     ],
@@ -118,3 +161,8 @@ def test_the_losses_have_gradients(policy: MMadaPolicy) -> None:
 def test_targets_that_the_policy_could_never_yield_are_an_error(policy: MMadaPolicy, output: Output, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         supervised_loss(policy, [Prompt("x", "interleaved", "red")], [output], torch.Generator().manual_seed(0))
+
+
+def test_an_answer_that_does_not_fit_its_window_is_an_error(policy: MMadaPolicy) -> None:
+    with pytest.raises(ValueError, match="text of 7 tokens does not fit the window of 6"):
+        supervised_loss(policy, prompts("i2t", 1), [Output("red " * 7)], torch.Generator().manual_seed(0))

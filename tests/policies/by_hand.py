@@ -1,0 +1,80 @@
+"""Prompts of every kind, and their sequences put together by hand from the documented layouts: what the tests compare the policy with."""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+
+from pararl.types import Modality, Prompt, Task
+from policies.mmada import MMadaPolicy
+
+Kind = Literal["t2t", "i2t", "t2i", "edit", "interleaved", "interleaved+image"]
+KINDS: tuple[Kind, ...] = ("t2t", "i2t", "t2i", "edit", "interleaved", "interleaved+image")
+"""The tasks; interleaved once without and once with an input image."""
+GUIDED: tuple[Kind, ...] = ("t2i", "edit", "interleaved", "interleaved+image")
+"""Those that produce an image."""
+SPOKEN: tuple[Kind, ...] = ("t2t", "i2t", "interleaved", "interleaved+image")
+"""Those that produce text."""
+SHOWN: tuple[Kind, ...] = ("i2t", "edit", "interleaved+image")
+"""Those that read an image."""
+TEXTS = ("red circle", "blue square above green circle", "", "green", "red red red blue")
+WORDS, CODES = list(range(10, 16)), list(range(16, 24))
+"""Ids of the words and of the image codes of the policy of ``conftest``: ten special tokens, then six words, then eight codes."""
+
+
+def task_of(kind: Kind) -> Task:
+    return "interleaved" if kind == "interleaved+image" else kind
+
+
+def picture(seed: int) -> np.ndarray:
+    """An input image of noise, uint8 [4, 6, 3]: 2 x 3 tokens."""
+    return np.random.default_rng(seed).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+
+
+def prompts(kind: Kind, count: int = len(TEXTS)) -> list[Prompt]:
+    """Prompts of a kind; the first and the fourth show the same image, so do the second and the fifth, and so on."""
+    images = [picture(i % 3) if kind in SHOWN else None for i in range(count)]
+    return [Prompt(f"{kind}-{i}", task_of(kind), TEXTS[i % len(TEXTS)], image=image) for i, image in enumerate(images)]
+
+
+def text_length(policy: MMadaPolicy, task: Task) -> int:
+    """How many text tokens a task produces."""
+    s = policy.settings
+    return {"t2t": s.answer_tokens, "i2t": s.answer_tokens, "t2i": 0, "edit": 0, "interleaved": s.text_tokens}[task]
+
+
+def code_ids(policy: MMadaPolicy, image: np.ndarray) -> list[int]:
+    """Vocabulary ids of an image, straight from the image tokenizer."""
+    pixels = torch.from_numpy(image.astype(np.float32) / 255 * 2 - 1).permute(2, 0, 1)
+    return [len(policy.tokenizer) + code for code in policy.images.get_code(pixels[None])[0].tolist()]
+
+
+def prefix(policy: MMadaPolicy, prompt: Prompt, with_text: bool = True) -> list[int]:
+    """Ids in front of the generated part."""
+    s = policy.settings.specials
+    table = policy.tokenizer.get_vocab()
+    words = [table[w] for w in prompt.text.split()] if with_text else []
+    image = [] if prompt.image is None else [s.soi, *code_ids(policy, prompt.image), s.eoi]
+    if prompt.task == "t2t":
+        return [s.bos, *words]
+    if prompt.task == "i2t":
+        return [s.mmu, *image, s.bos, *words]
+    return [s.interleave if prompt.task == "interleaved" else s.t2i, *image, s.bos, *words, s.eos]
+
+
+def sequence(
+    policy: MMadaPolicy, prompt: Prompt, filled: Mapping[Modality, Sequence[int]], with_text: bool = True
+) -> tuple[list[int], dict[Modality, int]]:
+    """Ids of a whole sequence without padding, and the column at which each generated modality starts."""
+    s = policy.settings.specials
+    ids = prefix(policy, prompt, with_text)
+    starts: dict[Modality, int] = {}
+    if "image" in filled:
+        starts["image"] = len(ids) + 1
+        ids += [s.soi, *filled["image"], s.eoi]
+    if "text" in filled:
+        ids += [s.bos] if "image" in filled else []
+        starts["text"] = len(ids)
+        ids += filled["text"]
+    return ids, starts
