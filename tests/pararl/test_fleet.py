@@ -167,7 +167,7 @@ def test_an_adapter_that_does_not_fit_stops_the_run_and_is_not_remembered(two: R
 
 def test_an_error_in_an_actor_is_one_clear_line(two: RayFleet) -> None:
     wrong = Prompt("train-99", "i2t", "what is this")
-    with pytest.raises(RuntimeError, match="sampling rollouts failed: ValueError: prompt train-99: the mmada family does") as caught:
+    with pytest.raises(RuntimeError, match="sampling rollouts failed: ValueError: prompt train-99: i2t needs an input image") as caught:
         two.generate([wrong], 2, 0, 0, SAMPLING)
     assert "\n" not in str(caught.value)
     assert two.generate(PROMPTS, 1, 0, 0, SAMPLING), "the actors live on"
