@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from pararl.files import write_json
 from pararl.types import Judgement, Output, Prompt, Rollout, Score, Segment
 
 STATE, TENSORS = "state.json", "tensors.safetensors"
+_PARTS = ("tokens", "commit_step", "logprob", "guesses")
 
 
 def save(directory: Path, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
@@ -46,20 +48,26 @@ def save_rollouts(directory: Path, rollouts: Sequence[Rollout], judgements: Sequ
     """Write rollouts of one sampling (equal recorded steps) and their final scores, without pixels or texts of outputs."""
     arrays: dict[str, np.ndarray] = {}
     rows: list[dict[str, Any]] = []
-    prompts: dict[str, Prompt] = {r.prompt.id: r.prompt for r in rollouts}
+    prompts: dict[tuple[str, str], int] = {}
+    listed: list[dict[str, Any]] = []
+    segments: dict[str, list[Segment]] = {}
     for rollout, judgement in zip(rollouts, judgements, strict=True):
-        if rollout.prompt.image is not None:
-            raise ValueError(f"prompt {rollout.prompt.id} has an input image: stored rollouts are of text prompts so far")
+        prompt, final = rollout.prompt, judgement.final
+        place = prompts.setdefault((prompt.kind, prompt.id), len(prompts))
+        if place == len(listed):
+            listed.append({**asdict(replace(prompt, image=None)), "shown": prompt.image is not None})
+            if prompt.image is not None:
+                arrays[f"shown.{place}"] = prompt.image
         row = {name: getattr(rollout, name) for name in ("index", "seed", "version", "steps", "recorded")}
-        final = judgement.final
-        row |= {"prompt": rollout.prompt.id, "modalities": [s.modality for s in rollout.segments]}
+        row |= {"prompt": place, "segments": [f"{s.modality}.{len(s.tokens)}" for s in rollout.segments]}
         row |= {"value": None if final is None else final.value, "strict": None if final is None else final.strict}
         rows.append(row)
-    for k, modality in {(k, s.modality) for r in rollouts for k, s in enumerate(r.segments)}:
-        chosen = [r.segments[k] for r in rollouts if k < len(r.segments) and r.segments[k].modality == modality]
-        for name in ("tokens", "commit_step", "logprob", "guesses"):
-            arrays[f"{modality}.{name}"] = np.stack([getattr(s, name) for s in chosen])
-    save(directory, arrays, {"prompts": [asdict(p) for p in prompts.values()], "rollouts": rows})
+        for segment in rollout.segments:  # those of equal length make one array
+            segments.setdefault(f"{segment.modality}.{len(segment.tokens)}", []).append(segment)
+    for key, chosen in segments.items():
+        for name in _PARTS:
+            arrays[f"{key}.{name}"] = np.stack([getattr(s, name) for s in chosen])
+    save(directory, arrays, {"prompts": listed, "rollouts": rows})
 
 
 def load_rollouts(directory: Path) -> tuple[list[Rollout], list[Judgement]] | None:
@@ -68,21 +76,28 @@ def load_rollouts(directory: Path) -> tuple[list[Rollout], list[Judgement]] | No
     if found is None:
         return None
     arrays, facts = found
-    prompts = {p["id"]: Prompt(**p) for p in facts["prompts"]}
-    cursor = dict.fromkeys(("text", "image"), 0)
+    prompts = [
+        Prompt(
+            **{key: value for key, value in p.items() if key not in ("shown", "image")}, image=arrays[f"shown.{i}"] if p["shown"] else None
+        )
+        for i, p in enumerate(facts["prompts"])
+    ]
+    cursor: Counter[str] = Counter()
     rollouts, judgements = [], []
     for row in facts["rollouts"]:
         segments = []
-        for modality in row["modalities"]:
-            place = cursor[modality]
-            cursor[modality] += 1
-            segments.append(Segment(modality, *(arrays[f"{modality}.{n}"][place] for n in ("tokens", "commit_step", "logprob", "guesses"))))
-        facts_of = {name: row[name] for name in ("index", "seed", "version", "steps")}
-        rollouts.append(
-            Rollout(
-                prompts[row["prompt"]], **facts_of, recorded=tuple(row["recorded"]), segments=tuple(segments), output=Output(), guesses=()
-            )
+        for key in row["segments"]:
+            segments.append(Segment(key.partition(".")[0], *(arrays[f"{key}.{name}"][cursor[key]] for name in _PARTS)))
+            cursor[key] += 1
+        rollout = Rollout(
+            prompts[row["prompt"]],
+            **{name: row[name] for name in ("index", "seed", "version", "steps")},
+            recorded=tuple(row["recorded"]),
+            segments=tuple(segments),
+            output=Output(),
+            guesses=(),
         )
+        rollouts.append(rollout)
         judgements.append(Judgement(None if row["value"] is None else Score(row["value"], row["strict"])))
     return rollouts, judgements
 

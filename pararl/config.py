@@ -58,11 +58,25 @@ class PolicyConfig:
 
 
 @dataclass(frozen=True)
+class CurriculumConfig:
+    """Which prompts are trained on."""
+
+    tasks: tuple[str, ...] = ("t2i",)
+    """Kinds of prompts: t2t, i2t, t2i, edit, interleaved, interleaved_edit (with an input image). kind:2 has twice the share of others."""
+    order: Literal["joint", "alternate"] = "joint"
+    """joint: every batch holds every kind, in fixed quotas. alternate: every batch holds one kind, in turn."""
+    canaries: tuple[str, ...] = ()
+    """Tags of prompts that are never trained on, only measured (split canary), to show forgetting."""
+    file: str = ""
+    """The user's prompts in place of the scene world's: FILE.jsonl in GenEval's format, or a data set; see pararl/prompts.py."""
+    rest: bool = True
+    """Whether a prompt of `curriculum.file` sits out a pass after its group had no spread."""
+
+
+@dataclass(frozen=True)
 class RolloutConfig:
     """How outputs are sampled."""
 
-    task: str = "t2i"
-    """Task of the prompts: t2i or interleaved."""
     prompts: int = 16
     """Prompts per update."""
     group: int = 8
@@ -80,6 +94,9 @@ class RolloutConfig:
     """Temperature of the token draws."""
     choice_temperature: float = 8.0
     """Gumbel temperature of the confidence that picks which drawn tokens are committed, annealed to 0."""
+    decoding: Literal["parallel", "semi_parallel", "sequential"] = "parallel"
+    """How text and image of one output share the steps. parallel: both throughout. sequential: the text in the first half, the image
+    in the second. semi_parallel: the text in the first three quarters, the image in the last three."""
     guidance: float = 0.0
     """Classifier-free guidance scale s: logits (1 + s) conditional - s unconditional; 0 = one forward, no guidance."""
     workers: int = 2
@@ -112,6 +129,8 @@ class PreferConfig:
     """best_worst: the best against the worst of a group. all_margin: every informative pair, weighted by its margin."""
     min_margin: float = 0.02
     """Pairs whose rewards differ by less are dropped."""
+    balance: bool = True
+    """Whether every kind of prompt weighs as much in the loss as it has prompts with a pair, however large its margins are."""
 
 
 @dataclass(frozen=True)
@@ -156,13 +175,17 @@ class EvalConfig:
     """How the base and every adapter are measured."""
 
     prompts: int = 256
-    """Prompts per split."""
+    """Prompts per split and kind."""
     every: int = 20
     """Updates between evaluations of the ID split during training; 0 = only before and after."""
     first: int = 0
     """Index of the first prompt of each split: settings that were chosen on some prompts are better reported on others."""
     during: int = 64
-    """Prompts of those evaluations."""
+    """Prompts of those evaluations, per kind."""
+    tasks: tuple[str, ...] = ()
+    """Kinds of prompts that are measured; empty = those of curriculum.tasks."""
+    file: str = ""
+    """The user's prompts that are measured, as split id, in place of the scene world's: as curriculum.file."""
     splits: tuple[str, ...] = ("id", "ood_pair", "ood_rel", "ood_count", "para")
     """Splits measured at the end."""
     seed: int = 1_000_003
@@ -187,6 +210,7 @@ class Config:
 
     run: RunConfig = field(default_factory=RunConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
+    curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
     prefer: PreferConfig = field(default_factory=PreferConfig)

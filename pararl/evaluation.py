@@ -1,19 +1,25 @@
-"""Measuring a policy: soft and strict scores on every split, at fixed prompts and seeds that all arms share."""
+"""Measuring a policy: soft and strict scores on every split and kind of prompt, at fixed prompts and seeds that all arms share."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
+from itertools import count as counting
 
 import numpy as np
 
 from pararl import scenes
 from pararl.config import Config, RolloutConfig
-from pararl.pictures import Sample
-from pararl.summary import SplitResult
-from pararl.types import Judgement, Prompt, Rollout
+from pararl.pictures import Sample, SampleRow
+from pararl.prompts import read_prompts
+from pararl.quotas import task_shares
+from pararl.summary import Kinds, SplitResult, pooled
+from pararl.types import Judgement, Kind, Output, Prompt, Rollout, Score
 from policies.base import Sampling
 
 KL_STEPS = 4
 """Steps of an evaluation's rollouts at which the KL to the base is estimated."""
+CANARY = "canary"
+"""The split of prompts of the tags that are never trained on."""
 
 Generate = Callable[[Sequence[Prompt]], list[Rollout]]
 """Prompts to one rollout each, of the policy and seeds under evaluation."""
@@ -24,18 +30,60 @@ Judge = Callable[[Sequence[Rollout]], list[Judgement]]
 class Evaluation:
     """The figures of one policy, and the rollouts of the first split for pictures and KL."""
 
-    splits: dict[str, SplitResult]
+    kinds: Kinds
+    """Per kind of prompt, per split."""
     rollouts: tuple[Rollout, ...]
     judgements: tuple[Judgement, ...]
 
-    def samples(self, count: int) -> list[Sample]:
-        """The first ``count`` rollouts as cells of a contact sheet."""
-        return [sample(r, j) for r, j in zip(self.rollouts[:count], self.judgements[:count], strict=True)]
+    @property
+    def splits(self) -> dict[str, SplitResult]:
+        """Per split, all kinds pooled."""
+        names = dict.fromkeys(split for results in self.kinds.values() for split in results)
+        return {split: pooled([results[split] for results in self.kinds.values() if split in results]) for split in names}
+
+    def samples(self, count: int) -> list[SampleRow]:
+        """``count`` rollouts, as many of each kind as fit, as rows of a contact sheet."""
+        kinds = list(dict.fromkeys(r.prompt.kind for r in self.rollouts))
+        shown: list[SampleRow] = []
+        for place, kind in enumerate(kinds):
+            index = [i for i, r in enumerate(self.rollouts) if r.prompt.kind == kind]
+            wanted = count // len(kinds) + (place < count % len(kinds))
+            rollouts = [self.rollouts[i] for i in index[:wanted]]
+            scores = [self.judgements[i].final for i in index[:wanted]]
+            shown += [sample_row(r.prompt, r.output, score) for r, score in zip(rollouts, scores, strict=True)]
+        return shown
 
 
-def split_prompts(split: str, count: int, config: Config) -> list[Prompt]:
-    """``count`` prompts of a split from ``eval.first`` on, the same for every run and arm."""
-    return [scenes.prompt(split, config.eval.first + i, task=config.rollout.task) for i in range(count)]  # type: ignore[arg-type]
+def evaluated_kinds(config: Config) -> tuple[Kind, ...]:
+    """The kinds of prompts that a run measures."""
+    return tuple(task_shares(config.eval.tasks or config.curriculum.tasks))
+
+
+def split_prompts(split: str, kind: Kind, count: int, config: Config) -> list[Prompt]:
+    """At most ``count`` prompts of a split and kind from ``eval.first`` on, the same for every run and arm; none where it has no such.
+
+    The split ``canary`` holds the ID prompts whose tags are never trained on; no other split has these.
+    """
+    if config.eval.file:
+        own = [p for p in _own_prompts(config.eval.file, config.reward.name) if p.kind == kind]
+        return own[config.eval.first : config.eval.first + count] if split == "id" else []
+    canaries = set(config.curriculum.canaries) & set(scenes.TAGS[kind])
+    if split == CANARY:
+        return _first(count, "id", kind, config, canaries) if canaries else []
+    if split not in scenes.splits(*scenes.FORMS[kind]):
+        return []
+    return _first(count, split, kind, config, {*scenes.TAGS[kind], "two_edits"} - canaries)
+
+
+def _first(count: int, split: str, kind: Kind, config: Config, tags: set[str]) -> list[Prompt]:
+    prompts: Iterator[Prompt] = (scenes.prompt(split, i, 0, *scenes.FORMS[kind]) for i in counting(config.eval.first))
+    wanted = (prompt for prompt in prompts if prompt.spec["tag"] in tags)
+    return [next(wanted) for _ in range(count)]
+
+
+@cache
+def _own_prompts(file: str, reward: str) -> list[Prompt]:
+    return read_prompts(file, reward)
 
 
 def eval_sampling(rollout: RolloutConfig) -> Sampling:
@@ -47,20 +95,28 @@ def eval_sampling(rollout: RolloutConfig) -> Sampling:
         temperature=rollout.temperature,
         choice_temperature=rollout.choice_temperature,
         guidance=rollout.guidance,
+        decoding=rollout.decoding,
     )
 
 
 def evaluate(generate: Generate, judge: Judge, config: Config, splits: Sequence[str], count: int) -> Evaluation:
-    """Measure ``count`` prompts of each split, one rollout each; the first split's rollouts are kept."""
-    results: dict[str, SplitResult] = {}
+    """Measure ``count`` prompts of each split and kind, one rollout each; the first split's rollouts are kept."""
+    wanted = evaluated_kinds(config)
+    kinds: Kinds = {kind: {} for kind in wanted}
     kept: tuple[list[Rollout], list[Judgement]] = ([], [])
     for split in splits:
-        rollouts = generate(split_prompts(split, count, config))
+        prompts = [prompt for kind in wanted for prompt in split_prompts(split, kind, count, config)]
+        if not prompts:
+            continue
+        rollouts = generate(prompts)
         judgements = judge(rollouts)
-        results[split] = split_result(judgements)
+        for kind, results in kinds.items():
+            own = [j for j, p in zip(judgements, prompts, strict=True) if p.kind == kind]
+            if own:
+                results[split] = split_result(own)
         if not kept[0]:
             kept = (rollouts, judgements)
-    return Evaluation(results, tuple(kept[0]), tuple(kept[1]))
+    return Evaluation(kinds, tuple(kept[0]), tuple(kept[1]))
 
 
 def split_result(judgements: Sequence[Judgement]) -> SplitResult:
@@ -72,14 +128,28 @@ def split_result(judgements: Sequence[Judgement]) -> SplitResult:
     return SplitResult(float(np.mean([s.value for s in scores])), float(np.mean(strict)) if strict else None, len(scores))
 
 
-def sample(rollout: Rollout, judgement: Judgement) -> Sample:
-    """One rollout as a cell of a contact sheet: image, scores, what failed."""
-    score = judgement.final
-    assert rollout.output.image is not None
-    return Sample(
-        image=rollout.output.image,
+def sample_row(prompt: Prompt, output: Output, score: Score | None) -> SampleRow:
+    """One output as a row of a contact sheet: prompt, output, scores, what failed."""
+    cell = Sample(
+        image=output.image,
         value=None if score is None else score.value,
         strict=None if score is None else score.strict,
         failed=() if score is None else tuple(a.reason for a in score.atoms if not a.passed),
-        text=rollout.output.text,
+        text=output.text,
     )
+    return SampleRow(prompt.text, (cell,), prompt.image)
+
+
+def figures(kinds: Kinds, splits: Sequence[str] | None = None) -> dict[str, float]:
+    """``eval/<split>_...`` over all kinds and, where there are several, ``eval/<kind>_<split>_...``."""
+    found: dict[str, float] = {}
+    pool: dict[str, list[SplitResult]] = {}
+    for kind, results in kinds.items():
+        for split, result in results.items():
+            if splits is None or split in splits:
+                pool.setdefault(split, []).append(result)
+                if len(kinds) > 1:
+                    found |= result.figures(f"{kind}_{split}")
+    for split, parts in pool.items():
+        found |= pooled(parts).figures(split)
+    return found

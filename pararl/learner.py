@@ -211,7 +211,7 @@ class Learner:
         column = torch.tensor([levels.shape[1] - 1 if p.step is None else p.step for p in feedback.pairs])
         chosen = torch.tensor([place[p.chosen] for p in feedback.pairs])
         rejected = torch.tensor([place[p.rejected] for p in feedback.pairs])
-        weights = torch.tensor([p.margin for p in feedback.pairs], device=ratio.device)
+        weights = torch.tensor([p.margin if p.weight is None else p.weight for p in feedback.pairs], device=ratio.device)
         loss, figures = preference_loss(levels[chosen, column], levels[rejected, column], self.config.beta, weights)
         # Against a reference that is the policy itself, margins are 0: how the policy ranks the pairs without one is logged beside them.
         levels = torch.cat((policy, policy.mean(1, keepdim=True)), 1).detach()
@@ -225,15 +225,24 @@ class Learner:
         return loss, figures
 
     def _grpo(self, table: Table, reference: Tensor, feedback: Feedback, used: list[int]) -> tuple[Tensor, Figures]:
-        """Eq. 3 on the recorded steps, each with its own advantage; the last column, that of the final output alone, has no tokens."""
+        """Eq. 3 on the recorded steps of each modality, each step with its own advantage; the last column, that of the final output
+        alone, has no tokens. Modalities are normalised by their own tokens and weighed, so that the longer does not swamp the shorter."""
         assert feedback.advantages is not None
         advantages = torch.from_numpy(feedback.advantages[used]).to(table.logprob.device)
-        flat = [x.flatten(2) for x in (table.logprob, table.behaviour, table.committed)]
-        loss, figures = clipped_loss(flat[0], flat[1], advantages[:, :-1], flat[2], self.config.clip_ratio)
-        if self.config.kl:
-            penalty = k3(flat[0], reference.flatten(2), flat[2])
-            loss = loss + self.config.kl * penalty
-            figures["preference/kl_penalty"] = penalty.item()
+        loss = torch.zeros((), device=table.logprob.device)
+        figures: Figures = {}
+        weights = {"text": self.config.text_weight, "image": self.config.image_weight}
+        for m, modality in enumerate(MODALITIES):
+            logprob, behaviour, committed = (x[:, :, m] for x in (table.logprob, table.behaviour, table.committed))
+            if not committed.any():
+                continue
+            part, more = clipped_loss(logprob, behaviour, advantages[:, :-1], committed, self.config.clip_ratio)
+            if self.config.kl:
+                penalty = k3(logprob, reference[:, :, m], committed)
+                part = part + self.config.kl * penalty
+                figures[f"preference/kl_penalty_{modality}"] = penalty.item()
+            loss = loss + weights[modality] * part
+            figures |= {f"{name}_{modality}": value for name, value in more.items()}
         return loss, figures
 
     def _reference_table(self, rollouts: list[Rollout], width: int) -> Tensor:
@@ -256,9 +265,12 @@ class Learner:
 
 
 def by_task(rollouts: Sequence[Rollout], index: Sequence[int]) -> list[int]:
-    """The indices with those of one task side by side, otherwise in their order: a chunk that mixes tasks takes a forward for each."""
+    """The indices with those of one task side by side, otherwise in their order: a chunk that mixes tasks takes a forward for each.
+
+    Within a task prompts with an input image, whose sequences are longer, stand behind those without.
+    """
     tasks = list(dict.fromkeys(rollouts[i].prompt.task for i in index))
-    return sorted(index, key=lambda i: tasks.index(rollouts[i].prompt.task))
+    return sorted(index, key=lambda i: (tasks.index(rollouts[i].prompt.task), rollouts[i].prompt.image is not None))
 
 
 @contextmanager

@@ -33,8 +33,8 @@ MAX_LINES = 5
 class Sample:
     """One output of one system for one prompt."""
 
-    image: np.ndarray
-    """uint8 [height, width, 3]."""
+    image: np.ndarray | None
+    """uint8 [height, width, 3]; None = the output is text alone."""
     value: float | None = None
     """Soft score in [0, 1]; None = not scored."""
     strict: bool | None = None
@@ -42,7 +42,7 @@ class Sample:
     failed: tuple[str, ...] = ()
     """Reasons of the failed atoms."""
     text: str | None = None
-    """The text of a joint output."""
+    """The text of the output, where it has one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,8 @@ class SampleRow:
 
     prompt: str
     cells: tuple[Sample, ...]
+    shown: np.ndarray | None = None
+    """The prompt's input image, uint8 [height, width, 3]."""
 
 
 def enlarged(image: np.ndarray) -> Image.Image:
@@ -68,6 +70,22 @@ def enlarged(image: np.ndarray) -> Image.Image:
     return picture
 
 
+def picture_of(cell: Sample) -> Image.Image:
+    """The image of an output; for text alone the text on a pale ground."""
+    if cell.image is not None:
+        return enlarged(cell.image)
+    picture = Image.new("RGB", (MIN_SIDE, MIN_SIDE), (245, 245, 245))
+    lines = _wrapped(cell.text or "(no text)", MIN_SIDE - 12, SMALL)
+    _draw_lines(ImageDraw.Draw(picture), (6, 6), lines[: (MIN_SIDE - 12) // _line_height(SMALL)], BLACK, SMALL)
+    return picture
+
+
+def _shown(image: np.ndarray) -> Image.Image:
+    """An input image, at two thirds of the size of an output."""
+    picture = enlarged(image)
+    return picture.resize((picture.width * 2 // 3, picture.height * 2 // 3), Image.Resampling.NEAREST)
+
+
 def samples_png(path: Path, columns: Sequence[str], rows: Sequence[SampleRow]) -> None:
     """Draw a sheet with one row per prompt and one column per system, and write it to `path` atomically.
 
@@ -79,7 +97,7 @@ def samples_png(path: Path, columns: Sequence[str], rows: Sequence[SampleRow]) -
     for row in rows:
         if len(row.cells) != len(columns):
             raise ValueError(f"{len(row.cells)} cells for {len(columns)} columns ({', '.join(columns)}) at prompt {row.prompt!r}")
-    pictures = [[enlarged(cell.image) for cell in row.cells] for row in rows]
+    pictures = [[picture_of(cell) for cell in row.cells] for row in rows]
     width = max(picture.width for line in pictures for picture in line) + 2 * FRAME
     heights = [_row_height(row, line, width) for row, line in zip(rows, pictures, strict=True)]
     header = 2 * _line_height(NORMAL) + GAP
@@ -93,7 +111,10 @@ def samples_png(path: Path, columns: Sequence[str], rows: Sequence[SampleRow]) -
     top = MARGIN + header
     for row, line, height in zip(rows, pictures, heights, strict=True):
         draw.line((MARGIN, top - GAP // 2, size[0] - MARGIN, top - GAP // 2), PALE)
-        _draw_lines(draw, (MARGIN, top), _wrapped(row.prompt, LABEL, NORMAL), BLACK, NORMAL)
+        prompt = _wrapped(row.prompt, LABEL, NORMAL)
+        _draw_lines(draw, (MARGIN, top), prompt, BLACK, NORMAL)
+        if row.shown is not None:
+            sheet.paste(_shown(row.shown), (MARGIN, top + len(prompt) * _line_height(NORMAL) + 4))
         for left, cell, picture in zip(lefts, row.cells, line, strict=True):
             _draw_cell(sheet, draw, (left, top), cell, picture, width)
         top += height + GAP
@@ -108,6 +129,7 @@ def _tally(cells: Sequence[Sample]) -> str:
 
 def _row_height(row: SampleRow, pictures: Sequence[Image.Image], width: int) -> int:
     prompt = len(_wrapped(row.prompt, LABEL, NORMAL)) * _line_height(NORMAL)
+    prompt += 0 if row.shown is None else 4 + _shown(row.shown).height
     cells = [
         picture.height + 2 * FRAME + _line_height(NORMAL) + 4 + len(_under(cell, width)) * _line_height(SMALL)
         for cell, picture in zip(row.cells, pictures, strict=True)
@@ -154,7 +176,7 @@ def _under(cell: Sample, width: int) -> list[tuple[str, Colour]]:
             reasons.append(f"\u2026 and {len(cell.failed) - i} more")
             break
         reasons += lines
-    words = _wrapped(f"\u201c{cell.text}\u201d", width, SMALL) if cell.text is not None else []
+    words = _wrapped(f"\u201c{cell.text}\u201d", width, SMALL) if cell.text is not None and cell.image is not None else []
     if len(words) > MAX_LINES:
         words = [*words[:MAX_LINES], "\u2026"]
     return [(line, FAILED) for line in reasons] + [(line, GREY) for line in words]

@@ -1,13 +1,13 @@
 """From scored groups to what a learner learns from: pairs, advantages or the best of each group. Pure functions of numbers."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from pararl.arms import ArmSpec
 from pararl.config import PreferConfig
-from pararl.types import Judgement, Pair, Rollout, Score
+from pararl.types import Judgement, Kind, Pair, Prompt, Rollout, Score
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +20,10 @@ class Feedback:
     """float32 [batch, step]: group-normalised rewards, for the objective ``grpo``; 0 where a score is missing."""
     best: tuple[int, ...] = ()
     """Index of the best rollout of each group with spread, for the objective ``best``."""
+    flat: tuple[Prompt, ...] = ()
+    """Prompts whose groups had no spread: they teach nothing."""
     metrics: tuple[tuple[str, float], ...] = ()
-    """Figures of the batch: reward and share of groups without spread."""
+    """Figures of the batch: reward and share of groups without spread, over all and, where there are several, per kind of prompt."""
 
 
 def values(scores: Sequence[Score | None]) -> np.ndarray:
@@ -44,10 +46,10 @@ def rewards(judgements: Sequence[Judgement], level: str, step_mix: float) -> np.
 
 
 def groups(rollouts: Sequence[Rollout]) -> list[np.ndarray]:
-    """Indices of the rollouts of each prompt, in order of first appearance."""
-    found: dict[str, list[int]] = {}
+    """Indices of the rollouts of each prompt, in order of first appearance. Prompts of two tasks may share an id."""
+    found: dict[tuple[Kind, str], list[int]] = {}
     for i, rollout in enumerate(rollouts):
-        found.setdefault(rollout.prompt.id, []).append(i)
+        found.setdefault((rollout.prompt.kind, rollout.prompt.id), []).append(i)
     return [np.array(index) for index in found.values()]
 
 
@@ -81,6 +83,21 @@ def normalise(reward: np.ndarray, members: Sequence[np.ndarray], floor: float = 
     return out
 
 
+def balanced(pairs: Sequence[Pair], rollouts: Sequence[Rollout]) -> list[Pair]:
+    """The pairs with weights that give every kind of prompt the sum of its prompts that have a pair; within a kind by margin.
+
+    Without it a kind whose scores are all or nothing would drown one that is scored in small steps.
+    """
+    prompts: dict[Kind, set[str]] = {}
+    margins: dict[Kind, float] = {}
+    for pair in pairs:
+        prompt = rollouts[pair.chosen].prompt
+        prompts.setdefault(prompt.kind, set()).add(prompt.id)
+        margins[prompt.kind] = margins.get(prompt.kind, 0.0) + pair.margin
+    scale = {kind: len(names) / margins[kind] for kind, names in prompts.items()}
+    return [replace(pair, weight=pair.margin * scale[rollouts[pair.chosen].prompt.kind]) for pair in pairs]
+
+
 def extremes(reward: np.ndarray, index: np.ndarray, keep: int) -> np.ndarray:
     """The ``keep`` rollouts of a group that say most: the better half of them from its best, the other from its worst. Scored ones only."""
     index = index[~np.isnan(reward[index])]
@@ -101,28 +118,47 @@ def prefer(
     """
     members = groups(rollouts)
     reward = rewards(judgements, arm.reward, step_mix)
-    spread = [
-        bool(np.nanmax(reward[i, -1]) - np.nanmin(reward[i, -1]) > 0) if not np.isnan(reward[i, -1]).all() else False for i in members
-    ]
-    strict = [j.final.strict for j in judgements if j.final is not None and j.final.strict is not None]
-    if np.isnan(reward[:, -1]).all():
+    final = reward[:, -1]
+    if np.isnan(final).all():
         raise ValueError(
             f"the reward applied to none of {len(rollouts)} rollouts (prompts {rollouts[0].prompt.id}, ...): it teaches nothing"
         )
-    metrics = {"reward/mean": float(np.nanmean(reward[:, -1])), "reward/groups_without_spread": 1 - float(np.mean(spread))}
-    if strict:
-        metrics["reward/strict"] = float(np.mean(strict))
-    if arm.reward == "step":
-        guesses = values([score for j in judgements for score in j.steps if score is not None])
-        if len(guesses):
-            metrics["reward/guess"] = float(guesses.mean())
-    figures = tuple(metrics.items())
+    spread = [bool(np.ptp(known) > 0) if len(known := final[i][~np.isnan(final[i])]) else False for i in members]
+    flat = tuple(rollouts[i[0]].prompt for i, informative in zip(members, spread, strict=True) if not informative)
+    figures = tuple(_figures(rollouts, judgements, arm, final, members, spread).items())
     if arm.objective == "grpo":
-        return Feedback(advantages=normalise(reward, members), metrics=figures)
+        return Feedback(advantages=normalise(reward, members), flat=flat, metrics=figures)
     if arm.objective == "best":
-        best = tuple(int(i[np.nanargmax(reward[i, -1])]) for i, informative in zip(members, spread, strict=True) if informative)
-        return Feedback(best=best, metrics=figures)
-    members = [extremes(reward[:, -1], index, keep) for index in members]
+        best = tuple(int(i[np.nanargmax(final[i])]) for i, informative in zip(members, spread, strict=True) if informative)
+        return Feedback(best=best, flat=flat, metrics=figures)
+    members = [extremes(final, index, keep) for index in members]
     last = reward.shape[1] - 1
     pairs = [p for level in range(last + 1) for p in select_pairs(reward[:, level], members, config, None if level == last else level)]
-    return Feedback(pairs=tuple(pairs), metrics=figures)
+    return Feedback(pairs=tuple(balanced(pairs, rollouts) if config.balance else pairs), flat=flat, metrics=figures)
+
+
+def _figures(
+    rollouts: Sequence[Rollout],
+    judgements: Sequence[Judgement],
+    arm: ArmSpec,
+    final: np.ndarray,
+    members: Sequence[np.ndarray],
+    spread: Sequence[bool],
+) -> dict[str, float]:
+    """``reward/...`` of a batch, and ``reward/<kind>_...`` of each kind of prompt where there are several."""
+    strict = np.array([np.nan if j.final is None or j.final.strict is None else j.final.strict for j in judgements])
+    kinds = [rollout.prompt.kind for rollout in rollouts]
+    of_group = [kinds[index[0]] for index in members]
+    out: dict[str, float] = {}
+    for kind in (None, *(dict.fromkeys(kinds) if len(set(kinds)) > 1 else ())):
+        rows = np.array([kind in (None, k) for k in kinds])
+        name = "reward/" if kind is None else f"reward/{kind}_"
+        if not np.isnan(final[rows]).all():
+            out[f"{name}mean"] = float(np.nanmean(final[rows]))
+        out[f"{name}groups_without_spread"] = 1 - float(np.mean([s for s, k in zip(spread, of_group, strict=True) if kind in (None, k)]))
+        if not np.isnan(strict[rows]).all():
+            out[f"{name}strict"] = float(np.nanmean(strict[rows]))
+    guesses = values([score for j in judgements for score in j.steps if score is not None])
+    if arm.reward == "step" and len(guesses):
+        out["reward/guess"] = float(guesses.mean())
+    return out

@@ -8,20 +8,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
 from pararl import checkpoint
 from pararl.cli import Invocation, as_dict, run_folder, save
 from pararl.config import Arm, Config, ConfigError
-from pararl.evaluation import Evaluation, eval_sampling, evaluate, split_prompts
+from pararl.evaluation import CANARY, Evaluation, eval_sampling, evaluate
 from pararl.files import read_lines, write_json
 from pararl.fleet import Fleet, RayFleet, start_ray
 from pararl.judges import Judges, RayJudges
 from pararl.pictures import Sample, SampleRow, samples_png
 from pararl.plots import curves_png
-from pararl.summary import ArmResult, BaseResult, SplitResult, Summary, pooled, table
+from pararl.summary import ArmResult, BaseResult, Kinds, SplitResult, Summary, pooled, table
 from pararl.tracking import Tracker, resolve_mode
 from pararl.types import Prompt, Rollout
 
@@ -34,17 +34,17 @@ class RunError(RuntimeError):
 class Measured:
     """What is kept of a policy's evaluation: figures of every split, and the cells of its pictures."""
 
-    splits: dict[str, SplitResult]
-    samples: list[Sample]
+    kinds: Kinds
+    samples: list[SampleRow]
 
     @property
     def id(self) -> SplitResult:
-        return self.splits["id"]
+        return pooled([results["id"] for results in self.kinds.values()])
 
     @property
     def ood(self) -> SplitResult | None:
         """The held-out splits pooled; None where none is measured."""
-        held_out = [r for split, r in self.splits.items() if split != "id"]
+        held_out = [r for results in self.kinds.values() for split, r in results.items() if split not in ("id", CANARY)]
         return pooled(held_out) if held_out else None
 
 
@@ -112,21 +112,27 @@ class Session:
         if found is None:
             return None
         arrays, facts = found
-        splits = {split: SplitResult(**result) for split, result in facts["splits"].items()}
-        cells = [
-            Sample(image, **{**cell, "failed": tuple(cell["failed"])}) for image, cell in zip(arrays["images"], facts["cells"], strict=True)
-        ]
-        return Measured(splits, cells)
+        kinds = {kind: {split: SplitResult(**r) for split, r in results.items()} for kind, results in facts["kinds"].items()}
+        rows = []
+        for i, fact in enumerate(facts["samples"]):
+            cell = Sample(arrays.get(f"image.{i}"), **{**fact["cell"], "failed": tuple(fact["cell"]["failed"])})
+            rows.append(SampleRow(fact["prompt"], (cell,), arrays.get(f"shown.{i}")))
+        return Measured(kinds, rows)
 
     def measure(self, name: str, version: int) -> tuple[Measured, Evaluation]:
         """Evaluate on every split and keep the result under ``name``."""
         done = self.evaluate(version, self.config.eval.splits, self.config.eval.prompts)
         samples = done.samples(self.config.track.images)
-        cells = [{"value": s.value, "strict": s.strict, "failed": s.failed, "text": s.text} for s in samples]
-        images = np.stack([s.image for s in samples]) if samples else np.zeros((0, 1, 1, 3), np.uint8)
-        facts = {"splits": {split: asdict(result) for split, result in done.splits.items()}, "cells": cells}
-        checkpoint.save(self.folder / "results" / name, {"images": images}, facts)
-        return Measured(done.splits, samples), done
+        arrays: dict[str, np.ndarray] = {}
+        facts: list[dict[str, Any]] = []
+        for i, row in enumerate(samples):
+            (cell,) = row.cells
+            arrays |= {f"{name}.{i}": x for name, x in (("image", cell.image), ("shown", row.shown)) if x is not None}
+            kept = {"value": cell.value, "strict": cell.strict, "failed": cell.failed, "text": cell.text}
+            facts.append({"prompt": row.prompt, "cell": kept})
+        kinds = {kind: {split: asdict(result) for split, result in results.items()} for kind, results in done.kinds.items()}
+        checkpoint.save(self.folder / "results" / name, arrays, {"kinds": kinds, "samples": facts})
+        return Measured(done.kinds, samples), done
 
     def base(self) -> Measured:
         """The base's evaluation, made once a run."""
@@ -142,7 +148,7 @@ class Session:
     def finish(self, results: Mapping[str, ArmResult]) -> Summary:
         """Write ``summary.json`` and the pictures, print the table."""
         base = self.base()
-        summary = Summary(self.config.run.seed, BaseResult(base.id, base.ood), results)
+        summary = Summary(self.config.run.seed, BaseResult(base.id, base.ood, base.kinds), results)
         write_json(self.folder / "summary.json", summary.to_json())
         curves_png(self.folder / "curves.png", read_lines(self.tracker.metrics_path), base=base.id.figures("id"))
         self.draw_samples(list(results))
@@ -153,12 +159,7 @@ class Session:
         """Contact sheets of the first ID prompts: what the base and each arm make of them, with the reasons of what failed."""
         systems = {name: m.samples for name in ("base", *arms) if (m := self.measured(name))}
         rows = [
-            SampleRow(prompt.text, tuple(cells[i] for cells in systems.values()))
-            for i, prompt in enumerate(self.sample_prompts()[: min(len(cells) for cells in systems.values())])
+            SampleRow(same[0].prompt, tuple(row.cells[0] for row in same), same[0].shown) for same in zip(*systems.values(), strict=True)
         ]
         for start in range(0, len(rows), per_sheet):
             samples_png(self.folder / "samples" / f"id-{start:03d}.png", list(systems), rows[start : start + per_sheet])
-
-    def sample_prompts(self) -> list[Prompt]:
-        """The prompts whose outputs are shown."""
-        return split_prompts(self.config.eval.splits[0], self.config.track.images, self.config)

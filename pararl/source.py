@@ -1,18 +1,19 @@
 """Where an arm's batches come from: the current policy, the base, or rollouts of the base that were sampled once."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from pararl import checkpoint, scenes
+from pararl import checkpoint
 from pararl.arms import ArmSpec
 from pararl.config import Config
+from pararl.curriculum import Curriculum
 from pararl.fleet import Chunk, Fleet
 from pararl.judges import Judges
-from pararl.types import Judgement, Prompt, Rollout
+from pararl.types import Judgement, Rollout
 from policies.base import Sampling
 
 
@@ -30,13 +31,6 @@ class Batch:
     """What scoring took beyond that."""
 
 
-def update_prompts(config: Config, update: int) -> list[Prompt]:
-    """The prompts of update 1, 2, ...: the next ones of the RL split, a function of (run.seed, update) alone."""
-    count = config.rollout.prompts
-    first = (update - 1) * count
-    return [scenes.prompt("train", first + i, config.run.seed, config.rollout.task) for i in range(count)]  # type: ignore[arg-type]
-
-
 def arm_sampling(config: Config, arm: ArmSpec, update: int) -> Sampling:
     """How an arm samples: guesses are decoded only where they are scored."""
     r = config.rollout
@@ -48,6 +42,7 @@ def arm_sampling(config: Config, arm: ArmSpec, update: int) -> Sampling:
         temperature=r.temperature,
         choice_temperature=r.choice_temperature,
         guidance=r.guidance,
+        decoding=r.decoding,
     )
 
 
@@ -57,14 +52,20 @@ def arm_group(config: Config, arm: ArmSpec) -> int:
     return config.rollout.group * (calls if arm.reward == "final" and config.rollout.equal_calls else 1)
 
 
-def static_batch(config: Config, rollouts: int, update: int) -> list[int]:
+def static_batch(config: Config, rollouts: Sequence[Rollout], update: int) -> list[int]:
     """Which of the static rollouts an update learns from: whole groups, in an order shuffled by run.seed, each once over the run.
 
-    Without the shuffle an offline arm would repeat the stream of base samples batch by batch, and be another arm in name only.
+    Groups change places with others of their kind, so that every batch keeps its task quotas. Without the shuffle an offline arm would
+    repeat the stream of base samples batch by batch, and be another arm in name only.
     """
     prompts = config.rollout.prompts * config.run.updates
-    order = np.random.default_rng((config.run.seed, prompts)).permutation(prompts)
-    size = rollouts // prompts
+    size = len(rollouts) // prompts
+    kinds = [rollouts[k * size].prompt.kind for k in range(prompts)]
+    rng = np.random.default_rng((config.run.seed, prompts))
+    order = np.arange(prompts)
+    for kind in dict.fromkeys(kinds):
+        places = np.flatnonzero([k == kind for k in kinds])
+        order[places] = rng.permutation(places)
     first = (update - 1) * config.rollout.prompts
     return [int(p) * size + k for p in order[first : first + config.rollout.prompts] for k in range(size)]
 
@@ -74,6 +75,7 @@ class Source:
 
     def __init__(self, config: Config, arm: ArmSpec, fleet: Fleet, judges: Judges, store: Path, say: Callable[[str], None]) -> None:
         self.config, self.arm, self.fleet, self.judges, self.store, self.say = config, arm, fleet, judges, store, say
+        self.curriculum = Curriculum(config)
         self._static: tuple[list[Rollout], list[Judgement]] | None = None
         self._seconds = (0.0, 0.0)
         """What sampling and scoring the static rollouts took, until an update has reported it."""
@@ -85,16 +87,16 @@ class Source:
         if self._static is None:
             self._static = checkpoint.load_rollouts(self.store) or self._sample_once()
         rollouts, judgements = self._static
-        chosen = static_batch(self.config, len(rollouts), update)
+        chosen = static_batch(self.config, rollouts, update)
         seconds, self._seconds = self._seconds, (0.0, 0.0)
         return Batch([rollouts[i] for i in chosen], [judgements[i] for i in chosen], len(chosen), *seconds)
 
     def _sample(self, update: int, version: int) -> Batch:
-        """Sample and score the rollouts of an update; seeds depend on (run.seed, update, prompt) alone, so that arms differ by policy
-        only."""
+        """Sample and score the rollouts of an update on the next prompts; seeds depend on (run.seed, update, prompt) alone, so that arms
+        differ by policy only."""
         began, spent = time.monotonic(), self.judges.calls
         sampling, group = arm_sampling(self.config, self.arm, update), arm_group(self.config, self.arm)
-        prompts, sampled = update_prompts(self.config, update), began
+        prompts, sampled = self.curriculum.next(), began
 
         def chunks() -> Iterator[Chunk]:
             nonlocal sampled

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import PurePath
 from typing import Any, Self
 
@@ -34,6 +34,10 @@ class SplitResult:
         return {f"eval/{split}_{kind}": value for kind, value in found.items() if value is not None}
 
 
+Kinds = dict[str, dict[str, SplitResult]]
+"""Per kind of prompt, per split, what was measured."""
+
+
 def pooled(splits: Sequence[SplitResult]) -> SplitResult:
     """Several splits as one, each weighted by its number of outputs. Raises ValueError when there are none."""
     if not splits:
@@ -48,8 +52,10 @@ class BaseResult:
     """The policy before any update."""
 
     id: SplitResult
+    """All kinds of prompts, pooled."""
     ood: SplitResult | None
     """The held-out splits, pooled; None where none was measured."""
+    kinds: Kinds = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +73,7 @@ class ArmResult:
     """KL to the base at the end, in nats; an estimate, hence it may be slightly negative."""
     adapter: str
     """Folder of the adapter, relative to the run folder."""
+    kinds: Kinds = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("updates", "reward_calls", "seconds"):
@@ -81,7 +88,7 @@ class ArmResult:
     def from_json(cls, value: Mapping[str, Any], where: str = "arm") -> Self:
         """The record from its JSON values. Raises ValueError, naming ``where``, when a key is missing or not known."""
         _check_keys(value, cls, where)
-        return cls(**{**value, "id": _split(value["id"], f"{where}.id"), "ood": _held_out(value["ood"], f"{where}.ood")})
+        return cls(**{**value, **_results(value, where)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +115,7 @@ class Summary:
         base = value["base"]
         _check_keys(base, BaseResult, "base")
         arms = {arm: ArmResult.from_json(result, f"arms.{arm}") for arm, result in value["arms"].items()}
-        return cls(seed=value["seed"], base=BaseResult(id=_split(base["id"], "base.id"), ood=_held_out(base["ood"], "base.ood")), arms=arms)
+        return cls(seed=value["seed"], base=BaseResult(**_results(base, "base")), arms=arms)
 
 
 def table(summary: Summary) -> str:
@@ -120,7 +127,22 @@ def table(summary: Summary) -> str:
         lines.append([arm, *_accuracies(result), *budget])
     widths = [max(len(line[column]) for line in [head, *lines]) for column in range(len(head))]
     rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
-    return "\n".join([_aligned(head, widths), rule, *(_aligned(line, widths) for line in lines), rule, _error_note(summary.base)])
+    parts = [_aligned(head, widths), rule, *(_aligned(line, widths) for line in lines), rule, _error_note(summary.base)]
+    return "\n".join([*parts, *(["", kinds_table(summary)] if len(summary.base.kinds) > 1 else [])])
+
+
+def kinds_table(summary: Summary) -> str:
+    """A line for every kind of prompt and split: strict accuracy of the base and of every arm, with the gain over the base."""
+    lines = [["strict by kind", "n", "base", *summary.arms]]
+    for kind, results in summary.base.kinds.items():
+        for split, base in results.items():
+            cells = [f"{kind}, {split}", str(base.n), "-" if base.strict is None else f"{base.strict:.3f}"]
+            for arm in summary.arms.values():
+                strict = arm.kinds[kind][split].strict if split in arm.kinds.get(kind, {}) else None
+                cells.append("-" if strict is None or base.strict is None else f"{strict:.3f} ({strict - base.strict:+.3f})")
+            lines.append(cells)
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return "\n".join(_aligned(line, widths) for line in lines)
 
 
 def _accuracies(result: BaseResult | ArmResult) -> list[str]:
@@ -143,8 +165,14 @@ def _error_note(base: BaseResult) -> str:
     return f"{', '.join(errors)}: 95 % sampling error of a strict accuracy near one half"
 
 
-def _held_out(value: Mapping[str, Any] | None, where: str) -> SplitResult | None:
-    return None if value is None else _split(value, where)
+def _results(value: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The fields that the base and every arm have."""
+    kinds = {
+        kind: {split: _split(result, f"{where}.kinds.{kind}.{split}") for split, result in results.items()}
+        for kind, results in value["kinds"].items()
+    }
+    ood = None if value["ood"] is None else _split(value["ood"], f"{where}.ood")
+    return {"id": _split(value["id"], f"{where}.id"), "ood": ood, "kinds": kinds}
 
 
 def _split(value: Mapping[str, Any], where: str) -> SplitResult:

@@ -30,7 +30,7 @@ from urllib.parse import urlsplit
 
 from pararl.config import TrackConfig
 from pararl.files import append_line, keep_lines, read_lines, write_json
-from pararl.pictures import SampleRow, enlarged
+from pararl.pictures import SampleRow, picture_of
 
 if TYPE_CHECKING:
     import wandb
@@ -135,7 +135,7 @@ class Tracker:
 
         if self._table is None:
             self._table = wandb.Table(columns=list(IMAGE_COLUMNS), log_mode="INCREMENTAL")
-        pictures = [wandb.Image(enlarged(row.cells[0].image), caption=caption(row)) for row in rows]
+        pictures = [wandb.Image(picture_of(row.cells[0]), caption=caption(row)) for row in rows]
         for row, picture in zip(rows, pictures, strict=True):
             cell = row.cells[0]
             strict = {None: "-", True: "yes", False: "no"}[cell.strict]

@@ -10,8 +10,8 @@ from pararl import checkpoint
 from pararl.arms import ARM_SPECS
 from pararl.config import Arm, for_arm
 from pararl.evaluation import Evaluation
+from pararl.evaluation import figures as split_figures
 from pararl.files import write_json
-from pararl.pictures import SampleRow
 from pararl.prefer import Feedback, prefer
 from pararl.progress import Progress
 from pararl.session import Session
@@ -92,7 +92,10 @@ class Training:
     def prefer(self, batch: Batch) -> Feedback:
         """What the batch teaches this arm."""
         c = self.config
-        return prefer(batch.rollouts, batch.judgements, self.spec, c.prefer, c.reward.step_mix, c.rollout.group)
+        feedback = prefer(batch.rollouts, batch.judgements, self.spec, c.prefer, c.reward.step_mix, c.rollout.group)
+        if self.spec.data != "static":
+            self.source.curriculum.told(feedback.flat)
+        return feedback
 
     def learn(self, batch: Batch, feedback: Feedback) -> Figures:
         """One update of the adapter."""
@@ -124,7 +127,7 @@ class Training:
         """Measure the trained adapter on every split, save it, and close the arm's books."""
         measured, evaluation = self.session.measure(self.arm, self.counters.update)
         kl = self.trainer.kl(evaluation.rollouts)
-        figures = {name: value for split, r in measured.splits.items() for name, value in r.figures(split).items()}
+        figures = split_figures(measured.kinds)
         adapter = Path("adapters") / self.arm
         self.trainer.save(self.session.folder / adapter)
         self.session.tracker.log(
@@ -133,7 +136,8 @@ class Training:
         self._show(self.counters.update, evaluation)
         self.session.tracker.artifact(self.arm, self.session.folder / adapter, {"updates": self.counters.update, **figures})
         c = self.counters
-        result = ArmResult(measured.id, measured.ood, c.update, c.reward_calls, round(c.seconds, 1), kl["kl/total"], str(adapter))
+        spent = (c.update, c.reward_calls, round(c.seconds, 1))
+        result = ArmResult(measured.id, measured.ood, *spent, kl["kl/total"], str(adapter), measured.kinds)
         write_json(self.session.folder / "results" / f"{self.arm}.json", asdict(result))
         return result
 
@@ -147,18 +151,23 @@ class Training:
         """Figures of the small evaluation during training."""
         done = self.session.evaluate(update, ("id",), self.config.eval.during)
         self._show(update, done)
-        figures = done.splits["id"].figures("id")
+        figures = split_figures(done.kinds)
         return figures | {f"eval/{name.replace('/', '_')}": value for name, value in self.trainer.kl(done.rollouts).items()}
 
     def _show(self, update: int, evaluation: Evaluation) -> None:
-        count = self.config.track.images
-        rows = [SampleRow(r.prompt.text, (s,)) for r, s in zip(evaluation.rollouts[:count], evaluation.samples(count), strict=True)]
-        self.session.tracker.images(update, rows)
+        self.session.tracker.images(update, evaluation.samples(self.config.track.images))
 
     def _save(self) -> None:
         arrays, facts = self.trainer.state()
         checkpoint.save(
-            self.checkpoint_path, arrays, {"learner": facts, "counters": asdict(self.counters), "wandb": self.session.tracker.ids()}
+            self.checkpoint_path,
+            arrays,
+            {
+                "learner": facts,
+                "counters": asdict(self.counters),
+                "curriculum": self.source.curriculum.state(),
+                "wandb": self.session.tracker.ids(),
+            },
         )
 
     def _restore(self) -> None:
@@ -167,10 +176,11 @@ class Training:
             arrays, facts = found
             self.trainer.load_state(arrays, facts["learner"])
             self.counters = Counters(**facts["counters"])
+            self.source.curriculum.load_state(facts["curriculum"])
         self.session.tracker.truncate(self.arm, self.counters.update if found else -1)
         self.session.tracker.start(self.arm)
         if found is None:
-            self.session.tracker.log(0, self.session.base().id.figures("id"), 0)
+            self.session.tracker.log(0, split_figures(self.session.base().kinds, ("id",)), 0)
         elif self.spec.data == "current":
             self.session.fleet.publish(self.trainer.adapter())
 

@@ -26,6 +26,9 @@ MODALITIES: tuple[Modality, ...] = ("text", "image")
 
 Task = Literal["t2t", "i2t", "t2i", "edit", "interleaved"]
 TASKS: tuple[Task, ...] = ("t2t", "i2t", "t2i", "edit", "interleaved")
+Kind = Literal["t2t", "i2t", "t2i", "edit", "interleaved", "interleaved_edit"]
+KINDS: tuple[Kind, ...] = (*TASKS, "interleaved_edit")
+"""What runs mix and evaluations tell apart: the five tasks, ``interleaved`` with an input image being a kind of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,11 @@ class Prompt:
     split: str = "train"
     image: np.ndarray | None = None
     """Input image, uint8 [height, width, 3], or None."""
+
+    @property
+    def kind(self) -> Kind:
+        """The task, or ``interleaved_edit`` for an interleaved prompt with an input image."""
+        return "interleaved_edit" if self.task == "interleaved" and self.image is not None else self.task
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +109,13 @@ class Atom:
     passed: bool
     reason: str = ""
     """Why it failed, in words, GenEval style: ``"expected circle = 2, found 3"``; empty when it passed."""
+    value: float | None = None
+    """How nearly it holds, in [0, 1]; None where it holds or does not."""
+
+    @property
+    def soft(self) -> float:
+        """``value``, or 1.0 or 0.0 where there is none."""
+        return float(self.passed) if self.value is None else self.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +149,8 @@ class Pair:
     """Difference of their rewards, > 0."""
     step: int | None = None
     """Index into ``Rollout.recorded`` at which they were compared; None = the final output."""
+    weight: float | None = None
+    """Its weight in the loss, relative to that of the others; None = its margin."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from pararl.arms import ARM_SPECS
 from pararl.config import ARMS, PER_ARM, Config, ConfigError, flat, for_arm
+from pararl.quotas import quotas, task_shares
+from pararl.types import TASKS, Kind
 
-SPLITS = ("id", "ood_pair", "ood_rel", "ood_count", "para")
-"""The splits of the scene world (``pararl/scenes``) that a policy is measured on; all but the first are held out."""
-RUN_TASKS = ("t2i", "interleaved")
-"""The tasks that a run can train on."""
+SPLITS = ("id", "ood_pair", "ood_rel", "ood_count", "ood_ops", "para", "canary")
+"""The splits of the scene world (``pararl/scenes``) that a policy is measured on; all but the first and the last are held out. Kinds of
+prompts that have no such split are left out of it."""
 REWARDS = ("scenes",)
 """Rewards by name; any other is given as ``package.module:attribute`` and looked up by ``rewards.load``."""
 EMBEDDED = Path(__file__).resolve().parent.parent / "policies" / "checkpoints"
@@ -76,7 +77,8 @@ def validate(config: Config) -> None:
     values = flat(config)
     numbers = [_out_of_range(key, key, values[key]) for key in BOUNDS]
     problems = [problem for problem in numbers if problem] + _steps(config) + _lists(config) + _names(config) + _overrides(config)
-    problems = problems or _arms(config) + _policy(config)
+    problems = problems or _arms(config) + _curriculum(config)
+    problems = problems or _policy(config) + _files(config)
     if problems:
         raise ConfigError("; ".join(problems))
 
@@ -123,11 +125,9 @@ def _lists(config: Config) -> list[str]:
 def _names(config: Config) -> list[str]:
     """What is wrong with the settings that name one thing."""
     problems = []
-    for key, value, known in (("rollout.task", config.rollout.task, RUN_TASKS), ("reward.name", config.reward.name, REWARDS)):
-        if key == "reward.name" and ":" in value:
-            continue  # the user's own; the reward worker imports it and says what is wrong with it
-        if value not in known:
-            problems.append(f"{key}: unknown {value!r} (known: {', '.join(known)}; set --{key})")
+    reward = config.reward.name
+    if ":" not in reward and reward not in REWARDS:  # the user's own: the reward worker imports it and says what is wrong with it
+        problems.append(f"reward.name: unknown {reward!r} (known: {', '.join(REWARDS)}; set --reward.name)")
     for key, value in (("run.dir", config.run.dir), ("track.project", config.track.project)):
         if not value.strip():
             problems.append(f"{key} must not be empty (set --{key})")
@@ -170,16 +170,110 @@ def _arms(config: Config) -> list[str]:
     return problems
 
 
+def _curriculum(config: Config) -> list[str]:
+    """What is wrong with the kinds of prompts that are trained on and measured."""
+    from pararl.scenes import TAGS  # numpy only
+
+    problems = []
+    shares: dict[str, dict[Kind, int]] = {}
+    for key, entries in (("curriculum.tasks", config.curriculum.tasks), ("eval.tasks", config.eval.tasks)):
+        try:
+            shares[key] = task_shares(entries)
+        except ValueError as error:
+            problems.append(f"{key}: {error} (set --{key})")
+    if problems:
+        return problems
+    trained = shares["curriculum.tasks"]
+    if not trained:
+        problems.append("curriculum.tasks must name at least one kind of prompt (set --curriculum.tasks)")
+    elif config.curriculum.order == "joint" and config.rollout.prompts < len(trained):
+        problems.append(
+            f"rollout.prompts must be >= {len(trained)}, one of each kind in curriculum.tasks, got {config.rollout.prompts} "
+            "(set --rollout.prompts, or --curriculum.order alternate)"
+        )
+    canaries = config.curriculum.canaries
+    known = dict.fromkeys(tag for tags in TAGS.values() for tag in tags)
+    if unknown := [tag for tag in canaries if tag not in known]:
+        problems.append(f"curriculum.canaries: unknown {', '.join(map(repr, unknown))} (known: {', '.join(known)})")
+    problems += [
+        f"curriculum.canaries leave no prompt of kind {kind} to train on (its tags: {', '.join(TAGS[kind])})"
+        for kind in trained
+        if set(TAGS[kind]) <= set(canaries)
+    ]
+    if "canary" in config.eval.splits and not canaries:
+        problems.append("eval.splits: canary needs tags that are never trained on (set --curriculum.canaries)")
+    if config.eval.file and config.eval.splits != ("id",):
+        problems.append("eval.file has the split id alone (set --eval.splits id)")
+    return problems
+
+
 def _policy(config: Config) -> list[str]:
     """What the settings ask of the policy that its ``policy.json`` rules out."""
-    directory = Path(config.policy.name) if Path(config.policy.name).is_dir() else EMBEDDED / config.policy.name
+    directory = policy_directory(config)
     file = directory / "policy.json"
     if not file.is_file():
         return [f"policy.name: {directory} has no policy.json, so it is no directory that policies.load reads (set --policy.name)"]
     settings = json.loads(file.read_text(encoding="utf-8")).get("settings", {})
-    if config.rollout.task != "interleaved" or not {"text_tokens", "text_block"} <= settings.keys():
-        return []
-    blocks = settings["text_tokens"] // settings["text_block"]
-    if config.rollout.steps % blocks:
-        return [f"rollout.steps must be a multiple of {blocks}, the text blocks of {config.policy.name}, got {config.rollout.steps}"]
-    return []
+    kinds = dict.fromkeys((*task_shares(config.curriculum.tasks), *task_shares(config.eval.tasks)))
+    can = settings.get("tasks", TASKS)
+    if unable := [kind for kind in kinds if kind.partition("_")[0] not in can]:
+        return [f"{config.policy.name} was not trained for {', '.join(unable)}; it does {', '.join(can)} (set --curriculum.tasks)"]
+    windows: dict[str, tuple[str, int]] = {}
+    steps, problems = config.rollout.steps, []
+    if any(kind.startswith("interleaved") for kind in kinds):
+        part = {"parallel": (1, 1), "semi_parallel": (3, 4), "sequential": (1, 2)}[config.rollout.decoding]
+        if steps % part[1]:
+            problems.append(f"rollout.steps must be a multiple of {part[1]} for {config.rollout.decoding} decoding, got {steps}")
+        windows["text"] = ("interleaved", steps * part[0] // part[1])
+    if kinds.keys() & {"t2t", "i2t"}:
+        windows["answer"] = ("text alone", steps)
+    for name, (what, given) in windows.items():
+        if {f"{name}_tokens", f"{name}_block"} <= settings.keys():
+            blocks = settings[f"{name}_tokens"] // settings[f"{name}_block"]
+            if given % blocks:
+                problems.append(
+                    f"rollout.steps must be such that the text of {what} outputs gets a multiple of {blocks} steps, the text blocks of "
+                    f"{config.policy.name}; {steps} give it {given}"
+                )
+    return problems
+
+
+def policy_directory(config: Config) -> Path:
+    """Where the policy's files lie."""
+    return Path(config.policy.name) if Path(config.policy.name).is_dir() else EMBEDDED / config.policy.name
+
+
+def _files(config: Config) -> list[str]:
+    """What is wrong with the user's prompt files: read here, so that a bad line is told before any worker starts."""
+    problems: list[str] = []
+    for key, source, kinds in (
+        ("curriculum.file", config.curriculum.file, quotas_of(config)),
+        ("eval.file", config.eval.file, dict.fromkeys(task_shares(config.eval.tasks or config.curriculum.tasks), 1)),
+    ):
+        if not source:
+            continue
+        from pararl.prompts import read_prompts, unknown_words
+
+        try:
+            prompts = read_prompts(source, config.reward.name)
+        except (ValueError, OSError) as error:
+            problems.append(f"{key}: {error}")
+            continue
+        for kind, count in kinds.items():
+            found = sum(prompt.kind == kind for prompt in prompts)
+            if found < count:
+                problems.append(
+                    f"{key}: {count} prompts of kind {kind} are wanted, {source} has {found} (set --{key} or --curriculum.tasks)"
+                )
+        if words := unknown_words(prompts, policy_directory(config)):
+            named = ", ".join(f"{word!r} (prompt {name})" for word, name in list(words.items())[:4])
+            problems.append(f"{key}: the vocabulary of {config.policy.name} has no {named}{', ...' if len(words) > 4 else ''}")
+    return problems
+
+
+def quotas_of(config: Config) -> dict[Kind, int]:
+    """The largest number of prompts of each kind in a batch."""
+    shares = task_shares(config.curriculum.tasks)
+    if config.curriculum.order == "alternate":
+        return dict.fromkeys(shares, config.rollout.prompts)
+    return quotas(shares, config.rollout.prompts)

@@ -1,9 +1,14 @@
-"""Measure a finished run again, from its saved adapters: the base against every arm, on all splits.
+"""Examine policies in detail: a finished run's base and adapters, or any policy and adapters.
 
-    python pipelines/evaluate.py --run outputs/RUN [--prompts 512] [--out FILE.json]
+    python pipelines/evaluate.py --run outputs/RUN
+    python pipelines/evaluate.py --policy scenes-mmada [--adapter DIR ...] --curriculum.tasks t2i,edit,i2t
+    python pipelines/evaluate.py --run outputs/RUN --eval.file prompts.jsonl --eval.splits id
 
-Adapters are loaded as a user would load them, through PEFT onto a fresh base. With the run's own number of prompts the figures are those of
-its ``summary.json``.
+Every setting of a run (--eval.prompts 512, --eval.splits id,para, --rollout.guidance 1, --rollout.decoding sequential, ...) may be given
+and wins over the run's own; with the run's settings, accuracies are those of its summary.json. Adapters are loaded as a user would
+load them, through PEFT onto a fresh base. Writes OUT/evaluation.json (strict, soft and geometric-mean accuracy, ParaBench's six
+axes, cycle consistency, diversity and KL to the base, by kind of prompt, split, tag, skill and number of atoms, with bootstrap intervals
+over prompts, and paired differences to the base), OUT/table.txt, and OUT/worst-SYSTEM.png, the worst failures.
 """
 
 import sys
@@ -14,92 +19,93 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:] = [str(ROOT), *(entry for entry in sys.path if Path(entry).resolve() not in (ROOT, ROOT / "pipelines"))]
 
 import argparse
-import math
-from dataclasses import asdict, replace
-from typing import Any
+import time
+from typing import TYPE_CHECKING
 
-from pararl.cli import fail, parse
+from pararl.cli import as_dict, fail, parse
 from pararl.config import Config
-from pararl.files import write_json
+from pararl.files import atomic_path, write_json
+
+if TYPE_CHECKING:
+    from pararl.examiner import Examination
 
 
-def measure(config: Config, adapter: Path | None, count: int) -> dict[str, Any]:
-    """Figures of every split for the base (None) or one adapter directory."""
+def examine(config: Config, name: str, adapter: Path | None, args: argparse.Namespace) -> "Examination":
+    """What the base (no adapter) or one adapter directory does."""
     from peft import PeftModel
-    from tqdm import tqdm
 
     import policies
-    import rewards
-    from pararl.evaluation import eval_sampling, evaluate
-    from pararl.fleet import chunks_of, requests_of
-    from pararl.types import Prompt, Rollout
+    from pararl.examiner import Examiner
 
     policy = policies.load(config.policy.name)
+    model = None
     if adapter is not None:
-        PeftModel.from_pretrained(policy.model, str(adapter))
+        model = PeftModel.from_pretrained(policy.model, str(adapter))
         policy.model.eval()
-    r = config.rollout
-    sampling = eval_sampling(r)
-    reward = rewards.load(config.reward.name)
-
-    def generate(prompts: list[Prompt]) -> list[Rollout]:
-        chunks = chunks_of(requests_of(prompts, 1, config.eval.seed, 0), r.chunk)
-        name = prompts[0].split
-        bar = tqdm(chunks, desc=f"{adapter.name if adapter else 'base'} {name}", leave=False)
-        return [x for chunk in bar for x in policy.generate([c.prompt for c in chunk], [c.seed for c in chunk], sampling)]
-
-    done = evaluate(generate, lambda rollouts: rewards.score_rollouts(reward, rollouts), config, config.eval.splits, count)  # type: ignore[arg-type]
-    return {split: asdict(result) for split, result in done.splits.items()}
+    if config.rollout.gpus:
+        policy.to("cuda")
+    return Examiner(config, policy, model, name).examine(config.eval.prompts, args.diversity, args.samples)
 
 
-def table(results: dict[str, dict[str, Any]]) -> str:
-    """Strict accuracy with its 95 % sampling error, a row per policy and a column per split."""
-    splits = list(next(iter(results.values())))
-    lines = [f"{'strict accuracy':<16}" + "".join(f"{split:>16}" for split in splits)]
-    for name, result in results.items():
-        cells = []
-        for split in splits:
-            p, n = result[split]["strict"], result[split]["n"]
-            shown = f"soft {result[split]['soft']:.3f}" if p is None else f"{p:.3f} +/- {1.96 * math.sqrt(p * (1 - p) / n):.3f}"
-            cells.append(shown.rjust(16))
-        lines.append(f"{name:<16}" + "".join(cells))
-    return "\n".join(lines)
+def arguments() -> tuple[argparse.Namespace, list[str]]:
+    """This program's own options, and those that are settings of a run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.add_argument("--run", type=Path, help="folder of a run: its settings, its base and all its adapters")
+    parser.add_argument("--policy", help="policy to examine where no run is given")
+    parser.add_argument("--adapter", type=Path, action="append", default=[], help="adapter directory of --policy; may be repeated")
+    parser.add_argument("--diversity", type=int, default=32, help="prompts of the first split, per kind, that are sampled several times")
+    parser.add_argument("--samples", type=int, default=4, help="how often")
+    parser.add_argument("--out", type=Path, help="folder of the results; default RUN/evaluation, or outputs/evaluation-TIME")
+    args, settings = parser.parse_known_args()
+    if (args.run is None) == (args.policy is None):
+        fail("give --run outputs/NAME, or --policy NAME (see --help)")
+    if args.run and not (args.run / "config.yaml").exists():
+        fail(f"{args.run} is not a run folder: it has no config.yaml (pass --run outputs/NAME)")
+    if args.diversity < 0 or args.samples < 1:
+        fail("--diversity must be 0 or more, --samples 1 or more")
+    return args, settings
 
 
 def main() -> None:
-    """Evaluate the run that the command line names."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--prompts", type=int, default=0, help="prompts per split; 0 = as many as the run used")
-    parser.add_argument(
-        "--threads", type=int, default=0, help="threads of the sampler; 0 = as the run's workers had: other numbers round otherwise"
-    )
-    parser.add_argument("--guidance", type=float, default=None, help="classifier-free guidance scale; default: as the run had")
-    parser.add_argument("--splits", default=None, help="splits, separated by commas; default: as the run had")
-    parser.add_argument("--out", type=Path, default=None, help="where the figures go as JSON; default RUN/evaluation.json")
-    args = parser.parse_args()
-    if not (args.run / "config.yaml").exists():
-        fail(f"{args.run} is not a run folder: it has no config.yaml (pass --run outputs/NAME)")
-    if args.prompts < 0 or args.threads < 0:
-        fail("--prompts and --threads must be 0 (as the run had) or more")
-    config = parse(["--resume", str(args.run)]).config
-    asked = [f"--{key}={value}" for key, value in (("rollout.guidance", args.guidance), ("eval.splits", args.splits)) if value is not None]
-    overrides = parse([*asked, "--config", str(args.run / "config.yaml")]).config if asked else config
-    config = replace(config, rollout=overrides.rollout, eval=overrides.eval)
-    adapters = sorted(p.parent for p in args.run.glob("adapters/*/adapter_model.safetensors"))
-    if not adapters:
+    """Examine what the command line names."""
+    args, settings = arguments()
+    given = ["--config", str(args.run / "config.yaml"), "--run.name", ""] if args.run else ["--policy.name", args.policy]
+    config = parse([*given, *settings]).config
+    adapters = sorted(p.parent for p in args.run.glob("adapters/*/adapter_model.safetensors")) if args.run else args.adapter
+    if args.run and not adapters:
         fail(f"{args.run} has no adapters yet: let an arm finish first (--resume {args.run})")
+    if missing := [folder for folder in adapters if not (folder / "adapter_model.safetensors").exists()]:
+        fail(f"{missing[0]} is no adapter directory: it has no adapter_model.safetensors (set --adapter)")
+    out: Path = args.out or (args.run / "evaluation" if args.run else Path("outputs") / f"evaluation-{time.strftime('%Y%m%d-%H%M%S')}")
+    if out.exists():
+        fail(f"{out} exists already and is never overwritten (set --out)")
 
     import torch
 
-    torch.set_num_threads(args.threads or config.rollout.threads)
-    count = args.prompts or config.eval.prompts
-    results = {"base": measure(config, None, count), **{a.name: measure(config, a, count) for a in adapters}}
-    print(table(results))
-    out = args.out or args.run / "evaluation.json"
-    facts = {"run": args.run.name, "seed": config.eval.seed, "guidance": config.rollout.guidance, "prompts": count}
-    write_json(out, {**facts, "results": results})
-    print(f"in {out}")
+    from pararl.evaluation import sample_row
+    from pararl.pictures import samples_png
+    from pararl.report import differences, table
+
+    torch.set_num_threads(config.rollout.threads)
+    began = time.monotonic()
+    found: dict[str, Examination] = {}
+    for name, folder in {"base": None, **{folder.name: folder for folder in adapters}}.items():
+        found[name] = examine(config, name, folder, args)
+        if failures := found[name].worst(4):
+            samples_png(out / f"worst-{name}.png", [name], [sample_row(s.prompt, s.output, s.score) for s in failures])
+    base = found["base"].scored
+    gains = {
+        name: {kind: {split: differences(s, base[kind][split]) for split, s in splits.items()} for kind, splits in f.scored.items()}
+        for name, f in found.items()
+        if name != "base"
+    }
+    results = {name: f.report for name, f in found.items()}
+    shown = table(results)
+    with atomic_path(out / "table.txt") as path:
+        path.write_text(shown + "\n", encoding="utf-8")
+    facts = {"config": as_dict(config), "diversity": args.diversity, "samples": args.samples, "seconds": round(time.monotonic() - began, 1)}
+    write_json(out / "evaluation.json", {**facts, "results": results, "gains": gains})
+    print(f"{shown}\n\nin {out}: evaluation.json, table.txt, worst-*.png")
 
 
 if __name__ == "__main__":

@@ -13,22 +13,18 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:] = [str(ROOT), *(entry for entry in sys.path if Path(entry).resolve() not in (ROOT, ROOT / "pipelines"))]
 
 import argparse
-import json
-import platform
 import time
-from dataclasses import dataclass, replace
-from datetime import date
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from pararl import scenes
-from pararl.files import atomic_path, write_json
 from pararl.scenes.pixels import render_cells
+from pararl.stage import Stage
+from pararl.types import KINDS, Kind
 from policies.backbones.llada import MMadaConfig, MMadaModelLM
 from policies.image.magvitv2 import MAGVITv2, MAGVITv2Config
 from policies.image.training import tokenizer_loss
@@ -38,83 +34,24 @@ from policies.text import word_tokenizer
 
 BITS = 8
 LEVELS = {"ch": 32, "ch_mult": [1, 1, 1, 2], "num_res_blocks": [0, 1, 1, 1], "z_channels": BITS}
-SETTINGS = {"grid": (4, 4), "prompt_tokens": 32, "text_tokens": 24, "text_block": 12, "steps": 8, "choice_temperature": 8.0}
+SETTINGS = {
+    "grid": (4, 4),
+    "prompt_tokens": 32,
+    "text_tokens": 24,
+    "text_block": 12,
+    "answer_tokens": 24,
+    "answer_block": 12,
+    "dialogue": "{text} <|endoftext|>",
+    "steps": 8,
+    "choice_temperature": 8.0,
+}
 SIZES = {"d_model": 128, "n_layers": 4, "n_heads": 4, "mlp_hidden_size": 384, "max_sequence_length": 128}
 # A choice temperature of 8 is as good as random order: the most confident cells of a sparse scene are its empty ones, and committing those
 # first leaves the objects to the end, where several are drawn at once.
+GUIDED: tuple[Kind, ...] = ("t2i", "edit", "interleaved", "interleaved_edit")
+"""Kinds of prompts whose outputs have an image, which guidance is for."""
 UNSEEN = 10**9
 """Indices from here on are never trained on."""
-
-
-@dataclass
-class Training:
-    """The state of one stage: model, optimiser, step and curve; saved and resumed as safetensors and JSON."""
-
-    model: nn.Module
-    folder: Path
-    steps: int
-    lr: float
-    seed: int
-    batch: int
-    step: int = 0
-
-    def __post_init__(self) -> None:
-        self.curve: list[dict[str, float]] = []
-        self.seconds = 0.0
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=self.lr, betas=(0.9, 0.99), weight_decay=0.01)
-        if (self.folder / "state.json").exists():
-            self._resume()
-
-    def rate(self) -> float:
-        """Learning rate of this step: 5 % linear warm-up, then cosine to a twentieth."""
-        warm = max(1, self.steps // 20)
-        if self.step < warm:
-            return self.lr * (self.step + 1) / warm
-        share = (self.step - warm) / max(1, self.steps - warm)
-        return self.lr * (0.05 + 0.95 * 0.5 * (1 + float(np.cos(np.pi * share))))
-
-    def advance(self, loss: Tensor) -> None:
-        """One optimiser step on a loss."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
-        self.step += 1
-
-    def save(self) -> None:
-        """Write the state so that an interrupted save leaves the previous one."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        moments = {f"{i}.{name}": x for i, s in self.optimizer.state_dict()["state"].items() for name, x in s.items()}
-        weights = {f"model.{k}": v.contiguous() for k, v in self.model.state_dict().items()}
-        name = f"state-{self.step}.safetensors"
-        save_file({**{f"optimizer.{k}": v.contiguous() for k, v in moments.items()}, **weights}, self.folder / name)
-        facts = {"step": self.step, **self.recipe(), "seconds": self.seconds, "file": name, "curve": self.curve}
-        write_json(self.folder / "state.json", facts)
-        for old in set(self.folder.glob("state-*.safetensors")) - {self.folder / name}:
-            old.unlink()
-
-    def recipe(self) -> dict[str, float]:
-        """What a training that goes on must not change."""
-        return {"steps": self.steps, "lr": self.lr, "seed": self.seed, "batch": self.batch}
-
-    def _resume(self) -> None:
-        facts = json.loads((self.folder / "state.json").read_text())
-        for option, asked in self.recipe().items():
-            if facts[option] != asked:
-                raise SystemExit(
-                    f"{self.folder} holds a training with --{option} {facts[option]}, not {asked}: delete it, or ask for the same"
-                )
-        tensors = load_file(self.folder / facts["file"])
-        self.model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, value in tensors.items():
-            if key.startswith("optimizer."):
-                _, index, name = key.split(".")
-                state.setdefault(int(index), {})[name] = value
-        self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
-        self.step, self.seconds, self.curve = facts["step"], facts["seconds"], facts["curve"]
 
 
 def random_cells(count: int, rng: np.random.Generator) -> np.ndarray:
@@ -149,7 +86,7 @@ def train_tokenizer(args: argparse.Namespace) -> None:
     config = MAGVITv2Config(encoder=LEVELS, decoder=LEVELS, quantize={"codebook_dim": BITS}, norm_groups=4)
     model = MAGVITv2(config)
     nn.Module.to(model, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    run = Training(model, args.out / ".training" / "tokenizer", args.steps or 5000, args.lr or 3e-3, args.seed, args.batch)
+    run = Stage(model, args.out / ".training" / "tokenizer", args.steps or 5000, args.lr or 3e-3, args.seed, args.batch)
     bar = tqdm(total=run.steps, initial=run.step, desc="tokenizer", mininterval=5)
     while run.step < run.steps:
         began = time.time()
@@ -158,7 +95,8 @@ def train_tokenizer(args: argparse.Namespace) -> None:
         # Quantisation enters gradually: signs from the first step on let most bits die before the decoder can use them.
         hardness = min(1.0, max(0.0, (run.step / run.steps - 0.15) / 0.35))
         loss = tokenizer_loss(model, to_pixels(render_cells(random_cells(args.batch, rng))), hardness)
-        run.advance(loss)
+        loss.backward()
+        run.advance()
         run.seconds += time.time() - began
         bar.update()
         if run.step % args.every == 0 or run.step == run.steps:
@@ -169,7 +107,7 @@ def train_tokenizer(args: argparse.Namespace) -> None:
     final = share_identical(model, args.final, 2)
     print(f"{final:.4%} of {args.final:,} unseen scenes parse identically after encode and decode")
     model.save_pretrained(args.out / "image_tokenizer")
-    record(args, run, "tokenizer", {"identical": final, "scenes": args.final})
+    run.record(args.out, "tokenizer", {"identical": final, "scenes": args.final})
 
 
 def new_policy(directory: Path) -> MMadaPolicy:
@@ -183,90 +121,61 @@ def new_policy(directory: Path) -> MMadaPolicy:
     return MMadaPolicy(MMadaModelLM(config), tokenizer, images, MMadaSettings(**SETTINGS, specials=specials))  # type: ignore[arg-type]
 
 
-def measure(policy: MMadaPolicy, task: str, count: int, guidance: float = 0.0) -> float:
-    """Strict accuracy on the first ``count`` prompts of the ID split, one sample each."""
-    prompts = [scenes.prompt("id", i, task=task) for i in range(count)]  # type: ignore[arg-type]
+def measure(policy: MMadaPolicy, kind: Kind, count: int, guidance: float = 0.0) -> float:
+    """Strict accuracy on the first ``count`` ID prompts of a kind, one sample each."""
+    prompts = [scenes.prompt("id", i, 0, *scenes.FORMS[kind]) for i in range(count)]
     policy.model.eval()
     rollouts = policy.generate(prompts, list(range(count)), replace(policy.sampling, guidance=guidance))
-    parsed = scenes.parse_batch(np.stack([r.output.image for r in rollouts]))  # type: ignore[misc]
-    checks = [scenes.check(r.prompt.spec, seen, r.output.text) for r, seen in zip(rollouts, parsed, strict=True)]
-    return float(np.mean([bool(c.strict) for c in checks]))
+    scores = [scenes.score(r.prompt.task, r.prompt.spec, r.output) for r in rollouts]
+    return float(np.mean([bool(s.strict) for s in scores]))
 
 
 def train_policy(args: argparse.Namespace) -> None:
-    """Stage 2: the backbone, half of each batch t2i and half interleaved."""
+    """Stage 2: the backbone on all five tasks at once, every kind of prompt in every batch."""
     torch.manual_seed(args.seed)
     policy = new_policy(args.out)
-    run = Training(policy.model, args.out / ".training" / "policy", args.steps or 6000, args.lr or 2e-3, args.seed, args.batch)
-    bar = tqdm(total=args.stop or run.steps, initial=run.step, desc="policy", mininterval=5)
-    half, end = args.batch // 2, args.stop or run.steps
+    run = Stage(policy.model, args.out / ".training" / "policy", args.steps or 9000, args.lr or 2e-3, args.seed, args.batch)
+    end = args.stop or run.steps
+    bar = tqdm(total=end, initial=run.step, desc="policy", mininterval=5)
     while run.step < end:
         began = time.time()
         policy.model.train()
-        generator = torch.Generator().manual_seed(args.seed * 10**6 + run.step)
-        losses: dict[str, Tensor] = {}
-        for part, task in enumerate(("t2i", "interleaved")):
-            first = run.step * args.batch + part * half
-            made = [scenes.example("pretrain", first + i, args.seed, task) for i in range(half)]  # type: ignore[arg-type]
-            both = supervised_loss(policy, [m.prompt for m in made], [m.output for m in made], generator)
-            losses.update({f"{task}/{modality}": value for modality, value in both.items()})
-        run.advance(torch.stack(list(losses.values())).sum())
+        losses = pretrain_step(policy, run, args.seed)
+        run.advance()
         run.seconds += time.time() - began
         bar.update()
         if run.step % args.every == 0 or run.step == end:
-            values = {name: loss.item() for name, loss in losses.items()}
-            strict = {f"{task}/strict": measure(policy, task, min(256, args.final)) for task in ("t2i", "interleaved")}
-            run.curve.append({"step": run.step, **values, **strict})
-            bar.set_postfix({name.split("/")[0]: f"{value:.2f}" for name, value in strict.items()})
+            strict = {f"{kind} strict": measure(policy, kind, min(128, args.final)) for kind in KINDS}
+            run.curve.append({"step": run.step, **losses, **strict})
+            bar.set_postfix({name.removesuffix(" strict"): f"{value:.2f}" for name, value in strict.items()})
             run.save()
     bar.close()
     policy.save(args.out)
-    strict = {
-        f"{task}, guidance {g}": measure(policy, task, min(1024, args.final), g) for task in ("t2i", "interleaved") for g in (0.0, 1.0)
-    }
-    print(f"ID strict accuracy, {min(1024, args.final):,} prompts:", strict)
-    record(args, run, "policy", {"id_strict": strict})
+    count = min(1024, args.final)
+    scales = {kind: (0.0, 1.0) if kind in GUIDED else (0.0,) for kind in KINDS}
+    strict = {f"{kind}, guidance {g}": measure(policy, kind, count, g) for kind in KINDS for g in scales[kind]}
+    print(f"ID strict accuracy, {count:,} prompts:", strict)
+    run.record(args.out, "policy", {"id_strict": strict})
 
 
-def record(args: argparse.Namespace, run: Training, stage: str, result: dict[str, Any]) -> None:
-    """Add a stage's command, machine, curve and result to OUT/training.json."""
-    path = args.out / "training.json"
-    stages = json.loads(path.read_text()) if path.exists() else {}
-    stages[stage] = {
-        "command": "python pipelines/pretrain.py " + " ".join(sys.argv[1:]),
-        "seed": args.seed,
-        "steps": run.step,
-        "schedule": run.steps,
-        "batch": args.batch,
-        "lr": run.lr,
-        "parameters": sum(p.numel() for p in run.model.parameters()),
-        "seconds": round(run.seconds),
-        "threads": torch.get_num_threads(),
-        "machine": platform.processor() or platform.machine(),
-        "torch": torch.__version__.split("+")[0],
-        "date": date.today().isoformat(),
-        "result": result,
-        "curve": run.curve,
-    }
-    write_json(path, stages)
-    draw_curve(args.out / f"{stage}.png", run.curve, stage)
+def pretrain_step(policy: MMadaPolicy, run: Stage, seed: int) -> dict[str, float]:
+    """Add the gradients of one batch to the model, kind by kind, so that only one kind's graph is held; returns the losses."""
+    generator = torch.Generator().manual_seed(seed * 10**6 + run.step)
+    found: dict[str, float] = {}
+    first = run.step * run.batch
+    for kind, count in shares(run.batch).items():
+        made = [scenes.example("pretrain", first + i, seed, *scenes.FORMS[kind]) for i in range(count)]
+        first += count
+        losses = supervised_loss(policy, [m.prompt for m in made], [m.output for m in made], generator)
+        torch.stack(list(losses.values())).sum().backward()
+        found |= {f"{kind} {modality}": loss.item() for modality, loss in losses.items()}
+    return found
 
 
-def draw_curve(path: Path, curve: list[dict[str, float]], stage: str) -> None:
-    """The losses (left) and accuracies (right) of a stage over its steps."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.5), layout="constrained")
-    losses, shares = figure.subplots(1, 2)
-    for name in [key for key in curve[-1] if key != "step"]:
-        is_share = name.endswith(("strict", "identical"))
-        (shares if is_share else losses).plot([row["step"] for row in curve], [row[name] for row in curve], label=name)
-    for axes, label in ((losses, "loss"), (shares, "share of unseen scenes" if stage == "tokenizer" else "ID strict accuracy")):
-        axes.set(xlabel="step", ylabel=label)
-        axes.grid(alpha=0.3)
-        axes.legend()
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=110)
+def shares(batch: int) -> dict[Kind, int]:
+    """How many examples of each kind are in a batch: equally many, the rest to the first kinds."""
+    each, rest = divmod(batch, len(KINDS))
+    return {kind: each + (place < rest) for place, kind in enumerate(KINDS) if each or place < rest}
 
 
 def main() -> None:
@@ -279,13 +188,13 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=0, help="examples a step; 0 = the recipe's")
     parser.add_argument("--lr", type=float, default=0.0, help="peak learning rate; 0 = the recipe's")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--every", type=int, default=250, help="steps between measurements and saves")
+    parser.add_argument("--every", type=int, default=500, help="steps between measurements and saves")
     parser.add_argument(
         "--final", type=int, default=10_000, help="scenes that the finished tokenizer is measured on (a policy: at most 1,024 prompts)"
     )
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
-    args.batch = args.batch or {"tokenizer": 16, "policy": 128}[args.stage]
+    args.batch = args.batch or {"tokenizer": 16, "policy": 96}[args.stage]
     args.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(args.threads)
     (train_tokenizer if args.stage == "tokenizer" else train_policy)(args)

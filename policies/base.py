@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pararl.types import MODALITIES, Modality, Output, Prompt, Rollout, Task
+from policies.sampling.schedules import Decoding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +29,8 @@ class Sampling:
     """Temperature of the token draws; 0 = arg-max."""
     choice_temperature: float = 1.0
     """Gumbel temperature of the confidence that picks which drawn image tokens are committed, annealed linearly to 0."""
+    decoding: Decoding = "parallel"
+    """How text and image of one output share the steps; see ``policies.sampling.schedules.shared_steps``."""
     guidance: float = 0.0
     """Classifier-free guidance scale s of image tokens: (1 + s) conditional - s unconditional logits."""
 
@@ -82,6 +85,8 @@ class Policy(ABC):
     lora_targets: str
     """Regular expression of the linear layers that an adapter wraps."""
 
+    tasks: tuple[Task, ...]
+    """What this checkpoint was trained for."""
     sampling: Sampling
     """How this checkpoint is best sampled; what ``sample`` uses when nothing else is asked for."""
 

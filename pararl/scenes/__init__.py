@@ -29,11 +29,15 @@ from typing import Literal
 
 from pararl.scenes.axes import Axes, axes
 from pararl.scenes.cases import Case, Family
+from pararl.scenes.cycle import cycle
+from pararl.scenes.describe import TAGS as DESCRIPTION_TAGS
 from pararl.scenes.edit_tasks import PICTURE_EDITS
+from pararl.scenes.edits import OPERATIONS
 from pararl.scenes.picture_tasks import PICTURE_QUESTIONS
 from pararl.scenes.pixels import Parsed, parse, parse_batch, render, render_batch
 from pararl.scenes.place import satisfy
 from pararl.scenes.plans import parse_plan, plan_text
+from pararl.scenes.questions import QUESTION_KINDS
 from pararl.scenes.records import read_jsonl, write_jsonl
 from pararl.scenes.scoring import check, input_scene, score
 from pararl.scenes.sentences import parse_caption
@@ -42,10 +46,12 @@ from pararl.scenes.splits import HELD_PAIRS, SPLITS, Draft, draft, random_stream
 from pararl.scenes.text_tasks import TEXTS
 from pararl.scenes.words import VOCABULARY
 from pararl.scenes.world import Scene, SceneObject
-from pararl.types import TASKS, Output, Prompt, Task
+from pararl.types import TASKS, Kind, Output, Prompt, Task
 
 __all__ = [
+    "FORMS",
     "SPLITS",
+    "TAGS",
     "TASKS",
     "VOCABULARY",
     "Axes",
@@ -56,6 +62,7 @@ __all__ = [
     "SceneObject",
     "axes",
     "check",
+    "cycle",
     "example",
     "parse",
     "parse_batch",
@@ -73,6 +80,17 @@ __all__ = [
 
 Form = Literal["text", "edit"]
 """What an interleaved prompt gives: a description, or an image and an instruction (``prompt.image`` is then not None)."""
+FORMS: dict[Kind, tuple[Task, Form]] = {kind: (kind, "text") for kind in TASKS} | {"interleaved_edit": ("interleaved", "edit")}
+"""Task and form of each kind of prompt: ``scenes.prompt("id", 3, 0, *FORMS[kind])``."""
+TAGS: dict[Kind, tuple[str, ...]] = {
+    "t2t": ("scene_edit", "arithmetic", "paraphrase"),
+    "i2t": ("caption", *(f"vqa_{name}" for name in QUESTION_KINDS)),
+    "t2i": DESCRIPTION_TAGS,
+    "edit": OPERATIONS,
+    "interleaved": DESCRIPTION_TAGS,
+    "interleaved_edit": OPERATIONS,
+}
+"""The tags (``spec["tag"]``) that ordinary prompts of each kind have; ``ood_ops`` has ``two_edits``."""
 _FAMILIES: dict[Task, Family] = {"edit": PICTURE_EDITS, "interleaved": PICTURE_EDITS, "i2t": PICTURE_QUESTIONS, "t2t": TEXTS}
 """Prompts beyond descriptions; those of ``interleaved`` are the edits."""
 

@@ -167,15 +167,16 @@ def _against(
 
 
 def edit_atoms(outcome: Outcome, source: Sequence[int], made: Sequence[Change], seen: Sequence[int]) -> list[Atom]:
-    """One atom per edit (skill ``edit``), then ``consistency``."""
+    """One atom per edit (skill ``edit``; soft: the success of all edits together where it failed), then ``consistency``."""
     atoms = []
     for one, places in zip(made, outcome.chosen, strict=True):
         wrong = [place for place in places if seen[place] != outcome.result[place]]
-        atoms.append(Atom(statement(one.edit), "edit", not wrong, "; ".join(_reason(one, place, outcome, seen) for place in wrong)))
+        reason = "; ".join(_reason(one, place, outcome, seen) for place in wrong)
+        atoms.append(Atom(statement(one.edit), "edit", not wrong, reason, outcome.success if wrong else 1.0))
     touched = {place for places in outcome.chosen for place in places}
     spoilt = [place for place in range(CELLS) if place not in touched and seen[place] != source[place]]
     reason = "; ".join(f"{CELL_NAMES[place]} was {_NAMES[source[place]]}, is {_NAMES[seen[place]]}" for place in spoilt)
-    return [*atoms, Atom("the rest is as it was", "consistency", not spoilt, reason)]
+    return [*atoms, Atom("the rest is as it was", "consistency", not spoilt, reason, outcome.consistency)]
 
 
 def _reason(one: Change, place: int, outcome: Outcome, seen: Sequence[int]) -> str:

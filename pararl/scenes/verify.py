@@ -39,7 +39,7 @@ class Findings:
 
     def add(self, statement: str, skill: str, passed: bool, value: float, reason: str) -> None:
         """Append an atom; the reason is kept only where it failed."""
-        self.atoms.append(Atom(statement, skill, passed, "" if passed else reason))
+        self.atoms.append(Atom(statement, skill, passed, "" if passed else reason, value))
         self.values.append(value)
 
     @property

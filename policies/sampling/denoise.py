@@ -5,7 +5,7 @@ confident of them. Image alone is MaskGIT, text alone is LLaDA's block-wise samp
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -29,8 +29,18 @@ class SegmentPlan:
     """Only the first ``window[t]`` positions of the span may be committed at step t."""
     temperature: float
     """Temperature of the token draws; 0 = arg-max."""
-    choice_temperature: float
-    """Gumbel temperature of the confidence at the first step, annealed linearly to 0; 0 = most probable first."""
+    choice: tuple[float, ...]
+    """Gumbel temperature of the confidence at each step; 0 = most probable first."""
+
+    def within(self, active: range, steps: int) -> "SegmentPlan":
+        """The plan, made for ``len(active)`` steps, at the steps ``active`` of a loop of ``steps``; it rests at the others."""
+        before, after = active.start, steps - active.stop
+        return replace(
+            self,
+            commits=(0,) * before + self.commits + (0,) * after,
+            window=(0,) * before + self.window + (len(self.span),) * after,
+            choice=(0.0,) * before + self.choice + (0.0,) * after,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,18 +59,22 @@ class SegmentTrace:
 
 
 def image_plan(span: Span, steps: int, total: int, temperature: float, choice_temperature: float) -> SegmentPlan:
-    """MaskGIT with the cosine schedule, its ``steps`` updates spread evenly over ``total`` steps of the loop."""
+    """MaskGIT with the cosine schedule, its ``steps`` updates spread evenly over ``total`` steps of the loop.
+
+    ``choice_temperature``: Gumbel temperature of the confidence, annealed linearly from there to 0 at the last step.
+    """
     remaining = [len(span), *cosine_remaining(len(span), steps)]
     commits = [0] * total
     for update, step in enumerate(spread(steps, total)):
         commits[step] = remaining[update] - remaining[update + 1]
-    return SegmentPlan(span, tuple(commits), (len(span),) * total, temperature, choice_temperature)
+    anneal = tuple(choice_temperature * (1 - (step + 1) / total) for step in range(total))
+    return SegmentPlan(span, tuple(commits), (len(span),) * total, temperature, anneal)
 
 
 def text_plan(span: Span, steps: int, block: int, temperature: float) -> SegmentPlan:
     """LLaDA's block-wise sampler: left to right over blocks, the most probable drawn tokens first."""
     commits, window = block_counts(len(span), steps, block)
-    return SegmentPlan(span, tuple(commits), tuple(window), temperature, 0.0)
+    return SegmentPlan(span, tuple(commits), tuple(window), temperature, (0.0,) * steps)
 
 
 def draw(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:
@@ -86,10 +100,9 @@ def most_confident(confidence: Tensor, eligible: Tensor, count: int) -> Tensor:
 
 def commit(plan: SegmentPlan, step: int, logprob: Tensor, masked: Tensor, gumbel: Tensor) -> Tensor:
     """Which masked positions [batch, n] are committed at a step, from the log-probability of the drawn tokens under the sampler."""
-    anneal = plan.choice_temperature * (1 - (step + 1) / len(plan.commits))
     eligible = masked.clone()
     eligible[:, plan.window[step] :] = False
-    return most_confident(logprob + anneal * gumbel, eligible, plan.commits[step])
+    return most_confident(logprob + plan.choice[step] * gumbel, eligible, plan.commits[step])
 
 
 def denoise(

@@ -1,8 +1,11 @@
 """How many tokens are committed at each denoising step. Pure integer functions, checked against the released ones' recorded tables."""
 
 import math
+from typing import Literal
 
 import torch
+
+Decoding = Literal["parallel", "semi_parallel", "sequential"]
 
 
 def cosine_remaining(tokens: int, steps: int, known: int = 0) -> list[int]:
@@ -49,3 +52,18 @@ def spread(updates: int, steps: int) -> list[int]:
     if updates > steps:
         raise ValueError(f"{updates} updates do not fit {steps} denoising steps; take as many steps or more")
     return [(i + 1) * steps // updates - 1 for i in range(updates)]
+
+
+def shared_steps(steps: int, decoding: Decoding) -> tuple[range, range]:
+    """The steps at which the text and the image of one output are decoded, out of ``steps`` forwards; both end within them.
+
+    parallel: both throughout. semi_parallel: the text in the first three quarters, the image in the last three. sequential: the text
+    in the first half, the image in the second, sure of a finished plan. Source of the three: MMaDA-Parallel (arXiv 2511.09611, Table 10),
+    which does not say how far its semi-parallel decoding overlaps; half of all steps is our choice. Raises ValueError where the steps
+    cannot be cut so.
+    """
+    cut = {"parallel": 1, "semi_parallel": 4, "sequential": 2}[decoding]
+    if steps % cut:
+        raise ValueError(f"{decoding} decoding needs a number of steps divisible by {cut}, got {steps}")
+    rest = 0 if cut == 1 else steps // cut
+    return range(steps - rest), range(rest, steps)

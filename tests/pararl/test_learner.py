@@ -193,7 +193,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_adapter(tiny_pol
     learner = make(tiny_policy_dir)
     rollouts = sample(learner)
     feedback = teach(rollouts, learner.arm)
-    broken = replace(feedback, pairs=tuple(replace(p, margin=float("nan")) for p in feedback.pairs))
+    broken = replace(feedback, pairs=tuple(replace(p, weight=float("nan")) for p in feedback.pairs))
     before = adapter_of(learner)
     with pytest.raises(FloatingPointError, match="update 1"):
         learner.update(rollouts, broken)

@@ -7,9 +7,10 @@ import pytest
 
 from pararl.arms import ARM_SPECS
 from pararl.config import ARMS, Arm, Config, PolicyConfig, RolloutConfig, RunConfig
+from pararl.curriculum import Curriculum
 from pararl.fleet import LocalFleet
 from pararl.judges import LocalJudges
-from pararl.source import Batch, Source, update_prompts
+from pararl.source import Batch, Source
 
 
 @pytest.fixture
@@ -30,7 +31,8 @@ def batches(config: Config, arm: Arm, store: Path) -> list[Batch]:
 def test_every_arm_makes_the_same_number_of_reward_calls_on_the_same_prompts(config: Config, arm: Arm, tmp_path: Path) -> None:
     made = batches(config, arm, tmp_path / "store")
     assert [b.calls for b in made] == [2 * 2 * (1 + 1)] * 2
-    asked = [p.id for update in (1, 2) for p in update_prompts(config, update)]
+    curriculum = Curriculum(config)
+    asked = [p.id for _ in (1, 2) for p in curriculum.next()]
     learnt = [key for b in made for key in dict.fromkeys(r.prompt.id for r in b.rollouts)]
     assert sorted(learnt) == sorted(asked) and (learnt == asked or ARM_SPECS[arm].data == "static")
     for batch in made:
@@ -67,10 +69,3 @@ def test_static_rollouts_are_sampled_once_and_survive_a_restart(config: Config, 
     assert source.judges.calls == 0, "nothing was scored again"
     assert [r.seed for r in again.rollouts] == [r.seed for r in first[1].rollouts]
     assert [j.final.value for j in again.judgements if j.final] == [j.final.value for j in first[1].judgements if j.final]
-
-
-def test_prompts_are_a_function_of_seed_and_update(config: Config) -> None:
-    assert [p.text for p in update_prompts(config, 3)] == [p.text for p in update_prompts(config, 3)]
-    assert {p.id for p in update_prompts(config, 1)}.isdisjoint(p.id for p in update_prompts(config, 2))
-    other = replace(config, run=replace(config.run, seed=1))
-    assert [p.text for p in update_prompts(config, 1)] != [p.text for p in update_prompts(other, 1)]

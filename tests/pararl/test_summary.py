@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from pararl.files import write_json
-from pararl.summary import ArmResult, BaseResult, SplitResult, Summary, pooled, table
+from pararl.summary import ArmResult, BaseResult, Kinds, SplitResult, Summary, pooled, table
 
-BASE = BaseResult(id=SplitResult(0.6, 0.3125, 256), ood=SplitResult(0.5, 0.2, 1024))
+BASE = BaseResult(id=SplitResult(0.6, 0.3125, 256), ood=SplitResult(0.5, 0.2, 1024), kinds={"t2i": {"id": SplitResult(0.6, 0.3125, 256)}})
 
 
 def arm(**changes: Any) -> ArmResult:
@@ -22,7 +22,11 @@ def test_file_has_exactly_the_published_keys_and_reads_back(tmp_path: Path) -> N
     summary = Summary(seed=3, base=BASE, arms={"pararl": arm(), "offline_dpo": arm(adapter="adapters/offline_dpo", kl=-0.001)})
     write_json(tmp_path / "summary.json", summary.to_json())
     read = json.loads((tmp_path / "summary.json").read_text())
-    assert read["base"] == {"id": {"soft": 0.6, "strict": 0.3125, "n": 256}, "ood": {"soft": 0.5, "strict": 0.2, "n": 1024}}
+    assert read["base"] == {
+        "id": {"soft": 0.6, "strict": 0.3125, "n": 256},
+        "ood": {"soft": 0.5, "strict": 0.2, "n": 1024},
+        "kinds": {"t2i": {"id": {"soft": 0.6, "strict": 0.3125, "n": 256}}},
+    }
     assert list(read) == ["seed", "base", "arms"]
     assert read["arms"]["pararl"] == {
         "id": {"soft": 0.9, "strict": 0.75, "n": 256},
@@ -32,6 +36,7 @@ def test_file_has_exactly_the_published_keys_and_reads_back(tmp_path: Path) -> N
         "seconds": 212.4,
         "kl": 0.0321,
         "adapter": "adapters/pararl",
+        "kinds": {},
     }
     assert Summary.from_json(read) == summary
 
@@ -88,3 +93,13 @@ def test_table_lists_base_and_arms_in_aligned_columns() -> None:
     assert lines[3].split()[1:] == ["0.750", "0.900", "0.500", "0.700", "80", "51,200", "212", "0.0321"]
     assert len({len(line) for line in lines[:5]}) == 1
     assert "ID n = 256 (+/- 0.061), OOD n = 1024 (+/- 0.031)" in lines[-1]
+
+
+def test_kinds_of_prompts_have_a_table_of_their_own_with_gains_over_the_base() -> None:
+    def kinds(t2i: float, i2t: float, canary: float) -> Kinds:
+        return {"t2i": {"id": SplitResult(0.5, t2i, 64)}, "i2t": {"id": SplitResult(0.5, i2t, 64), "canary": SplitResult(0.5, canary, 64)}}
+
+    base = BaseResult(BASE.id, None, kinds(0.25, 0.5, 0.25))
+    lines = table(Summary(0, base, {"pararl": arm(kinds=kinds(0.5, 0.4375, 0.25))})).splitlines()
+    assert [line.split()[-2:] for line in lines[-3:]] == [["0.500", "(+0.250)"], ["0.438", "(-0.062)"], ["0.250", "(+0.000)"]]
+    assert [line.split("  ")[0] for line in lines[-3:]] == ["t2i, id", "i2t, id", "i2t, canary"]

@@ -66,7 +66,7 @@ def test_a_run_leaves_everything_it_promises(run: Path) -> None:
     summary = json.loads((run / "summary.json").read_text())
     assert set(summary) == {"seed", "base", "arms"} and set(summary["arms"]) == {"pararl", "offline_dpo"}
     for arm, result in summary["arms"].items():
-        assert set(result) == {"id", "ood", "updates", "reward_calls", "seconds", "kl", "adapter"}
+        assert set(result) == {"id", "ood", "updates", "reward_calls", "seconds", "kl", "adapter", "kinds"}
         assert {p.name for p in (run / result["adapter"]).iterdir()} >= {"adapter_config.json", "adapter_model.safetensors"}, arm
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["run"]["arms"] == ["pararl", "offline_dpo"] and config["learner"]["lr"] > 0
@@ -151,13 +151,22 @@ def test_an_aligned_adapter_loads_with_peft_and_changes_the_samples(run: Path) -
 
 
 def test_evaluate_gives_the_figures_of_the_summary(run: Path, tmp_path: Path) -> None:
-    output = finish(start("--run", str(run), "--threads", "1", "--out", str(tmp_path / "e.json"), script="evaluate.py"))
-    assert "pararl" in output
-    results = json.loads((tmp_path / "e.json").read_text())["results"]
+    out = tmp_path / "evaluation"
+    output = finish(start("--run", str(run), "--out", str(out), "--diversity", "2", "--samples", "2", script="evaluate.py"))
+    assert output.count("t2i, id ") == output.count("t2i, ood_pair ") == 3
+    found = json.loads((out / "evaluation.json").read_text())
     summary = Summary.from_json(json.loads((run / "summary.json").read_text()))
     for name, expected in (("base", summary.base), ("pararl", summary.arms["pararl"]), ("offline_dpo", summary.arms["offline_dpo"])):
-        assert results[name]["id"]["strict"] == expected.id.strict, name
-        assert results[name]["id"]["soft"] == pytest.approx(expected.id.soft), name
+        report = found["results"][name]["t2i"]["id"]
+        assert report["strict"]["mean"] == expected.id.strict, name
+        assert report["soft"]["mean"] == pytest.approx(expected.id.soft), name
+        assert report["axes"]["image_alignment"]["mean"] == pytest.approx(report["soft"]["mean"])
+        assert ("kl" in report) == (name != "base")
+        assert np.asarray(Image.open(out / f"worst-{name}.png")).std() > 5
+    gain = found["gains"]["pararl"]["t2i"]["id"]["soft"]
+    assert (
+        gain["mean"] == pytest.approx(summary.arms["pararl"].id.soft - summary.base.id.soft) and gain["low"] <= gain["mean"] <= gain["high"]
+    )
 
 
 def test_a_run_folder_is_never_overwritten(run: Path) -> None:
@@ -225,7 +234,9 @@ def test_a_reward_of_the_users_own_drives_a_whole_run(tmp_path: Path, monkeypatc
     summary = Summary.from_json(json.loads((tmp_path / "own" / "summary.json").read_text()))
     assert summary.base.id.strict is None and summary.base.id.soft > 1
     assert set(summary.arms) == {"pararl", "offline_dpo"} and all(a.reward_calls > 0 for a in summary.arms.values())
-    assert finish(start("--run", str(tmp_path / "own"), "--threads", "1", script="evaluate.py")).count("soft") == 6
+    finish(start("--run", str(tmp_path / "own"), "--diversity", "0", script="evaluate.py"))
+    report = json.loads((tmp_path / "own" / "evaluation" / "evaluation.json").read_text())["results"]["pararl"]["t2i"]["id"]
+    assert "strict" not in report and report["soft"]["mean"] == pytest.approx(summary.arms["pararl"].id.soft)
 
 
 def test_a_reward_that_fails_ends_the_run_with_one_line_and_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

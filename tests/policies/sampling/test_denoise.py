@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -96,7 +97,8 @@ def test_the_most_confident_eligible_positions_are_chosen() -> None:
 
 
 def test_gumbel_noise_is_annealed_linearly_to_nothing() -> None:
-    plan = SegmentPlan(Span("image", 0, 2), (1, 1, 1, 1), (2,) * 4, 1.0, choice_temperature=2.0)
+    plan = image_plan(Span("image", 0, 2), 4, 4, 1.0, choice_temperature=2.0)
+    plan = replace(plan, commits=(1, 1, 1, 1))
     logprob, gumbel = torch.tensor([[0.0, -1.0]]), torch.tensor([[0.0, 1.0]])
     masked = torch.ones(1, 2, dtype=torch.bool)
     # Weights 1.5, 1, 0.5, 0 of one unit of noise against one nat: the second position wins above weight 1.
@@ -105,7 +107,7 @@ def test_gumbel_noise_is_annealed_linearly_to_nothing() -> None:
 
 
 def test_only_masked_positions_before_the_window_are_committed() -> None:
-    plan = SegmentPlan(Span("text", 0, 6), (2,), (4,), 1.0, 0.0)
+    plan = SegmentPlan(Span("text", 0, 6), (2,), (4,), 1.0, (0.0,))
     masked = torch.tensor([[False, True, True, True, True, True]])
     assert commit(plan, 0, torch.tensor([[9.0, 1.0, 2.0, 3.0, 8.0, 7.0]]), masked, torch.zeros(1, 6)).tolist() == [
         [False, False, True, True, False, False]
@@ -183,8 +185,8 @@ def test_image_commits_equal_the_recorded_ones_on_the_recorded_draws(mmada_cases
         assert torch.equal(again, drawn[step]), "the replayed stream is the recorded one"
         gumbel = -(-torch.zeros(batch, tokens).uniform_(0, 1, generator=generator).log()).log()
         assert (tokens - sum(commits[: step + 1])) == lengths[step].unique().item()
-        # The reference's temperature compounds over the steps, ours is linear: give ours the one that comes out the same.
-        plan = SegmentPlan(Span("image", 0, tokens), commits, (tokens,) * steps, 1.0, temperatures[step] / (1 - (step + 1) / steps))
+        # The reference's temperature compounds over the steps, ours is linear: give ours the reference's.
+        plan = SegmentPlan(Span("image", 0, tokens), commits, (tokens,) * steps, 1.0, (temperatures[step],) * steps)
         logprob = probabilities[step].gather(-1, drawn[step][..., None]).squeeze(-1).log()
         masked &= ~commit(plan, step, logprob, masked, gumbel)
         assert torch.equal(masked, stays[step]), step

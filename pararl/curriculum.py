@@ -1,0 +1,144 @@
+"""Which prompts an arm trains on: fixed task quotas in every batch, one cursor per kind of prompt, rest for prompts that teach nothing."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from pararl import scenes
+from pararl.config import Config
+from pararl.prompts import read_prompts
+from pararl.quotas import quotas, task_shares
+from pararl.types import Kind, Prompt
+
+State = dict[str, Any]
+
+
+class Cursor(Protocol):
+    """The prompts of one kind, in order."""
+
+    def next(self, count: int) -> list[Prompt]:
+        """The next ``count`` prompts, all different."""
+
+    def told(self, flat: Iterable[str]) -> None:
+        """Ids of prompts whose group had no spread."""
+
+    def state(self) -> State:
+        """All that ``load_state`` needs; JSON values."""
+
+    def load_state(self, state: State) -> None:
+        """Go on from there."""
+
+
+class Endless:
+    """The training prompts of one kind in the scene world, an endless stream; those of some tags are passed over."""
+
+    def __init__(self, kind: Kind, seed: int, canaries: Sequence[str] = ()) -> None:
+        self.kind, self.seed, self.canaries = kind, seed, frozenset(canaries)
+        self.cursor = 0
+
+    def next(self, count: int) -> list[Prompt]:
+        """See ``Cursor``, here and below."""
+        found: list[Prompt] = []
+        while len(found) < count:
+            prompt = scenes.prompt("train", self.cursor, self.seed, *scenes.FORMS[self.kind])
+            self.cursor += 1
+            if prompt.spec["tag"] not in self.canaries:
+                found.append(prompt)
+        return found
+
+    def told(self, flat: Iterable[str]) -> None:
+        """No prompt comes back, so there is none to rest."""
+
+    def state(self) -> State:
+        return {"cursor": self.cursor}
+
+    def load_state(self, state: State) -> None:
+        self.cursor = int(state["cursor"])
+
+
+class Finite:
+    """The user's prompts of one kind, pass after pass, each in an order of its own.
+
+    ``rest``: a prompt whose group had no spread, always right or always wrong, sits out the next pass.
+    """
+
+    def __init__(self, prompts: Sequence[Prompt], seed: int, rest: bool = True) -> None:
+        self.prompts, self.seed, self.rest = list(prompts), seed, rest
+        self.epoch, self.cursor = 0, 0
+        self.resting: dict[str, int] = {}
+        """Per prompt id the pass that it sits out."""
+
+    def next(self, count: int) -> list[Prompt]:
+        """See ``Cursor``, here and below. Raises ValueError for more prompts than there are."""
+        if count > len(self.prompts):
+            raise ValueError(f"{count} different prompts of kind {self.prompts[0].kind} are wanted, but there are {len(self.prompts)}")
+        found: dict[str, Prompt] = {}
+        while len(found) < count:
+            prompt = self._advance()
+            if self.resting.get(prompt.id) != self.epoch:
+                found[prompt.id] = prompt
+        return list(found.values())
+
+    def _advance(self) -> Prompt:
+        if self.cursor == len(self.prompts):
+            self.epoch, self.cursor = self.epoch + 1, 0
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(len(self.prompts))
+        self.cursor += 1
+        return self.prompts[order[self.cursor - 1]]
+
+    def told(self, flat: Iterable[str]) -> None:
+        if self.rest:
+            self.resting |= {name: self.epoch + 1 for name in flat}
+
+    def state(self) -> State:
+        return {"epoch": self.epoch, "cursor": self.cursor, "resting": dict(self.resting)}
+
+    def load_state(self, state: State) -> None:
+        self.epoch, self.cursor, self.resting = int(state["epoch"]), int(state["cursor"]), dict(state["resting"])
+
+
+class Curriculum:
+    """The batches of prompts of one arm."""
+
+    def __init__(self, config: Config) -> None:
+        c = config.curriculum
+        self.shares = task_shares(c.tasks)
+        self.count, self.alternate = config.rollout.prompts, c.order == "alternate"
+        self.done = 0
+        """Batches given so far."""
+        own = read_prompts(c.file, config.reward.name) if c.file else None
+        self.cursors: dict[Kind, Cursor] = {
+            kind: Endless(kind, config.run.seed, c.canaries)
+            if own is None
+            else Finite([p for p in own if p.kind == kind], config.run.seed, c.rest)
+            for kind in self.shares
+        }
+
+    def quotas(self) -> dict[Kind, int]:
+        """How many prompts of each kind the next batch has."""
+        if self.alternate:
+            turns = [kind for kind, share in self.shares.items() for _ in range(share)]
+            return {turns[self.done % len(turns)]: self.count}
+        return quotas(self.shares, self.count)
+
+    def next(self) -> list[Prompt]:
+        """The next batch, kind by kind."""
+        batch = [prompt for kind, count in self.quotas().items() for prompt in self.cursors[kind].next(count)]
+        self.done += 1
+        return batch
+
+    def told(self, flat: Sequence[Prompt]) -> None:
+        """Prompts of the last batch whose groups had no spread."""
+        for kind, cursor in self.cursors.items():
+            cursor.told(prompt.id for prompt in flat if prompt.kind == kind)
+
+    def state(self) -> State:
+        """All that ``load_state`` needs; JSON values."""
+        return {"done": self.done, "cursors": {kind: cursor.state() for kind, cursor in self.cursors.items()}}
+
+    def load_state(self, state: State) -> None:
+        """Go on from there."""
+        self.done = int(state["done"])
+        for kind, cursor in self.cursors.items():
+            cursor.load_state(state["cursors"][kind])

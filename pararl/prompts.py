@@ -1,0 +1,122 @@
+"""The user's prompts: JSON lines in GenEval's format with our additions, or a data set that ``datasets`` reads, as the same records."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+
+from pararl.scenes.records import from_record
+from pararl.types import Prompt, Task
+
+COLUMNS = ("id", "task", "split", "prompt", "image", "spec")
+"""Columns of a data set that are read as such; every other one belongs to the spec."""
+
+
+def read_prompts(source: str, reward: str = "scenes") -> list[Prompt]:
+    """The prompts of a file, a folder or a data set on the hub.
+
+    - ``FILE.jsonl``: one record a line, such as GenEval's ``evaluation_metadata.jsonl``: ``prompt``, and where wanted ``id``, ``task``
+      (default ``t2i``), ``split`` and ``image`` (a picture file, relative to FILE). All other keys are the spec.
+    - a folder that ``datasets.Dataset.save_to_disk`` wrote, a ``.parquet``, ``.csv`` or ``.json`` file, or ``owner/name`` or
+      ``owner/name:split`` on the hub: the same with columns for keys. Arrow has no lists of mixed types, which GenEval's ``position`` is,
+      so a column ``spec`` may hold the whole spec as JSON text.
+
+    For the reward ``scenes`` every spec must be one of the scene world, for other rewards it may be anything. Raises ValueError or
+    FileNotFoundError that names the place and what was wrong, also for a second prompt of the same task and id, and for no prompt at all.
+    """
+    place = Path(source)
+    rows = _lines(place) if place.suffix == ".jsonl" else _data_set(source)
+    found: dict[tuple[str, str], Prompt] = {}
+    for where, row in rows:
+        try:
+            prompt = _prompt(row, where.rpartition(" ")[2], place.parent, checked=reward == "scenes")
+        except (ValueError, OSError) as error:
+            raise ValueError(f"{source}, {where}: {error}") from error
+        if (prompt.kind, prompt.id) in found:
+            raise ValueError(f"{source}, {where}: there is a prompt of task {prompt.task} and id {prompt.id!r} already")
+        found[prompt.kind, prompt.id] = prompt
+    if not found:
+        raise ValueError(f"{source} holds no prompt")
+    return list(found.values())
+
+
+def _lines(path: Path) -> Iterator[tuple[str, Any]]:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                try:
+                    row = json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise ValueError(f"{path}, line {number} is not JSON: {error}") from error
+                yield f"line {number}", row
+
+
+def _data_set(source: str) -> Iterable[tuple[str, Any]]:
+    import datasets
+
+    path = Path(source)
+    if path.is_dir():
+        found = datasets.load_from_disk(source)
+        if isinstance(found, datasets.DatasetDict):
+            raise ValueError(f"{source} holds the splits {', '.join(found)}: name the folder of one of them")
+    elif path.suffix in (".parquet", ".csv", ".json"):
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no file {source}")
+        found = datasets.load_dataset(path.suffix[1:], data_files=source, split="train")
+    elif source.count("/") == 1 and not path.suffix:
+        name, _, split = source.partition(":")
+        found = datasets.load_dataset(name, split=split or "train")
+    else:
+        raise FileNotFoundError(
+            f"{source} is no .jsonl, .json, .csv or .parquet file, no folder of a data set, and no owner/name of the hub"
+        )
+    return ((f"row {number}", row) for number, row in enumerate(found))
+
+
+def _prompt(row: Any, number: str, folder: Path, checked: bool) -> Prompt:
+    """One prompt. Unknown to ``checked`` specs: they are another reward's."""
+    if not isinstance(row, Mapping):
+        raise ValueError(f"a record must be a JSON object, got {type(row).__name__}")
+    given = {key: value for key, value in row.items() if value is not None}
+    spec = {key: value for key, value in given.items() if key not in COLUMNS}
+    if "spec" in given:
+        spec |= json.loads(given["spec"]) if isinstance(given["spec"], str) else dict(given["spec"])
+    named = {key: given[key] for key in ("id", "task", "split", "prompt") if key in given}
+    image = _pixels(given["image"], folder) if "image" in given else None
+    if checked:
+        prompt = from_record(named | spec, default_id=f"prompt-{number}")
+        if image is not None and (prompt.image is None or not np.array_equal(image, prompt.image)):
+            raise ValueError("its image is not the scene of its spec's 'source', which alone the reward scenes can check")
+        return prompt
+    text, task = named.get("prompt"), named.get("task", "t2i")
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError("a record needs a 'prompt' with text")
+    if task not in get_args(Task):
+        raise ValueError(f"unknown task {task!r}: use one of {', '.join(get_args(Task))}")
+    if (task in ("i2t", "edit")) != (image is not None) and task != "interleaved":
+        raise ValueError(f"a prompt of task {task} {'takes no' if image is not None else 'needs an'} 'image'")
+    return Prompt(str(named.get("id", f"prompt-{number}")), task, text, spec, str(named.get("split", "user")), image)
+
+
+def _pixels(value: Any, folder: Path) -> np.ndarray:
+    """uint8 [height, width, 3] of a file's path or of a picture that ``datasets`` has opened."""
+    from PIL import Image
+
+    picture = Image.open(folder / value) if isinstance(value, str) else value
+    return np.asarray(picture.convert("RGB"), np.uint8)
+
+
+def unknown_words(prompts: Iterable[Prompt], directory: Path) -> dict[str, str]:
+    """Words that the closed vocabulary of a policy directory lacks, each with the id of a prompt that has it; none for an open one."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+    unknown = json.loads((directory / "tokenizer_config.json").read_text(encoding="utf-8")).get("unk_token")
+    if unknown is None:
+        return {}
+    words = {word: prompt.id for prompt in prompts for word in prompt.text.split()}
+    return {word: name for word, name in words.items() if unknown in tokenizer.encode(word, add_special_tokens=False).tokens}

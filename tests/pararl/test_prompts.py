@@ -1,0 +1,106 @@
+"""The user's prompts: the same records from JSON lines and from data sets, and one clear error for what cannot be."""
+
+import json
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+
+import policies
+from pararl import scenes
+from pararl.prompts import read_prompts, unknown_words
+from pararl.types import KINDS, Prompt
+
+# The form of GenEval's evaluation_metadata.jsonl: nothing but tag, include, exclude and prompt.
+GENEVAL = [
+    {
+        "tag": "counting",
+        "include": [{"class": "circle", "count": 2}],
+        "exclude": [{"class": "circle", "count": 3}],
+        "prompt": "two circles",
+    },
+    {
+        "tag": "position",
+        "include": [{"class": "square", "count": 1}, {"class": "cross", "count": 1, "color": "red", "position": ["left of", 0]}],
+        "prompt": "a red cross left of a square",
+    },
+]
+
+
+def lines(path: Path, rows: list[object]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def same(a: Prompt, b: Prompt) -> bool:
+    pictures = [None if p.image is None else p.image.tolist() for p in (a, b)]
+    return (a.id, a.task, a.text, a.split, dict(a.spec)) == (b.id, b.task, b.text, b.split, dict(b.spec)) and pictures[0] == pictures[1]
+
+
+def test_genevals_own_records_are_read_unchanged(tmp_path: Path) -> None:
+    first, second = read_prompts(lines(tmp_path / "evaluation_metadata.jsonl", list(GENEVAL)))
+    assert (first.id, first.task, first.split, first.text) == ("prompt-1", "t2i", "user", "two circles")
+    assert second.spec == {key: GENEVAL[1][key] for key in ("tag", "include")}
+    right = scenes.Scene.of([(3, 0, 1, 0), (1, 2, 1, 3)])
+    assert scenes.check(second.spec, right).strict and not scenes.check(second.spec, scenes.Scene.of([(1, 2, 1, 0), (3, 0, 1, 3)])).strict
+
+
+def test_prompts_of_every_kind_come_back_from_json_lines_and_from_a_data_set(tmp_path: Path) -> None:
+    given = [scenes.prompt("train", i, 0, *scenes.FORMS[kind]) for kind in KINDS for i in range(3)]
+    scenes.write_jsonl(tmp_path / "own.jsonl", given)
+    rows = [{"id": p.id, "task": p.task, "split": p.split, "prompt": p.text, "spec": json.dumps(dict(p.spec)), "note": None} for p in given]
+    data = datasets.Dataset.from_list(rows)
+    data.save_to_disk(str(tmp_path / "folder"))
+    data.to_parquet(str(tmp_path / "own.parquet"))
+    for source in ("own.jsonl", "folder", "own.parquet"):
+        found = read_prompts(str(tmp_path / source))
+        assert len(found) == len(given) and all(same(a, b) for a, b in zip(found, given, strict=True)), source
+
+
+def test_pictures_come_from_files_and_from_image_columns(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "input.png")
+    source = lines(tmp_path / "own.jsonl", [{"prompt": "what is this ?", "task": "i2t", "image": "input.png", "level": 3}])
+    (prompt,) = read_prompts(source, reward="mine:judge")
+    assert np.array_equal(prompt.image, pixels) and prompt.spec == {"level": 3}  # type: ignore[arg-type]
+    column = datasets.Dataset.from_dict({"prompt": ["what is this ?"], "task": ["i2t"], "image": [str(tmp_path / "input.png")]})
+    column.cast_column("image", datasets.Image()).save_to_disk(str(tmp_path / "folder"))
+    (prompt,) = read_prompts(str(tmp_path / "folder"), reward="mine:judge")
+    assert np.array_equal(prompt.image, pixels)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ({"prompt": ""}, "line 2: a record needs a 'prompt'"),
+        ({"prompt": "x", "task": "t2v"}, "line 2: unknown task 't2v'"),
+        ({"prompt": "x", "include": [{"class": "clock", "count": 1}]}, "line 2: spec include.0.: unknown class 'clock'"),
+        ({"prompt": "x", "id": "prompt-1", "include": [{"class": "circle", "count": 1}]}, "line 2: there is a prompt of task t2i and id"),
+        ([1], "line 2: a record must be a JSON object"),
+    ],
+)
+def test_a_bad_record_is_named_with_its_line(tmp_path: Path, row: object, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        read_prompts(lines(tmp_path / "own.jsonl", [GENEVAL[0], row]))
+
+
+def test_what_is_not_there_or_holds_nothing_is_told(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no file .*gone\.jsonl"):
+        read_prompts(str(tmp_path / "gone.jsonl"))
+    with pytest.raises(FileNotFoundError, match=r"is no \.jsonl"):
+        read_prompts("gone")
+    with pytest.raises(ValueError, match="holds no prompt"):
+        read_prompts(lines(tmp_path / "empty.jsonl", []))
+    (tmp_path / "broken.jsonl").write_text("{\n")
+    with pytest.raises(ValueError, match="line 1 is not JSON"):
+        read_prompts(str(tmp_path / "broken.jsonl"))
+
+
+def test_specs_of_other_worlds_are_left_to_other_rewards(tmp_path: Path) -> None:
+    clock = {"tag": "counting", "include": [{"class": "clock", "count": 2}], "prompt": "a photo of two clocks"}
+    (prompt,) = read_prompts(lines(tmp_path / "own.jsonl", [clock]), reward="mine:judge")
+    assert prompt.spec["include"] == clock["include"]
+    words = unknown_words([prompt], policies.CHECKPOINTS / "scenes-mmada")
+    assert set(words) == {"photo", "clocks"} and set(words.values()) == {"prompt-1"}
