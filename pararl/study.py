@@ -39,7 +39,8 @@ def interval(values: Sequence[float]) -> Interval:
 
 
 def figures(summaries: Sequence[Summary]) -> Figures:
-    """Per system (base first) the intervals of ``id`` and ``ood`` strict and soft accuracy, KL, reward calls and seconds.
+    """Per system (base first) the intervals of ``id`` and ``ood`` strict and soft accuracy, of each kind of prompt and split
+    (``<kind>, <split>``: strict, or soft where the reward has no strict notion), KL, reward calls and seconds.
 
     Raises ValueError where the runs do not hold the same arms.
     """
@@ -62,7 +63,32 @@ def _accuracies(results: Sequence[BaseResult | ArmResult]) -> dict[str, Interval
             values = [getattr(getattr(r, split), kind, None) for r in results]
             if None not in values:
                 found[f"{split} {kind}"] = interval([float(v) for v in values if v is not None])
+    for kind, splits in results[0].kinds.items():
+        for split in splits:
+            parts = [r.kinds[kind][split] for r in results]
+            values = [part.soft if part.strict is None else part.strict for part in parts]
+            found[f"{kind}, {split}"] = interval(values)
     return found
+
+
+def kinds_markdown(found: Mapping[str, Mapping[str, Interval]]) -> str:
+    """Every kind of prompt and split as a row: the base, and every arm with its paired gain over the base; empty for a single kind."""
+    rows = [name for name in found["base"] if ", " in name]
+    if len(rows) < 2:
+        return ""
+    arms = [system for system in found if system != "base"]
+    lines = ["| kind, split | base | " + " | ".join(f"{arm} | gain | per seed" for arm in arms) + " |", "|" + "---|" * (2 + 3 * len(arms))]
+    for row in rows:
+        base = found["base"][row]
+        cells = [str(base)]
+        for arm in arms:
+            if row not in found[arm]:
+                cells += ["-"] * 3
+                continue
+            gains = [a - b for a, b in zip(found[arm][row].values, base.values, strict=True)]
+            cells += [str(found[arm][row]), str(interval(gains)), ", ".join(f"{g:+.3f}" for g in gains)]
+        lines.append(f"| {row} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def markdown(found: Mapping[str, Mapping[str, Interval]], seeds: Sequence[int]) -> str:
@@ -80,7 +106,8 @@ def markdown(found: Mapping[str, Mapping[str, Interval]], seeds: Sequence[int]) 
             if system not in ("base", "offline_dpo"):
                 gaps = [a - b for a, b in zip(values["id strict"].values, baseline, strict=True)]
                 lines.append(f"| {system} | {interval(gaps)} | {', '.join(f'{g:+.3f}' for g in gaps)} |")
-    return "\n".join(lines) + "\n"
+    kinds = kinds_markdown(found)
+    return "\n".join([*lines, *(["", kinds.rstrip()] if kinds else [])]) + "\n"
 
 
 def sweep_markdown(labels: Sequence[str], found: Sequence[Figures], arms: Sequence[str]) -> str:
@@ -93,7 +120,13 @@ def sweep_markdown(labels: Sequence[str], found: Sequence[Figures], arms: Sequen
         marked = [f"**{cell}**" if means[arm][row] == max(means[arm]) else cell for arm, cell in zip(arms, cells, strict=True)]
         lines.append(f"| {name} | " + " | ".join(marked) + " |")
     base = found[0]["base"][kind]
-    return "\n".join([*lines, "", f"{kind.replace('id', 'ID')} accuracy; base {base}. Bold: the best setting of each arm."]) + "\n"
+    lines += ["", f"{kind.replace('id', 'ID')} accuracy; base {base}. Bold: the best setting of each arm."]
+    rows = list(dict.fromkeys(name for figures in found for name in figures["base"] if ", " in name))
+    for arm in arms if len(rows) > 1 else ():
+        lines += ["", f"| {arm}: strict by kind | " + " | ".join(rows) + " |", "|" + "---|" * (len(rows) + 1)]
+        for name, system, figures in [("base", "base", found[0]), *((label, arm, f) for label, f in zip(labels, found, strict=True))]:
+            lines.append(f"| {name} | " + " | ".join(str(figures[system].get(row, "-")) for row in rows) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def _cell(name: str, value: Interval) -> str:

@@ -221,3 +221,39 @@ def test_a_batch_that_teaches_nothing_changes_nothing(tiny_policy_dir: Path) -> 
     figures = learner.update(sample(learner), Feedback())
     assert torch.equal(adapter_of(learner), before) and learner.version == 1
     assert "preference/loss" not in figures
+
+
+def test_grpo_gives_every_modality_its_own_mean_and_weight(tiny_policy_dir: Path) -> None:
+    """By hand, in numpy, from the definition: a mean over the tokens of a modality at a step, whatever the other modality has there."""
+    arm: Arm = "pararl_grpo"
+    gradients, found = {}, {}
+    for weights in ((1.0, 0.0), (0.0, 1.0), (2.0, 0.5)):
+        config = replace(CONFIG, text_weight=weights[0], image_weight=weights[1], clip_norm=1e9)
+        learner = make(tiny_policy_dir, arm, config)
+        rollouts = sample(learner, [("interleaved", False)])
+        feedback = teach(rollouts, learner.arm)
+        # An update of random size first, so that the ratios are not all 1.
+        with torch.no_grad():
+            generator = torch.Generator().manual_seed(3)
+            for parameter in learner.parameters:
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.03)
+            table = step_table(learner.policy, rollouts)
+        figures = learner.update(rollouts, feedback)
+        gradients[weights] = torch.cat([p.grad.flatten() for p in learner.parameters if p.grad is not None])
+        assert feedback.advantages is not None
+        used = [i for i in range(len(rollouts)) if feedback.advantages[i].any()]
+        expected = {}
+        for m, modality in enumerate(MODALITIES):
+            gains = []
+            for i in used:
+                for s in range(len(rollouts[i].recorded)):
+                    here = table.committed[i, s, m]
+                    ratio = (table.logprob[i, s, m] - table.behaviour[i, s, m])[here].exp().double().numpy()
+                    advantage = float(feedback.advantages[i, s])
+                    gains.append(np.minimum(ratio * advantage, ratio.clip(0.8, 1.2) * advantage).mean() if len(ratio) else 0.0)
+            expected[modality] = -float(np.mean(gains))
+        assert figures["preference/loss"] == pytest.approx(weights[0] * expected["text"] + weights[1] * expected["image"], abs=1e-5)
+        found[weights] = figures
+        assert {f"preference/{name}_{m}" for name in ("ratio", "clipped") for m in MODALITIES} <= figures.keys()
+    both = 2 * gradients[(1.0, 0.0)] + 0.5 * gradients[(0.0, 1.0)]
+    assert (both - gradients[(2.0, 0.5)]).norm() < 1e-4 * both.norm() > 0

@@ -100,3 +100,21 @@ def test_rows_and_columns_must_agree(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no rows"):
         samples_png(tmp_path / "a.png", ["base"], [])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_texts_alone_and_input_images_are_on_the_sheet(tmp_path: Path) -> None:
+    shown = noise(4)
+    rows = [SampleRow("what is in the picture ?", (Sample(None, 0.0, False, ("expected 'two'",), "three"),), shown)]
+    samples_png(tmp_path / "a.png", ["base"], rows)
+    sheet = pixels(tmp_path / "a.png")
+    with Image.fromarray(shown) as picture:
+        small = np.asarray(picture.resize((160, 160), Image.Resampling.NEAREST).resize((106, 106), Image.Resampling.NEAREST))
+    y, x = corner(sheet, small)
+    assert x == MARGIN and y > MARGIN, "the input image stands under its prompt"
+    words = pixels_of_text(tmp_path, "three")
+    assert words != pixels_of_text(tmp_path, "four") and words != pixels_of_text(tmp_path, "")
+
+
+def pixels_of_text(folder: Path, text: str) -> bytes:
+    samples_png(folder / "t.png", ["base"], [SampleRow("count", (Sample(None, 1.0, True, (), text),))])
+    return pixels(folder / "t.png").tobytes()

@@ -72,3 +72,44 @@ def test_best_of_n_takes_the_best_of_groups_with_spread() -> None:
     feedback = prefer(rollouts, [judged(0.1), judged(0.7), judged(0.4), judged(0.4)], ARM_SPECS["best_of_n"], PreferConfig(), 0.5, keep=8)
     assert feedback.best == (1,)
     assert dict(feedback.metrics)["reward/groups_without_spread"] == 0.5
+
+
+IN_TWO_TASKS = (Prompt("a", "t2i", "x"), Prompt("a", "interleaved", "x"))
+
+
+def test_prompts_of_two_tasks_that_share_an_id_make_two_groups() -> None:
+    rollouts = [rollout(prompt, i) for i in range(2) for prompt in IN_TWO_TASKS]
+    judgements = [judged(0.0), judged(1.0), judged(0.5), judged(0.25)]
+    feedback = prefer(rollouts, judgements, ARM_SPECS["output"], PreferConfig(), 0.5, keep=8)
+    assert {(p.chosen, p.rejected) for p in feedback.pairs} == {(2, 0), (1, 3)}
+    advantages = prefer(rollouts, judgements, ARM_SPECS["pararl_grpo"], PreferConfig(), 0.5, keep=8).advantages
+    assert advantages is not None and np.allclose(advantages[:, -1], [-1, 1, 1, -1])
+
+
+def test_every_kind_weighs_as_much_as_it_has_prompts_with_a_pair_whatever_its_margins() -> None:
+    sharp, soft = [Prompt(f"s{i}", "i2t", "x") for i in range(2)], [Prompt("f", "t2i", "x"), Prompt("g", "t2i", "x")]
+    rollouts = [rollout(prompt, i) for prompt in (*sharp, *soft) for i in range(3)]
+    judgements = [judged(v) for v in (1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.5, 0.6, 0.7, 0.9, 0.9, 0.9)]
+    feedback = prefer(rollouts, judgements, ARM_SPECS["output"], PreferConfig(min_margin=0.0), 0.5, keep=8)
+    weight = {"i2t": 0.0, "t2i": 0.0}
+    for pair in feedback.pairs:
+        assert pair.weight is not None
+        weight[rollouts[pair.chosen].prompt.kind] += pair.weight
+    assert weight["i2t"] == pytest.approx(2.0) and weight["t2i"] == pytest.approx(1.0), "one of the two t2i groups has no spread"
+    within = {(p.chosen, p.rejected): p.weight for p in feedback.pairs if rollouts[p.chosen].prompt.kind == "t2i"}
+    assert within[(8, 6)] == pytest.approx(2 * within[(7, 6)]), "within a kind, by margin"  # type: ignore[operator]
+    plain = prefer(rollouts, judgements, ARM_SPECS["output"], PreferConfig(min_margin=0.0, balance=False), 0.5, keep=8)
+    assert all(pair.weight is None for pair in plain.pairs)
+
+
+def test_groups_without_spread_are_named_and_every_kind_has_its_own_figures() -> None:
+    prompts = [Prompt("a", "t2i", "x"), Prompt("b", "t2i", "y"), Prompt("a", "i2t", "x")]
+    rollouts = [rollout(prompt, i) for prompt in prompts for i in range(2)]
+    judgements = [judged(v) for v in (0.5, 0.5, 0.0, 1.0, 1.0, 1.0)]
+    feedback = prefer(rollouts, judgements, ARM_SPECS["pararl"], PreferConfig(), 0.5, keep=8)
+    assert feedback.flat == (prompts[0], prompts[2])
+    figures = dict(feedback.metrics)
+    assert figures["reward/mean"] == pytest.approx(4 / 6) and figures["reward/groups_without_spread"] == pytest.approx(2 / 3)
+    assert figures["reward/t2i_mean"] == 0.5 and figures["reward/i2t_mean"] == 1.0
+    assert figures["reward/t2i_groups_without_spread"] == 0.5 and figures["reward/i2t_strict"] == 1.0
+    assert not any("t2i" in name for name, _ in prefer(rollouts[:4], judgements[:4], ARM_SPECS["pararl"], PreferConfig(), 0.5, 8).metrics)

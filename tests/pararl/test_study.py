@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from pararl.study import figures, interval, markdown
+from pararl.study import figures, interval, markdown, sweep_markdown
 from pararl.summary import ArmResult, BaseResult, SplitResult, Summary
 
 
@@ -40,3 +40,19 @@ def test_runs_with_other_arms_are_refused() -> None:
     one = summary(0, 0.7, 0.4)
     with pytest.raises(ValueError, match="same arms"):
         figures([one, replace(one, arms={"pararl": one.arms["pararl"]})])
+
+
+def test_kinds_of_prompts_have_rows_with_gains_paired_by_seed() -> None:
+    def run(seed: int, t2i: float, i2t: float) -> Summary:
+        one = summary(seed, 0.7, 0.4)
+        arm = replace(one.arms["pararl"], kinds={"t2i": {"id": split(t2i)}, "i2t": {"id": split(i2t)}})
+        base = replace(one.base, kinds={"t2i": {"id": split(0.25)}, "i2t": {"id": split(0.5)}})
+        return replace(one, base=base, arms={"pararl": arm})
+
+    runs = [run(0, 0.5, 0.5), run(1, 0.75, 0.25)]
+    lines = markdown(figures(runs), [0, 1]).splitlines()
+    assert lines[-2].startswith("| t2i, id | 0.250 ± 0.000 | 0.625 ± ") and lines[-2].endswith(" | +0.250, +0.500 |")
+    assert lines[-1].endswith(" | +0.000, -0.250 |")
+    swept = sweep_markdown(["one", "two"], [figures(runs[:1]), figures(runs[1:])], ["pararl"])
+    assert "| one | 0.500 | 0.500 |" in swept and "| two | 0.750 | 0.250 |" in swept and "| base | 0.250 | 0.500 |" in swept
+    assert "by kind" not in sweep_markdown(["one"], [figures([summary(0, 0.7, 0.4)])], ["pararl"])

@@ -34,7 +34,10 @@ SMALL = [
     "1",
     "--learner.lr",
     "1e-2",
+    "--curriculum.tasks",
+    "t2i,i2t,interleaved_edit",
 ]
+ONE_TASK = ["--curriculum.tasks", "t2i"]
 
 
 def start(*arguments: str, script: str = "pararl.py", **options: object) -> subprocess.Popen[str]:
@@ -73,6 +76,18 @@ def test_a_run_leaves_everything_it_promises(run: Path) -> None:
     for picture in ("curves.png", "samples/id-000.png"):
         assert np.asarray(Image.open(run / picture)).std() > 5, f"{picture} is blank"
     assert not list(run.rglob("*.pkl")) and not list(run.rglob("*.pt")) and not list(run.rglob("*.bin"))
+
+
+def test_every_kind_of_prompt_is_trained_measured_and_shown(run: Path) -> None:
+    kinds = {"t2i", "i2t", "interleaved_edit"}
+    summary = json.loads((run / "summary.json").read_text())
+    for result in (summary["base"], *summary["arms"].values()):
+        assert {kind: set(splits) for kind, splits in result["kinds"].items()} == {kind: {"id", "ood_pair"} for kind in kinds}
+        assert result["id"]["n"] == sum(splits["id"]["n"] for splits in result["kinds"].values()) == 24
+    rows = [r for r in read_lines(run / "metrics.jsonl") if "perf/update" in r]
+    assert all(f"reward/{kind}_mean" in row for row in rows for kind in kinds)
+    late = [row for row in rows if row["update"] > 1]
+    assert all({"kl/text", "kl/image"} <= row.keys() for row in late if row["arm"] == "pararl")
 
 
 def test_every_arm_makes_equally_many_updates_and_reward_calls(run: Path) -> None:
@@ -153,13 +168,14 @@ def test_an_aligned_adapter_loads_with_peft_and_changes_the_samples(run: Path) -
 def test_evaluate_gives_the_figures_of_the_summary(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "evaluation"
     output = finish(start("--run", str(run), "--out", str(out), "--diversity", "2", "--samples", "2", script="evaluate.py"))
-    assert output.count("t2i, id ") == output.count("t2i, ood_pair ") == 3
+    assert output.count("t2i, id ") == output.count("interleaved_edit, ood_pair ") == 3
     found = json.loads((out / "evaluation.json").read_text())
     summary = Summary.from_json(json.loads((run / "summary.json").read_text()))
     for name, expected in (("base", summary.base), ("pararl", summary.arms["pararl"]), ("offline_dpo", summary.arms["offline_dpo"])):
         report = found["results"][name]["t2i"]["id"]
-        assert report["strict"]["mean"] == expected.id.strict, name
-        assert report["soft"]["mean"] == pytest.approx(expected.id.soft), name
+        assert report["strict"]["mean"] == expected.kinds["t2i"]["id"].strict, name
+        assert report["soft"]["mean"] == pytest.approx(expected.kinds["t2i"]["id"].soft), name
+        assert {kind: set(splits) for kind, splits in found["results"][name].items()} == {k: set(s) for k, s in expected.kinds.items()}
         assert report["axes"]["image_alignment"]["mean"] == pytest.approx(report["soft"]["mean"])
         assert ("kl" in report) == (name != "base")
         assert np.asarray(Image.open(out / f"worst-{name}.png")).std() > 5
@@ -229,7 +245,7 @@ def breaks(prompts, completions, **columns):
 def test_a_reward_of_the_users_own_drives_a_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine.py").write_text(REWARD)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    options = ["--run.dir", str(tmp_path), "--run.name", "own", "--run.updates", "1", "--reward.name"]
+    options = [*ONE_TASK, "--run.dir", str(tmp_path), "--run.name", "own", "--run.updates", "1", "--reward.name"]
     finish(start(*SMALL, *options, "mine:brightness"))
     summary = Summary.from_json(json.loads((tmp_path / "own" / "summary.json").read_text()))
     assert summary.base.id.strict is None and summary.base.id.soft > 1
@@ -242,7 +258,7 @@ def test_a_reward_of_the_users_own_drives_a_whole_run(tmp_path: Path, monkeypatc
 def test_a_reward_that_fails_ends_the_run_with_one_line_and_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine.py").write_text(REWARD)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    process = start(*SMALL, "--run.dir", str(tmp_path), "--run.name", "broken", "--reward.name", "mine:breaks")
+    process = start(*SMALL, *ONE_TASK, "--run.dir", str(tmp_path), "--run.name", "broken", "--reward.name", "mine:breaks")
     output, _ = process.communicate(timeout=200)
     last = output.strip().splitlines()[-1]
     assert process.returncode == 1 and "Traceback" not in output

@@ -1,0 +1,81 @@
+"""Several evaluations, one per seed, as one table: means over seeds with 95 % intervals, and paired differences to the base.
+
+    python pipelines/report.py outputs/study/seed-*/evaluation --figures strict,axes.output_alignment [--kinds interleaved] [--out FILE.md]
+
+A figure is a path into the reports of evaluation.json: strict, soft, geometric, axes.output_alignment, cycle.strict, diversity.unique,
+by_skill.color, by_tag.caption.strict, kl.kl/total, ...
+"""
+
+import sys
+from pathlib import Path
+
+# See pipelines/pararl.py: this folder must not stand first on the path.
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:] = [str(ROOT), *(entry for entry in sys.path if Path(entry).resolve() not in (ROOT, ROOT / "pipelines"))]
+
+import argparse
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from pararl.cli import fail
+from pararl.files import atomic_path
+
+
+def figure(report: dict[str, Any], path: str) -> float | None:
+    """The figure at a dotted path of one report; None where it has none."""
+    value: Any = report
+    for key in path.split("."):
+        if not isinstance(value, dict) or key not in value:
+            return None
+        value = value[key]
+    value = value.get("mean") if isinstance(value, dict) else value
+    return None if value is None else float(value)
+
+
+def markdown(evaluations: Sequence[dict[str, Any]], figures: Sequence[str], kinds: Sequence[str]) -> str:
+    """A row for every figure, kind of prompt and split, a column for every system, with its gain over the base."""
+    from pararl.study import interval
+
+    results = [evaluation["results"] for evaluation in evaluations]
+    systems = list(results[0])
+    lines = ["| figure, kind, split | " + " | ".join(systems) + " |", "|" + "---|" * (len(systems) + 1)]
+    for path in figures:
+        for kind, splits in results[0]["base"].items():
+            for split in splits if kind in kinds or not kinds else ():
+                cells, base = [], [figure(r["base"][kind][split], path) for r in results]
+                for system in systems:
+                    values = [figure(r[system][kind][split], path) for r in results]
+                    known = [v for v in values if v is not None]
+                    cells.append(str(interval(known)) if len(known) == len(results) else "-")
+                    if system != "base" and cells[-1] != "-" and None not in base:
+                        cells[-1] += f" (gain {interval([a - b for a, b in zip(known, base, strict=True)])})"  # type: ignore[operator]
+                if set(cells) != {"-"}:
+                    lines.append(f"| {path}, {kind}, {split} | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", f"Means ± half-widths of 95 % intervals (Student's t) over {len(results)} evaluations."]) + "\n"
+
+
+def main() -> None:
+    """Print the table that the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.add_argument("evaluations", type=Path, nargs="+", help="folders that pipelines/evaluate.py wrote")
+    parser.add_argument("--figures", default="strict", help="paths of figures, separated by commas")
+    parser.add_argument("--kinds", default="", help="kinds of prompts, separated by commas; default: all")
+    parser.add_argument("--out", type=Path, help="file for the table; it must not exist")
+    args = parser.parse_args()
+    if missing := [folder for folder in args.evaluations if not (folder / "evaluation.json").exists()]:
+        fail(f"{missing[0]} has no evaluation.json: make it with pipelines/evaluate.py")
+    if args.out and args.out.exists():
+        fail(f"{args.out} exists already and is never overwritten (set --out)")
+    evaluations = [json.loads((folder / "evaluation.json").read_text(encoding="utf-8")) for folder in args.evaluations]
+    if len({tuple(e["results"]) for e in evaluations}) > 1:
+        fail("the evaluations hold different systems: give those of one study")
+    text = markdown(evaluations, args.figures.split(","), [kind for kind in args.kinds.split(",") if kind])
+    if args.out:
+        with atomic_path(args.out) as path:
+            path.write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

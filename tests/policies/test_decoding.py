@@ -1,0 +1,103 @@
+"""Sequential, semi-parallel and parallel decoding of joint outputs: the same forwards, the same code, another order."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from pararl.types import Prompt, Rollout
+from policies.base import Sampling
+from policies.mmada import MMadaPolicy
+from policies.sampling.schedules import Decoding, shared_steps
+
+STEPS = 8
+WHEN: dict[Decoding, tuple[range, range]] = {
+    "parallel": (range(0, 8), range(0, 8)),
+    "semi_parallel": (range(0, 6), range(2, 8)),
+    "sequential": (range(0, 4), range(4, 8)),
+}
+"""By hand: the steps of text and of image."""
+PROMPTS = [Prompt(f"i{i}", "interleaved", text) for i, text in enumerate(("red circle", "blue square above green circle"))]
+
+
+def sampled(policy: MMadaPolicy, decoding: Decoding, task: str = "interleaved") -> list[Rollout]:
+    prompts = [replace(p, task=task) for p in PROMPTS]  # type: ignore[arg-type]
+    return policy.generate(prompts, [5, 6], Sampling(steps=STEPS, recorded=STEPS, decoding=decoding, choice_temperature=2.0))
+
+
+@pytest.mark.parametrize("decoding", list(WHEN))
+def test_each_modality_is_committed_within_its_own_steps_and_complete_at_the_end(policy: MMadaPolicy, decoding: Decoding) -> None:
+    assert shared_steps(STEPS, decoding) == WHEN[decoding]
+    for rollout in sampled(policy, decoding):
+        for modality, steps in zip(("text", "image"), WHEN[decoding], strict=True):
+            segment = rollout.segment(modality)  # type: ignore[arg-type]
+            assert segment is not None
+            used = set(segment.commit_step.tolist())
+            assert used <= set(steps) and max(used) == steps[-1]
+            assert policy.settings.specials.mask not in segment.tokens
+
+
+def test_all_three_take_one_forward_a_step(policy: MMadaPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
+    forwards = [0]
+    hidden = policy.model.hidden
+
+    def counted(*given: torch.Tensor) -> torch.Tensor:
+        forwards[0] += 1
+        return hidden(*given)
+
+    monkeypatch.setattr(policy.model, "hidden", counted)
+    for decoding in WHEN:
+        forwards[0] = 0
+        sampled(policy, decoding)
+        assert forwards[0] == STEPS
+
+
+@pytest.mark.parametrize("decoding", list(WHEN))
+def test_recorded_likelihoods_are_those_of_the_policy_in_every_order(policy: MMadaPolicy, decoding: Decoding) -> None:
+    rollouts = sampled(policy, decoding)
+    tokens = policy.step_tokens(rollouts, [r.recorded for r in rollouts])
+    for found in tokens.values():
+        assert found.committed.any() and torch.allclose(found.logprob, found.behaviour, atol=1e-5)
+
+
+def test_sequential_text_does_not_see_the_image_and_the_image_sees_all_of_the_text(policy: MMadaPolicy) -> None:
+    """With the image's noise replaced, the text stays what it was; with the text's, the image changes."""
+    noise = MMadaPolicy._noise
+
+    def text_of(change: Callable[[torch.Tensor], None]) -> tuple[np.ndarray, np.ndarray]:
+        def changed(seed: int, steps: int, tokens: int) -> torch.Tensor:
+            drawn = noise(seed, steps, tokens)
+            change(drawn)
+            return drawn
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(MMadaPolicy, "_noise", staticmethod(changed))
+            rollouts = sampled(policy, "sequential")
+        return tuple(np.stack([r.segment(m).tokens for r in rollouts]) for m in ("text", "image"))  # type: ignore[union-attr, return-value, arg-type]
+
+    images = policy.settings.grid[0] * policy.settings.grid[1]  # the image's span comes first
+
+    def other_image(drawn: torch.Tensor) -> None:
+        drawn[..., :images] = 1 - drawn[..., :images].clamp(1e-6)
+
+    def other_text(drawn: torch.Tensor) -> None:
+        drawn[..., images:] = 1 - drawn[..., images:].clamp(1e-6)
+
+    plain, image_changed, text_changed = text_of(lambda drawn: None), text_of(other_image), text_of(other_text)
+    assert (plain[0] == image_changed[0]).all() and (plain[1] != image_changed[1]).any()
+    assert (plain[0] != text_changed[0]).any() and (plain[1] != text_changed[1]).any()
+
+
+def test_outputs_of_one_modality_do_not_depend_on_the_order(policy: MMadaPolicy) -> None:
+    one, other = (sampled(policy, decoding, "t2i") for decoding in ("parallel", "sequential"))
+    for a, b in zip(one, other, strict=True):
+        assert (a.segments[0].tokens == b.segments[0].tokens).all() and (a.segments[0].commit_step == b.segments[0].commit_step).all()
+
+
+def test_steps_that_cannot_be_cut_are_refused(policy: MMadaPolicy) -> None:
+    with pytest.raises(ValueError, match="semi_parallel decoding needs a number of steps divisible by 4, got 6"):
+        shared_steps(6, "semi_parallel")
+    with pytest.raises(ValueError, match="sequential"):
+        shared_steps(7, "sequential")
