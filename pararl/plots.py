@@ -25,6 +25,8 @@ COLOURS: dict[str, str] = {
 }
 """One fixed colour per arm in every plot (the palette of Okabe and Ito, safe for colour-blind readers)."""
 
+OVER_SEEDS = "bars: mean and 95 % confidence interval over seeds; dots: seeds"
+OVER_PROMPTS = "bars: one run, with the 95 % sampling interval over prompts"
 SMOOTHED = 5
 """Updates averaged in the bold line over a noisy curve."""
 
@@ -98,10 +100,11 @@ def curves_png(
         figure.savefig(temporary)
 
 
-def bars_png(path: Path, groups: Mapping[str, Sequence[Bar]], label: str) -> None:
+def bars_png(path: Path, groups: Mapping[str, Sequence[Bar]], label: str, note: str = OVER_SEEDS) -> None:
     """Draw the groups (splits, for example) side by side, in each a bar per arm with its 95 % interval and a dot per seed; write `path`.
 
-    `label` names the vertical axis, which starts at 0. Raises ValueError when there is no bar, or when an interval does not hold its mean.
+    `label` names the vertical axis, which starts at 0; `note` stands below and says what intervals and dots are. Raises ValueError when
+    there is no bar, or when an interval does not hold its mean.
     """
     bars = [bar for group in groups.values() for bar in group]
     if not bars:
@@ -126,7 +129,7 @@ def bars_png(path: Path, groups: Mapping[str, Sequence[Bar]], label: str) -> Non
     axes.spines[["top", "right"]].set_visible(False)
     handles = {text: patch for patch, text in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend([handles[arm] for arm in arms], arms, loc="outside upper center", ncols=min(4, len(arms)), frameon=False)
-    figure.supxlabel("bars: mean and 95 % confidence interval over seeds; dots: seeds", fontsize=8, color="#555555")
+    figure.supxlabel(note, fontsize=8, color="#555555")
     with atomic_path(path) as temporary:
         figure.savefig(temporary)
 
@@ -157,3 +160,11 @@ def _draw_bar(axes: Axes, bar: Bar, at: float, width: float) -> None:
     axes.bar(at, bar.mean, width * 0.92, color=COLOURS.get(bar.arm), label=bar.arm)
     axes.errorbar(at, bar.mean, [[bar.mean - bar.low], [bar.high - bar.mean]], color="#222222", capsize=3, linewidth=1.2)
     axes.scatter([at] * len(bar.seeds), bar.seeds, s=14, color="white", edgecolor="#222222", linewidth=0.8, zorder=3)
+
+
+def share_bar(arm: str, share: float, n: int) -> Bar:
+    """The bar of a share of `n` prompts with its 95 % Wilson interval."""
+    z = 1.96
+    centre, spread = share + z * z / (2 * n), z * ((share * (1 - share) + z * z / (4 * n)) / n) ** 0.5
+    low, high = ((centre + sign * spread) / (1 + z * z / n) for sign in (-1, 1))
+    return Bar(arm, share, min(low, share), max(high, share))

@@ -20,7 +20,7 @@ from pararl.files import read_lines, write_json
 from pararl.fleet import Fleet, RayFleet, start_ray
 from pararl.judges import Judges, RayJudges
 from pararl.pictures import Sample, SampleRow, samples_png
-from pararl.plots import curves_png
+from pararl.plots import OVER_PROMPTS, Bar, bars_png, curves_png, share_bar
 from pararl.summary import ArmResult, BaseResult, Kinds, SplitResult, Summary, pooled, table
 from pararl.tracking import Tracker, resolve_mode
 from pararl.types import Prompt, Rollout
@@ -152,8 +152,19 @@ class Session:
         write_json(self.folder / "summary.json", summary.to_json())
         curves_png(self.folder / "curves.png", read_lines(self.tracker.metrics_path), base=base.id.figures("id"))
         self.draw_samples(list(results))
-        self.say(f"\n{table(summary)}\n\nin {self.folder}: summary.json, curves.png, samples/, adapters/, metrics.jsonl")
+        pictures = "curves.png, kinds.png" if self.draw_kinds(summary) else "curves.png"
+        self.say(f"\n{table(summary)}\n\nin {self.folder}: summary.json, {pictures}, samples/, adapters/, metrics.jsonl")
         return summary
+
+    def draw_kinds(self, summary: Summary) -> bool:
+        """Bars of strict accuracy by kind of prompt, base against arms; False where there is a single kind or no strict notion."""
+        groups: dict[str, list[Bar]] = {}
+        for kind in summary.base.kinds if len(summary.base.kinds) > 1 else ():
+            systems = {"base": summary.base.kinds[kind], **{arm: result.kinds[kind] for arm, result in summary.arms.items()}}
+            groups[kind] = [share_bar(s, r["id"].strict, r["id"].n) for s, r in systems.items() if r["id"].strict is not None]
+        if any(groups.values()):
+            bars_png(self.folder / "kinds.png", groups, "ID strict accuracy", OVER_PROMPTS)
+        return any(groups.values())
 
     def draw_samples(self, arms: Sequence[str], per_sheet: int = 8) -> None:
         """Contact sheets of the first ID prompts: what the base and each arm make of them, with the reasons of what failed."""

@@ -92,13 +92,16 @@ def report(out: Path, seeds: list[int]) -> "Figures":
     with atomic_path(out / "results.md") as path:
         path.write_text(text, encoding="utf-8")
     write_json(out / "results.json", {system: {name: asdict(v) for name, v in values.items()} for system, values in found.items()})
+    names = {"ID": "id strict", "OOD": "ood strict"}
+    if len(kinds := summaries[0].base.kinds) > 1:
+        names |= {kind: f"{kind}, id" for kind in kinds}
     groups = {
-        split.upper(): [
+        title: [
             Bar(system, v.mean, v.mean - (v.half or 0), v.mean + (v.half or 0), v.values)
             for system, values in found.items()
-            if (v := values.get(f"{split} strict"))
+            if (v := values.get(name))
         ]
-        for split in ("id", "ood")
+        for title, name in names.items()
     }
     if any(groups.values()):
         bars_png(out / "arms.png", groups, "strict accuracy")

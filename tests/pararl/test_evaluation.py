@@ -71,10 +71,10 @@ def test_measured_figures_are_means_over_their_own_prompts(config: Config) -> No
 
 
 def test_the_users_prompts_are_measured_in_place_of_the_worlds(config: Config, tmp_path: Path) -> None:
-    own = [scenes.prompt("para", i, 0, *scenes.FORMS[kind]) for kind in ("t2i", "edit") for i in range(3)]  # type: ignore[index]
+    own = [scenes.prompt("para", i, 0, *scenes.FORMS[kind]) for kind in ("t2i", "edit") for i in range(3)]
     scenes.write_jsonl(tmp_path / "own.jsonl", own)
     config = replace(config, eval=EvalConfig(file=str(tmp_path / "own.jsonl"), splits=("id",), tasks=("t2i", "edit")))
-    assert [p.id for kind in ("t2i", "edit") for p in split_prompts("id", kind, 9, config)] == [p.id for p in own]  # type: ignore[arg-type]
+    assert [p.id for kind in ("t2i", "edit") for p in split_prompts("id", kind, 9, config)] == [p.id for p in own]
     assert split_prompts("para", "t2i", 9, config) == []
 
 

@@ -1,5 +1,6 @@
 """Curves and bars show the numbers they were given, in the fixed colours."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from pararl.config import ARMS
-from pararl.plots import COLOURS, Bar, Panel, bars_png, curves_png
+from pararl.plots import COLOURS, Bar, Panel, bars_png, curves_png, share_bar
 
 ROWS: list[dict[str, Any]] = [
     {"arm": arm, "update": update, "samples": 0, "reward/mean": 0.4 + gain * update, "eval/kl_total": 0.01 * update}
@@ -106,3 +107,13 @@ def test_bars_show_mean_interval_and_seeds(tmp_path: Path, drawn: list[Any]) -> 
     assert dots == [[0.65, 0.75], [0.65, 0.75]]
     with Image.open(tmp_path / "bars.png") as picture:
         assert picture.format == "PNG"
+
+
+def test_the_interval_of_a_share_is_wilsons() -> None:
+    # Wilson's interval solves |p - share| = 1.96 sqrt(p (1 - p) / n) for p.
+    for share, n in ((0.25, 256), (0.0, 64), (1.0, 64), (0.5, 16)):
+        bar = share_bar("base", share, n)
+        assert bar.low <= share <= bar.high
+        for p in (bar.low, bar.high):
+            if 1e-9 < p < 1 - 1e-9:
+                assert abs(p - share) == pytest.approx(1.96 * math.sqrt(p * (1 - p) / n))

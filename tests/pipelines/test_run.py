@@ -73,7 +73,7 @@ def test_a_run_leaves_everything_it_promises(run: Path) -> None:
         assert {p.name for p in (run / result["adapter"]).iterdir()} >= {"adapter_config.json", "adapter_model.safetensors"}, arm
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["run"]["arms"] == ["pararl", "offline_dpo"] and config["learner"]["lr"] > 0
-    for picture in ("curves.png", "samples/id-000.png"):
+    for picture in ("curves.png", "kinds.png", "samples/id-000.png"):
         assert np.asarray(Image.open(run / picture)).std() > 5, f"{picture} is blank"
     assert not list(run.rglob("*.pkl")) and not list(run.rglob("*.pt")) and not list(run.rglob("*.bin"))
 
@@ -242,11 +242,15 @@ def breaks(prompts, completions, **columns):
 """
 
 
-def test_a_reward_of_the_users_own_drives_a_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prompts_and_a_reward_of_the_users_own_drive_a_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine.py").write_text(REWARD)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    options = [*ONE_TASK, "--run.dir", str(tmp_path), "--run.name", "own", "--run.updates", "1", "--reward.name"]
-    finish(start(*SMALL, *options, "mine:brightness"))
+    own = tmp_path / "own.jsonl"
+    rows = [{"prompt": f"{number} red {shape}", "level": 1} for number in ("two", "three") for shape in ("circles", "squares", "crosses")]
+    own.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    prompts = ["--curriculum.file", str(own), "--eval.file", str(own), "--eval.splits", "id", *ONE_TASK]
+    options = ["--run.dir", str(tmp_path), "--run.name", "own", "--run.updates", "1", "--reward.name"]
+    finish(start(*SMALL, *prompts, *options, "mine:brightness"))
     summary = Summary.from_json(json.loads((tmp_path / "own" / "summary.json").read_text()))
     assert summary.base.id.strict is None and summary.base.id.soft > 1
     assert set(summary.arms) == {"pararl", "offline_dpo"} and all(a.reward_calls > 0 for a in summary.arms.values())
