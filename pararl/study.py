@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pararl.summary import ArmResult, BaseResult, Summary
+from pararl.summary import ArmResult, BaseResult, SplitResult, Summary
 
 T_95 = (
     *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
@@ -65,9 +65,8 @@ def _accuracies(results: Sequence[BaseResult | ArmResult]) -> dict[str, Interval
                 found[f"{split} {kind}"] = interval([float(v) for v in values if v is not None])
     for kind, splits in results[0].kinds.items():
         for split in splits:
-            parts = [r.kinds[kind][split] for r in results]
-            values = [part.soft if part.strict is None else part.strict for part in parts]
-            found[f"{kind}, {split}"] = interval(values)
+            parts: list[SplitResult] = [r.kinds[kind][split] for r in results]
+            found[f"{kind}, {split}"] = interval([part.soft if part.strict is None else part.strict for part in parts])
     return found
 
 

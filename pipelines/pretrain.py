@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from pararl import scenes
+from pararl.quotas import quotas
 from pararl.scenes.pixels import render_cells
 from pararl.stage import Stage
 from pararl.types import KINDS, Kind
@@ -50,6 +51,15 @@ SIZES = {"d_model": 128, "n_layers": 4, "n_heads": 4, "mlp_hidden_size": 384, "m
 # first leaves the objects to the end, where several are drawn at once.
 GUIDED: tuple[Kind, ...] = ("t2i", "edit", "interleaved", "interleaved_edit")
 """Kinds of prompts whose outputs have an image, which guidance is for."""
+MIXTURE: dict[Kind, tuple[int, int]] = {
+    "t2t": (1, 12),
+    "i2t": (1, 3),
+    "t2i": (1, 8),
+    "edit": (1, 3),
+    "interleaved": (1, 8),
+    "interleaved_edit": (1, 14),
+}
+"""Shares of each kind of prompt in the first and in the second half of the training: what is learnt early makes room for the rest."""
 UNSEEN = 10**9
 """Indices from here on are never trained on."""
 
@@ -163,7 +173,7 @@ def pretrain_step(policy: MMadaPolicy, run: Stage, seed: int) -> dict[str, float
     generator = torch.Generator().manual_seed(seed * 10**6 + run.step)
     found: dict[str, float] = {}
     first = run.step * run.batch
-    for kind, count in shares(run.batch).items():
+    for kind, count in shares(run).items():
         made = [scenes.example("pretrain", first + i, seed, *scenes.FORMS[kind]) for i in range(count)]
         first += count
         losses = supervised_loss(policy, [m.prompt for m in made], [m.output for m in made], generator)
@@ -172,10 +182,10 @@ def pretrain_step(policy: MMadaPolicy, run: Stage, seed: int) -> dict[str, float
     return found
 
 
-def shares(batch: int) -> dict[Kind, int]:
-    """How many examples of each kind are in a batch: equally many, the rest to the first kinds."""
-    each, rest = divmod(batch, len(KINDS))
-    return {kind: each + (place < rest) for place, kind in enumerate(KINDS) if each or place < rest}
+def shares(run: Stage) -> dict[Kind, int]:
+    """How many examples of each kind are in this step's batch."""
+    half = int(2 * run.step >= run.steps)
+    return quotas({kind: share[half] for kind, share in MIXTURE.items()}, run.batch)
 
 
 def main() -> None:

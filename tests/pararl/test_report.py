@@ -80,7 +80,8 @@ def test_cycle_consistency_holds_exactly_where_the_caption_says_what_the_prompt_
     found = [scenes.cycle(SPEC, caption) for caption in right + wrong]
     assert found[:2] == [(1.0, True)] * 2
     assert all(not strict and value < 1 for value, strict in found[2:]) and found[-1] == (0.0, False)
-    related = SPEC | {"include": [SPEC["include"][1], {**SPEC["include"][0], "position": ["left of", 0]}]}
+    circle, square = {"class": "circle", "count": 1, "color": "red", "position": ["left of", 0]}, {"class": "square", "count": 1}
+    related = {"include": [square | {"color": "blue"}, circle], "closed": True}
     assert scenes.cycle(related, right[0]) == (1.0, True), "captions of this world tell no places"
     report = cycle_report([PROMPT] * 2, [right[0], wrong[0]])
     assert report["strict"]["mean"] == 0.5

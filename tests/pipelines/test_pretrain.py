@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def pretrain(stage: str, out: Path, *arguments: str) -> None:
-    options = ["--out", str(out), "--batch", "4", "--every", "2", "--final", "8", "--threads", "1", *arguments]
+    options = ["--out", str(out), "--batch", "6", "--every", "2", "--final", "8", "--threads", "1", *arguments]
     done = subprocess.run(
         [sys.executable, str(ROOT / "pipelines" / "pretrain.py"), stage, *options], text=True, capture_output=True, timeout=200
     )
@@ -30,7 +30,7 @@ def test_a_resumed_training_ends_where_a_straight_one_does(tmp_path: Path) -> No
     pretrain("policy", stopped, "--steps", "6", "--stop", "2")
     pretrain("policy", stopped, "--steps", "6", "--stop", "4")
     script = [sys.executable, str(ROOT / "pipelines" / "pretrain.py"), "policy"]
-    changed = ["--out", str(stopped), "--steps", "6", "--batch", "4", "--lr", "0.002", "--seed", "1"]
+    changed = ["--out", str(stopped), "--steps", "6", "--batch", "6", "--lr", "0.002", "--seed", "1"]
     refused = subprocess.run([*script, *changed], text=True, capture_output=True, timeout=200, check=False)
     assert refused.returncode != 0 and "with --seed 0, not 1" in refused.stderr
     one, two = (load_file(out / "model.safetensors") for out in (straight, stopped))

@@ -75,7 +75,8 @@ def test_sequential_text_does_not_see_the_image_and_the_image_sees_all_of_the_te
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(MMadaPolicy, "_noise", staticmethod(changed))
             rollouts = sampled(policy, "sequential")
-        return tuple(np.stack([r.segment(m).tokens for r in rollouts]) for m in ("text", "image"))
+        image, text = (np.stack([r.segments[place].tokens for r in rollouts]) for place in (0, 1))
+        return text, image
 
     images = policy.settings.grid[0] * policy.settings.grid[1]  # the image's span comes first
 
