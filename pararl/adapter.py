@@ -3,8 +3,6 @@
 Learner and rollout workers attach it the same way, so that the same tensors give the same model on both sides.
 """
 
-import os
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +13,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import Tensor
 
+from pararl.files import atomic_folder
 from policies.base import Policy
 
 NAME = "default"
@@ -76,7 +75,7 @@ def save(model: PeftModel, directory: Path, policy_name: str) -> None:
     ``PeftModel.from_pretrained(policies.load(policy_name).model, directory)`` loads it.
     """
     model.peft_config[NAME].base_model_name_or_path = policy_name
-    with _replaced_directory(directory) as temporary:
+    with atomic_folder(directory) as temporary:
         # Asked to find out by itself whether the embeddings changed, PEFT would look for the base model on the hub.
         model.save_pretrained(str(temporary), selected_adapters=[NAME], save_embedding_layers=False)
         (temporary / "README.md").unlink(missing_ok=True)  # a model card with every field left open
@@ -107,19 +106,3 @@ def tuner_layers(model: torch.nn.Module) -> list[BaseTunerLayer]:
 
 def _kind(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
-
-
-@contextmanager
-def _replaced_directory(directory: Path) -> Iterator[Path]:
-    """A new directory beside ``directory`` that takes its place when the block ends, and is removed when the block raises."""
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    temporary, old = (directory.with_name(f".{directory.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
-    temporary.mkdir()
-    try:
-        yield temporary
-        if directory.exists():
-            os.replace(directory, old)
-        os.replace(temporary, directory)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)

@@ -1,5 +1,7 @@
 """Which prompts an arm trains on: fixed task quotas in every batch, one cursor per kind of prompt, rest for prompts that teach nothing."""
 
+import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
@@ -68,16 +70,22 @@ class Finite:
         self.epoch, self.cursor = 0, 0
         self.resting: dict[str, int] = {}
         """Per prompt id the pass that it sits out."""
+        self.drawn: dict[str, int] = {}
+        """Per prompt id of the last batch the pass that it was drawn in."""
+        texts = json.dumps([(p.id, p.text) for p in self.prompts])
+        self.digest = hashlib.blake2b(texts.encode(), digest_size=8).hexdigest()
 
     def next(self, count: int) -> list[Prompt]:
         """See ``Cursor``, here and below. Raises ValueError for more prompts than there are."""
         if count > len(self.prompts):
             raise ValueError(f"{count} different prompts of kind {self.prompts[0].kind} are wanted, but there are {len(self.prompts)}")
         found: dict[str, Prompt] = {}
+        self.drawn = {}
         while len(found) < count:
             prompt = self._advance()
-            if self.resting.get(prompt.id) != self.epoch:
+            if self.resting.get(prompt.id) != self.epoch and prompt.id not in found:
                 found[prompt.id] = prompt
+                self.drawn[prompt.id] = self.epoch
         return list(found.values())
 
     def _advance(self) -> Prompt:
@@ -89,12 +97,14 @@ class Finite:
 
     def told(self, flat: Iterable[str]) -> None:
         if self.rest:
-            self.resting |= {name: self.epoch + 1 for name in flat}
+            self.resting |= {name: self.drawn[name] + 1 for name in flat}
 
     def state(self) -> State:
-        return {"epoch": self.epoch, "cursor": self.cursor, "resting": dict(self.resting)}
+        return {"epoch": self.epoch, "cursor": self.cursor, "resting": dict(self.resting), "digest": self.digest}
 
     def load_state(self, state: State) -> None:
+        if state["digest"] != self.digest:
+            raise ValueError(f"the prompts of kind {self.prompts[0].kind} are not those that the run began with; restore curriculum.file")
         self.epoch, self.cursor, self.resting = int(state["epoch"]), int(state["cursor"]), dict(state["resting"])
 
 
@@ -111,7 +121,7 @@ class Curriculum:
         self.cursors: dict[Kind, Cursor] = {
             kind: Endless(kind, config.run.seed, c.canaries)
             if own is None
-            else Finite([p for p in own if p.kind == kind], config.run.seed, c.rest)
+            else Finite([p for p in own if p.kind == kind and p.spec.get("tag") not in c.canaries], config.run.seed, c.rest)
             for kind in self.shares
         }
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain, islice
 from itertools import count as counting
 
 import numpy as np
@@ -18,6 +19,8 @@ from policies.base import Sampling
 
 KL_STEPS = 4
 """Steps of an evaluation's rollouts at which the KL to the base is estimated."""
+LOOK = 200
+"""Prompts of a split that are looked through for tags before it is taken to have none of them."""
 CANARY = "canary"
 """The split of prompts of the tags that are never trained on."""
 
@@ -76,9 +79,12 @@ def split_prompts(split: str, kind: Kind, count: int, config: Config) -> list[Pr
 
 
 def _first(count: int, split: str, kind: Kind, config: Config, tags: set[str]) -> list[Prompt]:
+    """The first ``count`` prompts with one of the tags; none where the split has no such among its first ``LOOK``."""
     prompts: Iterator[Prompt] = (scenes.prompt(split, i, 0, *scenes.FORMS[kind]) for i in counting(config.eval.first))
-    wanted = (prompt for prompt in prompts if prompt.spec["tag"] in tags)
-    return [next(wanted) for _ in range(count)]
+    looked = list(islice(prompts, LOOK))
+    if not any(prompt.spec["tag"] in tags for prompt in looked):
+        return []
+    return list(islice((prompt for prompt in chain(looked, prompts) if prompt.spec["tag"] in tags), count))
 
 
 @cache

@@ -9,12 +9,13 @@ from tqdm import tqdm
 
 import rewards
 from pararl import adapter
-from pararl.config import Config
+from pararl.config import Config, ConfigError, changed
 from pararl.evaluation import eval_sampling, evaluated_kinds, split_prompts
 from pararl.fleet import chunks_of, requests_of
 from pararl.learner import kl_figures, step_table
 from pararl.report import Scored, cycle_report, diversity_report, split_report, worst
 from pararl.types import Kind, Prompt, Rollout
+from pararl.validation import validate
 from policies import Policy
 
 ASKING = "describe the picture"
@@ -38,6 +39,15 @@ class Examination:
         return [s for first in firsts for s in worst([s for s in first if s is not None], count)]
 
 
+def captions_fit(config: Config) -> bool:
+    """Whether the policy describes pictures, in the steps that the run has."""
+    try:
+        validate(changed(config, {"eval.tasks": ("i2t",), "eval.splits": ("id",), "eval.file": ""}))
+    except ConfigError:
+        return False
+    return True
+
+
 class Examiner:
     """Measures a policy, or its adapter, as a run's evaluation does, and in more detail."""
 
@@ -45,6 +55,7 @@ class Examiner:
         self.config, self.policy, self.model, self.name = config, policy, model, name
         self.reward = rewards.load(config.reward.name)
         self.sampling = eval_sampling(config.rollout)
+        self.captions = captions_fit(config)
 
     def examine(self, count: int, diversity: int, samples: int) -> Examination:
         """``count`` prompts a kind and split; of the first split's prompts ``diversity`` are sampled ``samples`` times.
@@ -86,7 +97,7 @@ class Examiner:
     def _more(self, kind: Kind, split: str, scored: Sequence[Scored], rollouts: Sequence[Rollout]) -> dict[str, Any]:
         """What needs the policy again: captions of its own images, and the base's likelihoods."""
         found: dict[str, Any] = {}
-        if kind in ("t2i", "interleaved") and "i2t" in self.policy.tasks and not self.config.eval.file:
+        if kind in ("t2i", "interleaved") and self.captions and not self.config.eval.file:
             asked = [Prompt(f"cycle-{s.prompt.id}", "i2t", ASKING, image=s.output.image) for s in scored]
             captions = [r.output.text or "" for r in self._generate(asked, 1, 0, f"captions of {split}")]
             found["cycle"] = cycle_report([s.prompt for s in scored], captions)

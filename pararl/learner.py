@@ -16,7 +16,7 @@ from pararl.arms import ArmSpec
 from pararl.config import LearnerConfig
 from pararl.objectives import accuracy, clipped_loss, k3, likelihood_loss, preference_loss
 from pararl.prefer import Feedback
-from pararl.types import MODALITIES, Rollout
+from pararl.types import MODALITIES, Modality, Rollout
 from policies import Policy
 
 Figures = dict[str, float]
@@ -201,8 +201,10 @@ class Learner:
 
     def _weigh(self, per_modality: Tensor) -> Tensor:
         """Weighted sum over the last, modality axis."""
-        weights = {"text": self.config.text_weight, "image": self.config.image_weight}
-        return per_modality @ torch.tensor([weights[m] for m in MODALITIES], device=per_modality.device)
+        return per_modality @ torch.tensor([self._weight(m) for m in MODALITIES], device=per_modality.device)
+
+    def _weight(self, modality: Modality) -> float:
+        return {"text": self.config.text_weight, "image": self.config.image_weight}[modality]
 
     def _preference(self, policy: Tensor, reference: Tensor, feedback: Feedback, place: dict[int, int]) -> tuple[Tensor, Figures]:
         """DPO on per-step log-likelihoods [batch, step]; pairs on final outputs compare the mean over the steps."""
@@ -231,7 +233,6 @@ class Learner:
         advantages = torch.from_numpy(feedback.advantages[used]).to(table.logprob.device)
         loss = torch.zeros((), device=table.logprob.device)
         figures: Figures = {}
-        weights = {"text": self.config.text_weight, "image": self.config.image_weight}
         for m, modality in enumerate(MODALITIES):
             logprob, behaviour, committed = (x[:, :, m] for x in (table.logprob, table.behaviour, table.committed))
             if not committed.any():
@@ -241,7 +242,7 @@ class Learner:
                 penalty = k3(logprob, reference[:, :, m], committed)
                 part = part + self.config.kl * penalty
                 figures[f"preference/kl_penalty_{modality}"] = penalty.item()
-            loss = loss + weights[modality] * part
+            loss = loss + self._weight(modality) * part
             figures |= {f"{name}_{modality}": value for name, value in more.items()}
         return loss, figures
 
@@ -259,7 +260,7 @@ class Learner:
     def kl(self, rollouts: Sequence[Rollout]) -> Figures:
         """``kl/...`` to the base, per token and modality, of the policy that sampled the batch, on some of its rollouts; 0 for the
         base itself."""
-        some = rollouts[:: max(1, len(rollouts) // KL_ROLLOUTS)][:KL_ROLLOUTS]
+        some = [rollouts[i] for i in np.linspace(0, len(rollouts) - 1, min(len(rollouts), KL_ROLLOUTS)).astype(int)]
         with adapter.base(self.peft):
             return kl_figures(step_table(self.policy, some))
 

@@ -1,5 +1,6 @@
 """From scored groups to what a learner learns from: pairs, advantages or the best of each group. Pure functions of numbers."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -20,8 +21,6 @@ class Feedback:
     """float32 [batch, step]: group-normalised rewards, for the objective ``grpo``; 0 where a score is missing."""
     best: tuple[int, ...] = ()
     """Index of the best rollout of each group with spread, for the objective ``best``."""
-    flat: tuple[Prompt, ...] = ()
-    """Prompts whose groups had no spread: they teach nothing."""
     metrics: tuple[tuple[str, float], ...] = ()
     """Figures of the batch: reward and share of groups without spread, over all and, where there are several, per kind of prompt."""
 
@@ -46,10 +45,16 @@ def rewards(judgements: Sequence[Judgement], level: str, step_mix: float) -> np.
 
 
 def groups(rollouts: Sequence[Rollout]) -> list[np.ndarray]:
-    """Indices of the rollouts of each prompt, in order of first appearance. Prompts of two tasks may share an id."""
-    found: dict[tuple[Kind, str], list[int]] = {}
+    """Indices of the rollouts of each group, in order of first appearance.
+
+    Prompts of two tasks may share an id; and a batch of stored rollouts may hold two groups of one prompt, sampled at different updates.
+    """
+    found: dict[tuple[Kind, str, int], list[int]] = {}
+    seen: Counter[tuple[Kind, str, int]] = Counter()
     for i, rollout in enumerate(rollouts):
-        found.setdefault((rollout.prompt.kind, rollout.prompt.id), []).append(i)
+        kind, name = rollout.prompt.kind, rollout.prompt.id
+        found.setdefault((kind, name, seen[kind, name, rollout.index]), []).append(i)
+        seen[kind, name, rollout.index] += 1
     return [np.array(index) for index in found.values()]
 
 
@@ -123,18 +128,29 @@ def prefer(
         raise ValueError(
             f"the reward applied to none of {len(rollouts)} rollouts (prompts {rollouts[0].prompt.id}, ...): it teaches nothing"
         )
-    spread = [bool(np.ptp(known) > 0) if len(known := final[i][~np.isnan(final[i])]) else False for i in members]
-    flat = tuple(rollouts[i[0]].prompt for i, informative in zip(members, spread, strict=True) if not informative)
+    spread = [has_spread(final[i]) for i in members]
     figures = tuple(_figures(rollouts, judgements, arm, final, members, spread).items())
     if arm.objective == "grpo":
-        return Feedback(advantages=normalise(reward, members), flat=flat, metrics=figures)
+        return Feedback(advantages=normalise(reward, members), metrics=figures)
     if arm.objective == "best":
         best = tuple(int(i[np.nanargmax(final[i])]) for i, informative in zip(members, spread, strict=True) if informative)
-        return Feedback(best=best, flat=flat, metrics=figures)
+        return Feedback(best=best, metrics=figures)
     members = [extremes(final, index, keep) for index in members]
     last = reward.shape[1] - 1
     pairs = [p for level in range(last + 1) for p in select_pairs(reward[:, level], members, config, None if level == last else level)]
-    return Feedback(pairs=tuple(balanced(pairs, rollouts) if config.balance else pairs), flat=flat, metrics=figures)
+    return Feedback(pairs=tuple(balanced(pairs, rollouts) if config.balance else pairs), metrics=figures)
+
+
+def has_spread(final: np.ndarray) -> bool:
+    """Whether the known final rewards of a group differ: a group without spread teaches nothing."""
+    known = final[~np.isnan(final)]
+    return len(known) > 0 and bool(np.ptp(known) > 0)
+
+
+def without_spread(rollouts: Sequence[Rollout], judgements: Sequence[Judgement]) -> list[Prompt]:
+    """The prompts whose groups had no spread."""
+    final = values([j.final for j in judgements])
+    return [rollouts[i[0]].prompt for i in groups(rollouts) if not has_spread(final[i])]
 
 
 def _figures(

@@ -82,10 +82,12 @@ def _prompt(row: Any, number: str, folder: Path, checked: bool) -> Prompt:
     if not isinstance(row, Mapping):
         raise ValueError(f"a record must be a JSON object, got {type(row).__name__}")
     given = {key: value for key, value in row.items() if value is not None}
-    spec = {key: value for key, value in given.items() if key not in COLUMNS}
-    if "spec" in given:
-        spec |= json.loads(given["spec"]) if isinstance(given["spec"], str) else dict(given["spec"])
+    spec = {key: value for key, value in given.items() if key not in COLUMNS} | _spec(given.get("spec", {}))
     named = {key: given[key] for key in ("id", "task", "split", "prompt") if key in given}
+    try:
+        json.dumps([spec, named], allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"a record may hold JSON values only: {error}") from error
     image = _pixels(given["image"], folder) if "image" in given else None
     if checked:
         prompt = from_record(named | spec, default_id=f"prompt-{number}")
@@ -102,21 +104,48 @@ def _prompt(row: Any, number: str, folder: Path, checked: bool) -> Prompt:
     return Prompt(str(named.get("id", f"prompt-{number}")), task, text, spec, str(named.get("split", "user")), image)
 
 
+def _spec(value: Any) -> dict[str, Any]:
+    """A spec given whole, as JSON text or as a record."""
+    found = json.loads(value) if isinstance(value, str) else value
+    if not isinstance(found, Mapping):
+        raise ValueError(f"'spec' must be a record or the JSON text of one, got {value!r}")
+    return dict(found)
+
+
 def _pixels(value: Any, folder: Path) -> np.ndarray:
     """uint8 [height, width, 3] of a file's path or of a picture that ``datasets`` has opened."""
     from PIL import Image
 
+    if not isinstance(value, str | Image.Image):
+        raise ValueError(f"'image' must be a picture file or an image column of datasets, got {type(value).__name__}")
     picture = Image.open(folder / value) if isinstance(value, str) else value
     return np.asarray(picture.convert("RGB"), np.uint8)
 
 
-def unknown_words(prompts: Iterable[Prompt], directory: Path) -> dict[str, str]:
-    """Words that the closed vocabulary of a policy directory lacks, each with the id of a prompt that has it; none for an open one."""
+def unfit(prompts: Iterable[Prompt], directory: Path) -> list[str]:
+    """What a policy directory cannot read of prompts, one line each: words beyond a closed vocabulary, texts that are too long, images
+    of another size. Reads the tokenizer and the settings, loads no model."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
-    unknown = json.loads((directory / "tokenizer_config.json").read_text(encoding="utf-8")).get("unk_token")
-    if unknown is None:
-        return {}
-    words = {word: prompt.id for prompt in prompts for word in prompt.text.split()}
-    return {word: name for word, name in words.items() if unknown in tokenizer.encode(word, add_special_tokens=False).tokens}
+    unknown = _json(directory / "tokenizer_config.json").get("unk_token")
+    settings = _json(directory / "policy.json")["settings"]
+    levels = _json(directory / "image_tokenizer" / "config.json")["encoder"]["ch_mult"]
+    size = [side * 2 ** (len(levels) - 1) for side in settings["grid"]]
+    told = []
+    for prompt in prompts:
+        where = f"prompt {prompt.id}"
+        text = settings["dialogue"].replace("{text}", prompt.text) if prompt.task in ("t2t", "i2t") else prompt.text
+        tokens = tokenizer.encode(text, add_special_tokens=False).tokens
+        if unknown is not None and unknown in tokens:
+            words = [w for w in dict.fromkeys(prompt.text.split()) if unknown in tokenizer.encode(w, add_special_tokens=False).tokens]
+            told.append(f"{where}: the vocabulary of {directory.name} has no {', '.join(map(repr, words))}")
+        elif len(tokens) > settings["prompt_tokens"]:
+            told.append(f"{where} has {len(tokens)} tokens, more than the {settings['prompt_tokens']} that {directory.name} reads")
+        if prompt.image is not None and list(prompt.image.shape[:2]) != size:
+            told.append(f"{where}: its image has {list(prompt.image.shape[:2])} pixels, {directory.name} reads {size}")
+    return told
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text(encoding="utf-8")))

@@ -42,7 +42,7 @@ def split_report(scored: Sequence[Scored]) -> dict[str, Any]:
     if axes := _axes(scored):
         report["axes"] = axes
     report["by_tag"] = _grouped(scored, lambda s: str(s.prompt.spec.get("tag", "-")))
-    report["by_atoms"] = _grouped((s for s in scored if s.score.atoms), lambda s: len(s.prompt.spec.get("atoms", s.score.atoms)))
+    report["by_atoms"] = _grouped((s for s in scored if s.score.atoms), _atoms)
     report["by_skill"] = _by_skill(scored)
     return report
 
@@ -76,6 +76,12 @@ def _grouped(scored: Iterable[Scored], key: Callable[[Scored], Any]) -> dict[str
     return {str(name): _accuracies(groups[name]) for name in sorted(groups)}
 
 
+def _atoms(scored: Scored) -> int:
+    """How many facts the prompt states: the questions of its spec, else the atoms of its score."""
+    asked = scored.prompt.spec.get("atoms")
+    return len(asked if isinstance(asked, list | tuple) else scored.score.atoms)
+
+
 def _by_skill(scored: Sequence[Scored]) -> dict[str, Figure]:
     """Share of atoms that hold, by skill; the interval takes atoms as independent."""
     passed: dict[str, list[float]] = defaultdict(list)
@@ -103,12 +109,12 @@ def diversity_report(groups: Sequence[Sequence[Output]]) -> dict[str, Figure]:
 
 
 def _features(output: Output) -> list[Any]:
-    image: list[Any] = []
-    if output.image is not None and output.image.shape == (32, 32, 3):
-        image = scenes.parse(output.image).scene.cells.ravel().tolist()
-    elif output.image is not None:
-        image = output.image.ravel().tolist()
-    return [*image, *(output.text or "").split()]
+    words = (output.text or "").split()
+    if output.image is None:
+        return words
+    seen = scenes.parse(output.image) if output.image.shape == (32, 32, 3) else None
+    image = output.image if seen is None or not seen.valid.all() else seen.scene.cells
+    return [*image.ravel().tolist(), *words]
 
 
 def _distance(a: Sequence[Any], b: Sequence[Any]) -> float:
@@ -118,7 +124,7 @@ def _distance(a: Sequence[Any], b: Sequence[Any]) -> float:
 
 
 def worst(scored: Sequence[Scored], count: int) -> list[Scored]:
-    """The outputs with the lowest scores that are not strictly right, the lowest first."""
+    """The outputs with the lowest scores, the lowest first; those that are strictly right are no failures."""
     wrong = [s for s in scored if not s.score.strict]
     return sorted(wrong, key=lambda s: s.score.value)[:count]
 

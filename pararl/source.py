@@ -13,6 +13,7 @@ from pararl.config import Config
 from pararl.curriculum import Curriculum
 from pararl.fleet import Chunk, Fleet
 from pararl.judges import Judges
+from pararl.prefer import without_spread
 from pararl.types import Judgement, Rollout
 from policies.base import Sampling
 
@@ -104,6 +105,7 @@ class Source:
             sampled = time.monotonic()
 
         rollouts, judgements = self.judges.stream(chunks())
+        self.curriculum.told(without_spread(rollouts, judgements))
         return Batch(rollouts, judgements, self.judges.calls - spent, sampled - began, time.monotonic() - sampled)
 
     def _sample_once(self) -> tuple[list[Rollout], list[Judgement]]:

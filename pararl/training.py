@@ -92,10 +92,7 @@ class Training:
     def prefer(self, batch: Batch) -> Feedback:
         """What the batch teaches this arm."""
         c = self.config
-        feedback = prefer(batch.rollouts, batch.judgements, self.spec, c.prefer, c.reward.step_mix, c.rollout.group)
-        if self.spec.data != "static":
-            self.source.curriculum.told(feedback.flat)
-        return feedback
+        return prefer(batch.rollouts, batch.judgements, self.spec, c.prefer, c.reward.step_mix, c.rollout.group)
 
     def learn(self, batch: Batch, feedback: Feedback) -> Figures:
         """One update of the adapter."""

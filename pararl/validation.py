@@ -200,6 +200,14 @@ def _curriculum(config: Config) -> list[str]:
         for kind in trained
         if set(TAGS[kind]) <= set(canaries)
     ]
+    problems += [
+        f"curriculum.canaries leave no prompt of kind {kind} for split id; kinds that are not trained on need none (set --eval.tasks)"
+        for kind in shares["eval.tasks"]
+        if kind not in trained and set(TAGS[kind]) <= set(canaries)
+    ]
+    measured = shares["eval.tasks"] or trained
+    if "canary" in config.eval.splits and canaries and not set(canaries) & {tag for kind in measured for tag in TAGS[kind]}:
+        problems.append(f"eval.splits: no kind that is measured has a prompt with a tag of curriculum.canaries ({', '.join(canaries)})")
     if "canary" in config.eval.splits and not canaries:
         problems.append("eval.splits: canary needs tags that are never trained on (set --curriculum.canaries)")
     if config.eval.file and config.eval.splits != ("id",):
@@ -248,26 +256,27 @@ def _files(config: Config) -> list[str]:
     problems: list[str] = []
     for key, source, kinds in (
         ("curriculum.file", config.curriculum.file, quotas_of(config)),
-        ("eval.file", config.eval.file, dict.fromkeys(task_shares(config.eval.tasks or config.curriculum.tasks), 1)),
+        ("eval.file", config.eval.file, dict.fromkeys(task_shares(config.eval.tasks or config.curriculum.tasks), 1 + config.eval.first)),
     ):
         if not source:
             continue
-        from pararl.prompts import read_prompts, unknown_words
+        from pararl.prompts import read_prompts, unfit
 
         try:
             prompts = read_prompts(source, config.reward.name)
         except (ValueError, OSError) as error:
             problems.append(f"{key}: {error}")
             continue
+        if key == "curriculum.file":
+            prompts = [prompt for prompt in prompts if prompt.spec.get("tag") not in config.curriculum.canaries]
         for kind, count in kinds.items():
             found = sum(prompt.kind == kind for prompt in prompts)
             if found < count:
                 problems.append(
                     f"{key}: {count} prompts of kind {kind} are wanted, {source} has {found} (set --{key} or --curriculum.tasks)"
                 )
-        if words := unknown_words(prompts, policy_directory(config)):
-            named = ", ".join(f"{word!r} (prompt {name})" for word, name in list(words.items())[:4])
-            problems.append(f"{key}: the vocabulary of {config.policy.name} has no {named}{', ...' if len(words) > 4 else ''}")
+        if told := unfit(prompts, policy_directory(config)):
+            problems.append(f"{key}: {'; '.join(told[:3])}{f'; and {len(told) - 3} more' if len(told) > 3 else ''}")
     return problems
 
 

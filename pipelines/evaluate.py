@@ -20,11 +20,11 @@ sys.path[:] = [str(ROOT), *(entry for entry in sys.path if Path(entry).resolve()
 
 import argparse
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pararl.cli import as_dict, fail, parse
 from pararl.config import Config
-from pararl.files import atomic_path, write_json
+from pararl.files import atomic_folder, write_json
 
 if TYPE_CHECKING:
     from pararl.examiner import Examination
@@ -76,23 +76,32 @@ def main() -> None:
         fail(f"{args.run} has no adapters yet: let an arm finish first (--resume {args.run})")
     if missing := [folder for folder in adapters if not (folder / "adapter_model.safetensors").exists()]:
         fail(f"{missing[0]} is no adapter directory: it has no adapter_model.safetensors (set --adapter)")
+    systems = {"base": None} | {folder.name: folder for folder in adapters}
+    if len(systems) <= len(adapters):
+        fail(f"adapters are told apart by the names of their folders, which must differ and not be base: {', '.join(map(str, adapters))}")
     out: Path = args.out or (args.run / "evaluation" if args.run else Path("outputs") / f"evaluation-{time.strftime('%Y%m%d-%H%M%S')}")
     if out.exists():
         fail(f"{out} exists already and is never overwritten (set --out)")
 
     import torch
 
+    torch.set_num_threads(config.rollout.threads)
+    try:
+        began = time.monotonic()
+        found = {name: examine(config, name, folder, args) for name, folder in systems.items()}
+        seconds = round(time.monotonic() - began, 1)
+        shown = write(out, config, found, {"diversity": args.diversity, "samples": args.samples, "seconds": seconds})
+    except (RuntimeError, ValueError, OSError) as error:
+        fail(str(error), code=1)
+    print(f"{shown}\n\nin {out}: evaluation.json, table.txt, worst-*.png")
+
+
+def write(out: Path, config: Config, found: dict[str, "Examination"], facts: dict[str, Any]) -> str:
+    """The results as the folder ``out``, which appears whole or not at all; returns the table."""
     from pararl.evaluation import sample_row
     from pararl.pictures import samples_png
     from pararl.report import differences, table
 
-    torch.set_num_threads(config.rollout.threads)
-    began = time.monotonic()
-    found: dict[str, Examination] = {}
-    for name, folder in {"base": None, **{folder.name: folder for folder in adapters}}.items():
-        found[name] = examine(config, name, folder, args)
-        if failures := found[name].worst(4):
-            samples_png(out / f"worst-{name}.png", [name], [sample_row(s.prompt, s.output, s.score) for s in failures])
     base = found["base"].scored
     gains = {
         name: {kind: {split: differences(s, base[kind][split]) for split, s in splits.items()} for kind, splits in f.scored.items()}
@@ -101,11 +110,13 @@ def main() -> None:
     }
     results = {name: f.report for name, f in found.items()}
     shown = table(results)
-    with atomic_path(out / "table.txt") as path:
-        path.write_text(shown + "\n", encoding="utf-8")
-    facts = {"config": as_dict(config), "diversity": args.diversity, "samples": args.samples, "seconds": round(time.monotonic() - began, 1)}
-    write_json(out / "evaluation.json", {**facts, "results": results, "gains": gains})
-    print(f"{shown}\n\nin {out}: evaluation.json, table.txt, worst-*.png")
+    with atomic_folder(out) as part:
+        for name, f in found.items():
+            if failures := f.worst(4):
+                samples_png(part / f"worst-{name}.png", [name], [sample_row(s.prompt, s.output, s.score) for s in failures])
+        (part / "table.txt").write_text(shown + "\n", encoding="utf-8")
+        write_json(part / "evaluation.json", {"config": as_dict(config), **facts, "results": results, "gains": gains})
+    return shown
 
 
 if __name__ == "__main__":

@@ -205,6 +205,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     args.batch = args.batch or {"tokenizer": 16, "policy": 96}[args.stage]
+    if args.stage == "policy" and args.batch < len(KINDS):
+        raise SystemExit(f"--batch {args.batch}: a batch of the policy stage holds every kind of prompt, at least {len(KINDS)} examples")
     args.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(args.threads)
     (train_tokenizer if args.stage == "tokenizer" else train_policy)(args)

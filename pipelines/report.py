@@ -68,9 +68,14 @@ def main() -> None:
     if args.out and args.out.exists():
         fail(f"{args.out} exists already and is never overwritten (set --out)")
     evaluations = [json.loads((folder / "evaluation.json").read_text(encoding="utf-8")) for folder in args.evaluations]
-    if len({tuple(e["results"]) for e in evaluations}) > 1:
-        fail("the evaluations hold different systems: give those of one study")
-    text = markdown(evaluations, args.figures.split(","), [kind for kind in args.kinds.split(",") if kind])
+    if len({json.dumps({s: {k: list(v) for k, v in kinds.items()} for s, kinds in e["results"].items()}) for e in evaluations}) > 1:
+        fail("the evaluations hold different systems, kinds of prompts or splits: give those of one study")
+    kinds, known = [kind for kind in args.kinds.split(",") if kind], list(evaluations[0]["results"]["base"])
+    if unknown := [kind for kind in kinds if kind not in known]:
+        fail(f"--kinds: unknown {', '.join(unknown)} (these evaluations have {', '.join(known)})")
+    text = markdown(evaluations, args.figures.split(","), kinds)
+    if nowhere := [path for path in args.figures.split(",") if f"| {path}, " not in text]:
+        fail(f"--figures: no report has {', '.join(nowhere)} (see --help)")
     if args.out:
         with atomic_path(args.out) as path:
             path.write_text(text, encoding="utf-8")

@@ -93,7 +93,7 @@ def report(out: Path, seeds: list[int]) -> "Figures":
         path.write_text(text, encoding="utf-8")
     write_json(out / "results.json", {system: {name: asdict(v) for name, v in values.items()} for system, values in found.items()})
     names = {"ID": "id strict", "OOD": "ood strict"}
-    if len(kinds := summaries[0].base.kinds) > 1:
+    if len(kinds := summaries[0].base.kinds) > 1 and summaries[0].base.id.strict is not None:
         names |= {kind: f"{kind}, id" for kind in kinds}
     groups = {
         title: [

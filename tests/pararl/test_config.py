@@ -120,6 +120,8 @@ def test_values_have_their_declared_types() -> None:
         ("--eval.splits id,canary", "eval.splits: canary needs tags that are never trained on"),
         ("--curriculum.file gone.jsonl", "curriculum.file: there is no file gone.jsonl"),
         ("--eval.file gone.jsonl", "eval.file has the split id alone"),
+        ("--eval.tasks t2t --curriculum.canaries scene_edit,arithmetic,paraphrase", "leave no prompt of kind t2t for split id"),
+        ("--curriculum.canaries arithmetic --eval.splits id,canary", "no kind that is measured has a prompt with a tag of"),
         ("--eval.file gone.jsonl --eval.splits id", "eval.file: there is no file gone.jsonl"),
         ("--reward.name clip", "reward.name: unknown 'clip' (known: scenes;"),
         ("--policy.name .", "policy.name: . has no policy.json"),

@@ -102,3 +102,31 @@ def test_batches_stay_full_and_without_doubles_where_everything_rests() -> None:
         cursor.told(p.id for p in batch)
     with pytest.raises(ValueError, match="6 different prompts of kind t2i are wanted, but there are 5"):
         cursor.next(6)
+
+
+def test_a_batch_across_two_passes_rests_its_prompts_by_the_pass_that_each_was_drawn_in() -> None:
+    cursor = Finite(own(10), seed=0)
+    cursor.next(8)
+    straddling = [p.id for p in cursor.next(4)]  # two of pass 0, two of pass 1
+    cursor.told(straddling)
+    rest_of_pass_1 = [p.id for p in cursor.next(6)]
+    assert not set(straddling) & set(rest_of_pass_1), "the two of pass 0 rest in pass 1, the two of pass 1 have had their turn"
+    pass_2 = [p.id for p in cursor.next(8)]
+    assert not set(straddling[2:]) & set(pass_2) and set(straddling[:2]) <= set(pass_2)
+
+
+def test_canary_tags_of_the_users_prompts_are_not_trained_on_either(tmp_path: Path) -> None:
+    scenes.write_jsonl(tmp_path / "own.jsonl", [scenes.prompt("train", i) for i in range(60)])
+    settings = CurriculumConfig(file=str(tmp_path / "own.jsonl"), canaries=("counting", "position"))
+    curriculum = Curriculum(config(settings, prompts=8))
+    assert not {"counting", "position"} & {p.spec["tag"] for _ in range(20) for p in curriculum.next()}
+
+
+def test_a_prompt_file_that_changed_under_a_run_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "own.jsonl"
+    scenes.write_jsonl(file, [scenes.prompt("train", i) for i in range(20)])
+    settings = config(CurriculumConfig(file=str(file)), prompts=4)
+    state = Curriculum(settings).state()
+    scenes.write_jsonl(file, [scenes.prompt("train", i) for i in range(16)])
+    with pytest.raises(ValueError, match="not those that the run began with"):
+        Curriculum(settings).load_state(state)

@@ -43,11 +43,24 @@ def test_every_kind_is_measured_on_the_splits_that_it_has(config: Config) -> Non
 
 
 def test_prompts_of_the_id_split_are_never_trained_on(config: Config) -> None:
+    def key(prompt: Prompt) -> tuple[str, str]:
+        """Text and picture: a caption's question is always the same, the picture is not."""
+        return prompt.text, "" if prompt.image is None else prompt.image.tobytes().hex()
+
     for kind in KINDS:
-        trained = {scenes.prompt("train", i, 0, *scenes.FORMS[kind]).text for i in range(300)}
-        text = {p.text for p in split_prompts("id", kind, 300, config)}
-        # Captions are told apart by their answers, plans by their instructions: their texts may come on both sides.
-        assert not text & trained or kind in ("i2t", "t2t")
+        trained = {key(scenes.prompt("train", i, 0, *scenes.FORMS[kind])) for i in range(300)}
+        assert not {key(p) for p in split_prompts("id", kind, 300, config)} & trained
+
+
+def test_splits_whose_prompts_are_all_canaries_are_left_out(config: Config) -> None:
+    for kind, canaries, split in (
+        ("i2t", ("vqa_relation",), "ood_rel"),
+        ("edit", ("count",), "ood_count"),
+        ("t2i", scenes.TAGS["t2i"], "id"),
+    ):
+        changed = replace(config, curriculum=replace(config.curriculum, canaries=canaries))
+        assert split_prompts(split, kind, 5, changed) == []  # type: ignore[arg-type]
+        assert len(split_prompts("canary", kind, 5, changed)) == 5  # type: ignore[arg-type]
 
 
 def test_measured_figures_are_means_over_their_own_prompts(config: Config) -> None:

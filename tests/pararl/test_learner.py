@@ -12,10 +12,10 @@ import policies
 from pararl import adapter, scenes
 from pararl.arms import ARM_SPECS, ArmSpec
 from pararl.config import Arm, LearnerConfig, PreferConfig
-from pararl.learner import Learner, kl_figures, step_table
+from pararl.learner import Learner, Table, kl_figures, step_table
 from pararl.prefer import Feedback, prefer
-from pararl.types import MODALITIES, TASKS, Judgement, Prompt, Rollout, Score, Segment, Task
-from policies import Sampling
+from pararl.types import KINDS, MODALITIES, TASKS, Judgement, Prompt, Rollout, Score, Segment, Task
+from policies import Policy, Sampling
 
 SAMPLING = Sampling(steps=4, recorded=2, temperature=1.0)
 CONFIG = LearnerConfig(lr=1e-2, beta=1.0, reference_every=0)
@@ -257,3 +257,20 @@ def test_grpo_gives_every_modality_its_own_mean_and_weight(tiny_policy_dir: Path
         assert {f"preference/{name}_{m}" for name in ("ratio", "clipped") for m in MODALITIES} <= figures.keys()
     both = 2 * gradients[(1.0, 0.0)] + 0.5 * gradients[(0.0, 1.0)]
     assert (both - gradients[(2.0, 0.5)]).norm() < 1e-4 * both.norm() > 0
+
+
+def test_the_kl_to_the_base_is_estimated_on_rollouts_of_every_kind(tiny_policy_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    learner = make(tiny_policy_dir)
+    rollouts = sample(learner, ALL_TASKS, prompts=1, group=8)
+    asked: list[Rollout] = []
+    import pararl.learner
+
+    real = pararl.learner.step_table
+
+    def watched(policy: Policy, some: list[Rollout]) -> Table:
+        asked.extend(some)
+        return real(policy, some)
+
+    monkeypatch.setattr(pararl.learner, "step_table", watched)
+    learner.kl(sorted(rollouts, key=lambda r: r.prompt.kind))
+    assert len(asked) == 32 and {r.prompt.kind for r in asked} == set(KINDS)

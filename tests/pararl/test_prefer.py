@@ -5,7 +5,7 @@ import pytest
 
 from pararl.arms import ARM_SPECS
 from pararl.config import PreferConfig
-from pararl.prefer import extremes, normalise, prefer, rewards, select_pairs
+from pararl.prefer import extremes, groups, normalise, prefer, rewards, select_pairs, without_spread
 from pararl.types import Judgement, Output, Prompt, Rollout, Score
 
 A, B = Prompt("a", "t2i", "x"), Prompt("b", "t2i", "y")
@@ -107,9 +107,15 @@ def test_groups_without_spread_are_named_and_every_kind_has_its_own_figures() ->
     rollouts = [rollout(prompt, i) for prompt in prompts for i in range(2)]
     judgements = [judged(v) for v in (0.5, 0.5, 0.0, 1.0, 1.0, 1.0)]
     feedback = prefer(rollouts, judgements, ARM_SPECS["pararl"], PreferConfig(), 0.5, keep=8)
-    assert feedback.flat == (prompts[0], prompts[2])
+    assert without_spread(rollouts, judgements) == [prompts[0], prompts[2]]
     figures = dict(feedback.metrics)
     assert figures["reward/mean"] == pytest.approx(4 / 6) and figures["reward/groups_without_spread"] == pytest.approx(2 / 3)
     assert figures["reward/t2i_mean"] == 0.5 and figures["reward/i2t_mean"] == 1.0
     assert figures["reward/t2i_groups_without_spread"] == 0.5 and figures["reward/i2t_strict"] == 1.0
     assert not any("t2i" in name for name, _ in prefer(rollouts[:4], judgements[:4], ARM_SPECS["pararl"], PreferConfig(), 0.5, 8).metrics)
+
+
+def test_two_groups_of_one_prompt_in_a_batch_stay_apart() -> None:
+    rollouts = [rollout(prompt, i) for prompt in (A, B, A) for i in range(2)]
+    assert [index.tolist() for index in groups(rollouts)] == [[0, 1], [2, 3], [4, 5]]
+    assert [index.tolist() for index in groups([rollouts[i] for i in (0, 2, 4, 1, 3, 5)])] == [[0, 3], [1, 4], [2, 5]]

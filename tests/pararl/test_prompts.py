@@ -10,7 +10,7 @@ from PIL import Image
 
 import policies
 from pararl import scenes
-from pararl.prompts import read_prompts, unknown_words
+from pararl.prompts import read_prompts, unfit
 from pararl.types import KINDS, Prompt
 
 # The form of GenEval's evaluation_metadata.jsonl: nothing but tag, include, exclude and prompt.
@@ -79,6 +79,10 @@ def test_pictures_come_from_files_and_from_image_columns(tmp_path: Path) -> None
         ({"prompt": "x", "include": [{"class": "clock", "count": 1}]}, "line 2: spec include.0.: unknown class 'clock'"),
         ({"prompt": "x", "id": "prompt-1", "include": [{"class": "circle", "count": 1}]}, "line 2: there is a prompt of task t2i and id"),
         ([1], "line 2: a record must be a JSON object"),
+        ({"prompt": "x", "spec": 5}, "line 2: 'spec' must be a record"),
+        ({"prompt": "x", "spec": "[1]"}, "line 2: 'spec' must be a record"),
+        ({"prompt": "x", "image": 5}, "line 2: 'image' must be a picture file"),
+        ({"prompt": "x", "task": "i2t", "image": "gone.png"}, "line 2: .*gone.png"),
     ],
 )
 def test_a_bad_record_is_named_with_its_line(tmp_path: Path, row: object, told: str) -> None:
@@ -102,5 +106,28 @@ def test_specs_of_other_worlds_are_left_to_other_rewards(tmp_path: Path) -> None
     clock = {"tag": "counting", "include": [{"class": "clock", "count": 2}], "prompt": "a photo of two clocks"}
     (prompt,) = read_prompts(lines(tmp_path / "own.jsonl", [clock]), reward="mine:judge")
     assert prompt.spec["include"] == clock["include"]
-    words = unknown_words([prompt], policies.CHECKPOINTS / "scenes-mmada")
-    assert set(words) == {"photo", "clocks"} and set(words.values()) == {"prompt-1"}
+    (told,) = unfit([prompt], policies.CHECKPOINTS / "scenes-mmada")
+    assert told == "prompt prompt-1: the vocabulary of scenes-mmada has no 'photo', 'clocks'"
+
+
+def test_texts_too_long_and_images_of_another_size_are_told_before_anything_starts(tmp_path: Path) -> None:
+    directory = policies.CHECKPOINTS / "scenes-mmada"
+    black = np.zeros((32, 32, 3), np.uint8)
+    fits = [Prompt("a", "t2i", "red " * 32), Prompt("b", "i2t", "red " * 31, image=black), Prompt("c", "edit", "red", image=black)]
+    assert unfit(fits, directory) == []
+    policy = policies.load(directory)
+    policy.canvas(fits[:1]), policy.canvas(fits[1:2])
+    misfits = [Prompt("a", "t2i", "red " * 33), Prompt("b", "i2t", "red " * 32, image=black), Prompt("c", "edit", "red", image=black[:16])]
+    assert [line.split(":")[0].split(" has")[0] for line in unfit(misfits, directory)] == ["prompt a", "prompt b", "prompt c"]
+    for prompt in misfits:
+        with pytest.raises(ValueError, match=f"prompt {prompt.id}"):
+            policy.canvas([prompt])
+
+
+def test_values_that_are_not_json_are_refused_while_reading(tmp_path: Path) -> None:
+    import datetime
+
+    data = datasets.Dataset.from_list([{"prompt": "x", "made": datetime.datetime(2026, 1, 1)}])
+    data.to_parquet(str(tmp_path / "own.parquet"))
+    with pytest.raises(ValueError, match="row 0: a record may hold JSON values only"):
+        read_prompts(str(tmp_path / "own.parquet"), reward="mine:judge")

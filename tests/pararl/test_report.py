@@ -100,6 +100,8 @@ def test_diversity_is_none_for_one_output_said_twice_and_full_for_different_ones
     assert diversity_report([[one, one, one]])["unique"]["mean"] == 0.0
     found = diversity_report([[one, other], [one, one]])
     assert found["unique"]["mean"] == 0.5 and found["distance"]["mean"] == pytest.approx(2 / 16 / 2)
+    noise = [Output(image=np.random.default_rng(i).integers(0, 256, (32, 32, 3), dtype=np.uint8)) for i in range(3)]
+    assert diversity_report([noise])["unique"]["mean"] == 1.0, "what cannot be read as cells is compared by its pixels"
     assert diversity_report([[Output("a b"), Output("a c")]])["distance"]["mean"] == 0.5
     assert diversity_report([[Output(""), Output("")]])["distance"]["mean"] == 0.0
 

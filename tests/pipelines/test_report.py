@@ -37,6 +37,15 @@ def test_means_and_gains_are_taken_over_seeds(tmp_path: Path) -> None:
 
 def test_mistakes_are_one_line(tmp_path: Path) -> None:
     given = evaluation(tmp_path / "a", 0.25, 0.5)
-    for arguments, told in (((str(tmp_path),), "has no evaluation.json"), ((given, "--out", str(tmp_path)), "exists already")):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "evaluation.json").write_text((tmp_path / "a" / "evaluation.json").read_text().replace('"id"', '"para"'))
+    for arguments, told in (
+        ((str(tmp_path),), "has no evaluation.json"),
+        ((given, "--out", str(tmp_path)), "exists already"),
+        ((given, str(other)), "different systems, kinds of prompts or splits"),
+        ((given, "--kinds", "t2v"), "unknown t2v"),
+        ((given, "--figures", "strct"), "no report has strct"),
+    ):
         code, output = report(*arguments)
         assert code == 2 and told in output and len(output.strip().splitlines()) == 1
