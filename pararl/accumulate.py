@@ -9,18 +9,21 @@ Part = Callable[[], Tensor]
 """Computes one differentiable piece of the likelihoods; called again it gives the same numbers."""
 
 
-def backward(parts: Sequence[Part], loss_of: Callable[[list[Tensor]], tuple[Tensor, dict[str, float]]]) -> tuple[float, dict[str, float]]:
+def backward(
+    parts: Sequence[Part], loss_of: Callable[[list[Tensor]], tuple[Tensor, dict[str, float]]], known: Sequence[Tensor] | None = None
+) -> tuple[float, dict[str, float]]:
     """Add the gradient of ``loss_of([part() for part in parts])`` to the parameters; returns the loss and its figures.
 
     One part: an ordinary backward pass. Several: a first pass without graph gives the values and the gradient of the loss in them, a second
     recomputes the parts one by one and pushes that gradient through. The gradient is that of the single pass, the memory that of one part.
+    ``known``: what the parts will give, where somebody knows already; it takes the place of the first pass.
     """
     if len(parts) == 1:
         loss, figures = loss_of([parts[0]()])
         loss.backward()
         return loss.item(), figures
     with torch.no_grad():
-        leaves = [part() for part in parts]
+        leaves = [part() for part in parts] if known is None else [value.clone() for value in known]
     for leaf in leaves:
         leaf.requires_grad_()
     loss, figures = loss_of(leaves)

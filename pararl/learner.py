@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 
 import numpy as np
@@ -148,16 +149,14 @@ class Learner:
         needs_reference = self.arm.objective == "preference" or (self.arm.objective == "grpo" and self.config.kl > 0)
         with torch.no_grad():
             references = [self._reference_table(c, width) for c in chunks] if needs_reference else []
-        tables: dict[int, Table] = {}
-
-        def part(k: int) -> Tensor:
-            tables[k] = step_table(self.policy, chunks[k], width)
-            return tables[k].logprob
+        records = [step_records(c, width) for c in chunks]
+        behaviour, committed = (torch.cat([record[i] for record in records]).to(self.policy.device) for i in range(2))
+        # Where the policy is still the one that sampled, the sampler's own record is the first pass.
+        on_policy = all(r.version == self.version for r in rollouts)
+        known = [record[0].to(self.policy.device) for record in records] if on_policy else None
 
         def loss_of(parts: list[Tensor]) -> tuple[Tensor, Figures]:
-            whole = Table(
-                torch.cat(parts), *(torch.cat([getattr(tables[k], f) for k in range(len(chunks))]) for f in ("behaviour", "committed"))
-            )
+            whole = Table(torch.cat(parts), behaviour, committed)
             reference = torch.cat(references) if references else whole.behaviour
             if self.arm.objective == "grpo":
                 return self._grpo(whole, reference, feedback, list(place))
@@ -166,7 +165,16 @@ class Learner:
                 return likelihood_loss(steps.mean(1))
             return self._preference(steps, self._weigh(whole.mean(reference)), feedback, place)
 
-        return backward([lambda k=k: part(k) for k in range(len(chunks))], loss_of)  # type: ignore[misc]
+        gaps: list[float] = []
+
+        def part(chunk: list[Rollout]) -> Tensor:
+            table = step_table(self.policy, chunk, width)
+            gaps.append((table.logprob.detach() - table.behaviour)[table.committed].abs().max().item())
+            return table.logprob
+
+        loss, figures = backward([partial(part, chunk) for chunk in chunks], loss_of, known)
+        # What the policy says now against what its sampler said: anything but rounding means that they are not the same model.
+        return loss, figures | ({"sync/logprob_gap": max(gaps)} if on_policy else {})
 
     def _backward_elbo(self, rollouts: list[Rollout], feedback: Feedback, place: dict[int, int]) -> tuple[float, Figures]:
         """The same with ELBOs at shared draws in place of the exact conditionals: one part per draw and chunk, each of one task.

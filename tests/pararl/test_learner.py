@@ -274,3 +274,35 @@ def test_the_kl_to_the_base_is_estimated_on_rollouts_of_every_kind(tiny_policy_d
     monkeypatch.setattr(pararl.learner, "step_table", watched)
     learner.kl(sorted(rollouts, key=lambda r: r.prompt.kind))
     assert len(asked) == 32 and {r.prompt.kind for r in asked} == set(KINDS)
+
+
+@pytest.mark.parametrize("arm", ["pararl", "pararl_grpo", "output"])
+def test_on_policy_updates_spare_the_first_pass_and_keep_its_gradient(
+    tiny_policy_dir: Path, monkeypatch: pytest.MonkeyPatch, arm: Arm
+) -> None:
+    """The sampler's record stands for the first pass; with the version denied, the learner takes it after all."""
+    gradients, forwards = [], []
+    import pararl.learner
+
+    real = pararl.learner.step_table
+    for same in (True, False):
+        learner = make(tiny_policy_dir, arm, replace(CONFIG, micro=4, clip_norm=1e9, reference_every=1))
+        rollouts = sample(learner, ALL_TASKS, group=3)
+        learner.update(rollouts, teach(rollouts, learner.arm))
+        fresh = sample(learner, ALL_TASKS, group=3)
+        given = fresh if same else [replace(r, version=0) for r in fresh]
+        calls: list[int] = []
+
+        def counted(policy: Policy, some: list[Rollout], width: int | None = None, calls: list[int] = calls) -> Table:
+            calls.append(len(some))
+            return real(policy, some, width)
+
+        monkeypatch.setattr(pararl.learner, "step_table", counted)
+        # Both against the same reference, the policy before the update.
+        learner.reference_version = 1 if same else 0
+        figures = learner.update(given, teach(fresh, learner.arm))
+        gradients.append(torch.cat([p.grad.flatten() for p in learner.parameters if p.grad is not None]))
+        forwards.append(sum(calls) - (32 if same else 0))  # the estimate of the KL takes 32 rollouts more
+        assert ("sync/logprob_gap" in figures) == same and figures.get("sync/logprob_gap", 0.0) < 1e-4
+    assert (gradients[0] - gradients[1]).norm() < 1e-4 * gradients[1].norm()
+    assert 0 < forwards[0] <= 36 and forwards[1] > 1.5 * forwards[0]
