@@ -30,7 +30,7 @@ OPTIONS = (
     (
         "--arm.NAME.SECTION.KEY",
         "VALUE",
-        "Set learner.*, prefer.* or reward.step_mix for the arm NAME alone: --arm.offline_dpo.learner.lr 3e-4.",
+        "Set learner.*, prefer.* or reward.*_mix for the arm NAME alone: --arm.offline_dpo.learner.lr 3e-4.",
     ),
 )
 ON_COMMAND_LINE = "on the command line"
@@ -227,7 +227,7 @@ def _layer(parser: ArgumentParser, config: Config, values: Mapping[str, Any], so
         if arm not in ARMS:
             raise ConfigError(f"{key} {source}: unknown arm {arm!r} (known: {', '.join(ARMS)})")
         if setting not in PER_ARM:
-            raise ConfigError(f"{key} {source}: an arm may set learner.*, prefer.* and reward.step_mix only{_hint(setting, PER_ARM)}")
+            raise ConfigError(f"{key} {source}: an arm may set learner.*, prefer.* and reward.*_mix only{_hint(setting, PER_ARM)}")
         arms.setdefault(arm, {})[setting] = _typed(parser, setting, key, value, source)
     return replace(changed(config, settings), arm=arms)
 

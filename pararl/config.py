@@ -119,6 +119,9 @@ class RewardConfig:
     """Reward actors."""
     step_mix: float = 0.5
     """Step reward = step_mix x score of the guess + (1 - step_mix) x score of the final output."""
+    strict_mix: float = 0.0
+    """Score of an output = strict_mix x (1 where everything asked holds, else 0) + (1 - strict_mix) x soft score. Above 0 for what is
+    nearly right often and right seldom, whose soft score hardly tells the two apart; of no effect on a reward without strict scores."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,9 @@ class PreferConfig:
     """best_worst: the best against the worst of a group. all_margin: every informative pair, weighted by its margin."""
     min_margin: float = 0.02
     """Pairs whose rewards differ by less are dropped."""
+    credit: float = 0.0
+    """For pararl_grpo: weight of the credit of single image cells (+1 as asked, -1 against it), less its mean over the group, in the
+    advantages of their tokens; of no effect on a reward that gives none."""
     balance: bool = True
     """Whether every kind of prompt weighs as much in the loss as it has prompts with a pair, however large its margins are."""
 
@@ -216,7 +222,7 @@ class Config:
     prefer: PreferConfig = field(default_factory=PreferConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     arm: Mapping[str, Mapping[str, Any]] = field(default_factory=arm_defaults)
-    """Per-arm overrides, `{arm: {"learner.lr": 3e-4}}`: any setting of learner and prefer, and reward.step_mix."""
+    """Per-arm overrides, `{arm: {"learner.lr": 3e-4}}`: any setting of learner and prefer, reward.step_mix and reward.strict_mix."""
     eval: EvalConfig = field(default_factory=EvalConfig)
     track: TrackConfig = field(default_factory=TrackConfig)
 
@@ -225,7 +231,7 @@ SECTIONS: dict[str, type] = {f.name: f.type for f in fields(Config) if isinstanc
 """The sections of ``Config`` in order; ``arm`` is not one of them."""
 SETTINGS: dict[str, Any] = {f"{name}.{f.name}": f.type for name, section in SECTIONS.items() for f in fields(section)}
 """Every setting as ``section.key`` with its declared type."""
-PER_ARM = tuple(key for key in SETTINGS if key.startswith(("learner.", "prefer."))) + ("reward.step_mix",)
+PER_ARM = tuple(key for key in SETTINGS if key.startswith(("learner.", "prefer."))) + ("reward.step_mix", "reward.strict_mix")
 """What an arm may set for itself; whatever would change its budget of reward calls or updates is left out."""
 
 

@@ -34,23 +34,26 @@ class Table:
     behaviour: Tensor
     """The same as recorded by the sampler."""
     committed: Tensor
-    """bool, same shape."""
+    """bool, same shape: which tokens were committed at the step, without the fill behind the end of a text."""
 
-    def mean(self, logprob: Tensor) -> Tensor:
-        """Mean of ``logprob`` over the tokens committed at each step, [batch, step, modality]; 0 where none was."""
-        return (logprob * self.committed).sum(-1) / self.committed.sum(-1).clamp_min(1)
+    def levels(self, logprob: Tensor) -> Tensor:
+        """Means of ``logprob``, [batch, step + 1, modality]: over the tokens committed at each step, and last over the steps that
+        committed any; 0 where none was."""
+        tokens = self.committed.sum(-1)
+        steps = (logprob * self.committed).sum(-1) / tokens.clamp_min(1)
+        return torch.cat((steps, steps.sum(1, keepdim=True) / (tokens > 0).sum(1, keepdim=True).clamp_min(1)), 1)
 
 
 def step_table(policy: Policy, rollouts: Sequence[Rollout], width: int | None = None) -> Table:
     """The table of rollouts of any tasks under the policy as it is, differentiable; n is ``width``, or that of the longest segment."""
-    behaviour, committed = (x.to(policy.device) for x in step_records(rollouts, width))
+    behaviour, committed = (x.to(policy.device) for x in step_records(policy, rollouts, width))
     logprob = torch.zeros_like(behaviour)
     for task in dict.fromkeys(r.prompt.task for r in rollouts):
         index = [i for i, r in enumerate(rollouts) if r.prompt.task == task]
         tokens = policy.step_tokens([rollouts[i] for i in index], [rollouts[i].recorded for i in index])
         for modality, found in tokens.items():
             logprob[index, :, MODALITIES.index(modality), : found.logprob.shape[-1]] = found.logprob
-    return Table(logprob, behaviour, committed)
+    return Table(logprob * committed, behaviour, committed)
 
 
 def longest(rollouts: Sequence[Rollout]) -> int:
@@ -58,13 +61,16 @@ def longest(rollouts: Sequence[Rollout]) -> int:
     return max(len(s.tokens) for r in rollouts for s in r.segments)
 
 
-def step_records(rollouts: Sequence[Rollout], width: int | None = None) -> tuple[Tensor, Tensor]:
-    """What the sampler recorded: behaviour log-probabilities and commitment, each [batch, step, modality, n], without any forward."""
+def step_records(policy: Policy, rollouts: Sequence[Rollout], width: int | None = None) -> tuple[Tensor, Tensor]:
+    """What the sampler recorded: behaviour log-probabilities and commitment, each [batch, step, modality, n], without any forward.
+
+    Fill counts as not committed: end tokens behind the end are certain, and a mean over them too would leave little of a short answer.
+    """
     shape = (len(rollouts), len(rollouts[0].recorded), len(MODALITIES), width or longest(rollouts))
     behaviour, committed = np.zeros(shape, np.float32), np.zeros(shape, bool)
     for i, rollout in enumerate(rollouts):
         for s in rollout.segments:
-            now = s.commit_step[None] == np.array(rollout.recorded)[:, None]
+            now = (s.commit_step[None] == np.array(rollout.recorded)[:, None]) & ~policy.fill(s)
             place = (i, slice(None), MODALITIES.index(s.modality), slice(len(s.tokens)))
             committed[place] = now
             behaviour[place] = now * s.logprob
@@ -137,7 +143,8 @@ class Learner:
     def _used(self, feedback: Feedback) -> list[int]:
         """Indices of the rollouts that the loss needs, increasing."""
         if feedback.advantages is not None:
-            return np.flatnonzero(feedback.advantages.any(1)).tolist()
+            teaches = feedback.advantages.any(1)
+            return np.flatnonzero(teaches if feedback.credit is None else teaches | feedback.credit.any((1, 2))).tolist()
         return sorted({i for p in feedback.pairs for i in (p.chosen, p.rejected)} | set(feedback.best))
 
     def _backward(self, rollouts: list[Rollout], feedback: Feedback, place: dict[int, int]) -> tuple[float, Figures]:
@@ -149,7 +156,7 @@ class Learner:
         needs_reference = self.arm.objective == "preference" or (self.arm.objective == "grpo" and self.config.kl > 0)
         with torch.no_grad():
             references = [self._reference_table(c, width) for c in chunks] if needs_reference else []
-        records = [step_records(c, width) for c in chunks]
+        records = [step_records(self.policy, c, width) for c in chunks]
         behaviour, committed = (torch.cat([record[i] for record in records]).to(self.policy.device) for i in range(2))
         # Where the policy is still the one that sampled, the sampler's own record is the first pass.
         on_policy = all(r.version == self.version for r in rollouts)
@@ -160,10 +167,10 @@ class Learner:
             reference = torch.cat(references) if references else whole.behaviour
             if self.arm.objective == "grpo":
                 return self._grpo(whole, reference, feedback, list(place))
-            steps = self._weigh(whole.mean(whole.logprob))
+            levels = self._weigh(whole.levels(whole.logprob))
             if self.arm.objective == "best":
-                return likelihood_loss(steps.mean(1))
-            return self._preference(steps, self._weigh(whole.mean(reference)), feedback, place)
+                return likelihood_loss(levels[:, -1])
+            return self._preference(levels, self._weigh(whole.levels(reference)), feedback, place)
 
         gaps: list[float] = []
 
@@ -215,21 +222,19 @@ class Learner:
         return {"text": self.config.text_weight, "image": self.config.image_weight}[modality]
 
     def _preference(self, policy: Tensor, reference: Tensor, feedback: Feedback, place: dict[int, int]) -> tuple[Tensor, Figures]:
-        """DPO on per-step log-likelihoods [batch, step]; pairs on final outputs compare the mean over the steps."""
+        """DPO on log-likelihoods [batch, level]: of the recorded steps, and last of the final output."""
         ratio = policy - reference
-        levels = torch.cat((ratio, ratio.mean(1, keepdim=True)), 1)
-        column = torch.tensor([levels.shape[1] - 1 if p.step is None else p.step for p in feedback.pairs])
+        column = torch.tensor([ratio.shape[1] - 1 if p.step is None else p.step for p in feedback.pairs])
         chosen = torch.tensor([place[p.chosen] for p in feedback.pairs])
         rejected = torch.tensor([place[p.rejected] for p in feedback.pairs])
         weights = torch.tensor([p.margin if p.weight is None else p.weight for p in feedback.pairs], device=ratio.device)
-        loss, figures = preference_loss(levels[chosen, column], levels[rejected, column], self.config.beta, weights)
+        loss, figures = preference_loss(ratio[chosen, column], ratio[rejected, column], self.config.beta, weights)
         # Against a reference that is the policy itself, margins are 0: how the policy ranks the pairs without one is logged beside them.
-        levels = torch.cat((policy, policy.mean(1, keepdim=True)), 1).detach()
-        gaps = levels[chosen, column] - levels[rejected, column]
+        gaps = (policy[chosen, column] - policy[rejected, column]).detach()
         figures["preference/likelihood_margin"] = gaps.mean().item()
         figures["preference/likelihood_accuracy"] = accuracy(gaps)
         if self.config.nll:
-            anchor = -policy[chosen.unique()].mean()
+            anchor = -policy[chosen.unique(), -1].mean()
             loss = loss + self.config.nll * anchor
             figures["preference/nll"] = anchor.item()
         return loss, figures
@@ -245,7 +250,10 @@ class Learner:
             logprob, behaviour, committed = (x[:, :, m] for x in (table.logprob, table.behaviour, table.committed))
             if not committed.any():
                 continue
-            part, more = clipped_loss(logprob, behaviour, advantages[:, :-1], committed, self.config.clip_ratio)
+            advantage = advantages[:, :-1, None]
+            if modality == "image" and feedback.credit is not None:
+                advantage = advantage + self._token_credit(feedback.credit[used], logprob.shape[-1])[:, None]
+            part, more = clipped_loss(logprob, behaviour, advantage, committed, self.config.clip_ratio)
             if self.config.kl:
                 penalty = k3(logprob, reference[:, :, m], committed)
                 part = part + self.config.kl * penalty
@@ -254,10 +262,20 @@ class Learner:
             figures |= {f"{name}_{modality}": value for name, value in more.items()}
         return loss, figures
 
+    def _token_credit(self, credit: np.ndarray, width: int) -> Tensor:
+        """Credit of every image token, float32 [batch, width], from that of the cells [batch, rows, columns] that they lie in; 0 behind
+        the image's tokens."""
+        rows, columns = self.policy.grid
+        cell_rows, cell_columns = np.arange(rows) * credit.shape[1] // rows, np.arange(columns) * credit.shape[2] // columns
+        out = np.zeros((len(credit), width), np.float32)
+        tokens = credit[:, cell_rows[:, None], cell_columns[None]].reshape(len(credit), -1)[:, :width]
+        out[:, : tokens.shape[1]] = tokens
+        return torch.from_numpy(out).to(self.policy.device)
+
     def _reference_table(self, rollouts: list[Rollout], width: int) -> Tensor:
         """Reference log-probabilities; those that the sampler recorded where it was the reference, which saves the forward."""
         if all(r.version == self.reference_version for r in rollouts):
-            return step_records(rollouts, width)[0].to(self.policy.device)
+            return step_records(self.policy, rollouts, width)[0].to(self.policy.device)
         with self._as_reference():
             return step_table(self.policy, rollouts, width).logprob
 

@@ -39,12 +39,14 @@ def clipped_loss(logprob: Tensor, behaviour: Tensor, advantage: Tensor, committe
     """ParaRL's surrogate, Eq. 3 of arXiv 2511.09611: ``-mean_{i,t} 1/|tau_i(t)| sum_{o in tau_i(t)} min(r A, clip(r, 1 - eps, 1 + eps)
     A)``.
 
-    ``logprob`` and ``behaviour`` [batch, step, n] of the tokens committed at each step (``committed`` bool, same shape) under the
-    policy and
-    under the policy that sampled them; ``advantage`` [batch, step]. Steps that committed nothing count as 0.
+    ``logprob`` and ``behaviour`` [batch, step, n] of the tokens committed at each step (``committed`` bool, same shape, true somewhere)
+    under the policy and under the policy that sampled them; ``advantage`` [batch, step, 1], or [batch, step, n] where every token has
+    its own. The mean over t is over the steps of rollout i
+    that committed something, the mean over i over the rollouts that have such a step: a word that answers a question weighs as much as
+    a long plan.
     """
     ratio = (logprob - behaviour).exp()
-    gain = torch.minimum(ratio * advantage[..., None], ratio.clamp(1 - clip, 1 + clip) * advantage[..., None])
+    gain = torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
     tokens = committed.sum(-1)
     per_step = (gain * committed).sum(-1) / tokens.clamp_min(1)
     inside = ratio.detach()[committed]
@@ -52,7 +54,8 @@ def clipped_loss(logprob: Tensor, behaviour: Tensor, advantage: Tensor, committe
         "preference/ratio": inside.mean().item(),
         "preference/clipped": ((inside - 1).abs() > clip).float().mean().item(),
     }
-    return -per_step.mean(), figures
+    steps = (tokens > 0).sum(1)
+    return -(per_step.sum(1) / steps.clamp_min(1)).sum() / (steps > 0).sum(), figures
 
 
 def k3(logprob: Tensor, reference: Tensor, committed: Tensor) -> Tensor:

@@ -19,28 +19,35 @@ class Feedback:
     """Preferences, for the objective ``preference``; and best against group, for ``best``."""
     advantages: np.ndarray | None = None
     """float32 [batch, step]: group-normalised rewards, for the objective ``grpo``; 0 where a score is missing."""
+    credit: np.ndarray | None = None
+    """float32 [batch, image rows, image columns]: what is added to the advantages of the tokens of each image cell."""
     best: tuple[int, ...] = ()
     """Index of the best rollout of each group with spread, for the objective ``best``."""
     metrics: tuple[tuple[str, float], ...] = ()
     """Figures of the batch: reward and share of groups without spread, over all and, where there are several, per kind of prompt."""
 
 
-def values(scores: Sequence[Score | None]) -> np.ndarray:
-    """Soft scores float64 [n]; NaN where a reward did not apply."""
-    return np.array([np.nan if s is None else s.value for s in scores])
+def values(scores: Sequence[Score | None], strict_mix: float = 0.0) -> np.ndarray:
+    """Scores float64 [n], ``strict_mix`` x strict + (1 - ``strict_mix``) x soft; soft alone where there is no strict score; NaN where a
+    reward did not apply."""
+    return np.array([np.nan if s is None else _mixed(s, strict_mix) for s in scores])
 
 
-def rewards(judgements: Sequence[Judgement], level: str, step_mix: float) -> np.ndarray:
+def _mixed(score: Score, strict_mix: float) -> float:
+    return score.value if score.strict is None else strict_mix * score.strict + (1 - strict_mix) * score.value
+
+
+def rewards(judgements: Sequence[Judgement], level: str, step_mix: float, strict_mix: float = 0.0) -> np.ndarray:
     """Rewards float64 [batch, level]: one column per recorded step and a last one for the final output; the last one alone for ``final``.
 
     The reward of a step is ``step_mix`` x score of its guess + (1 - ``step_mix``) x score of the final output, and the latter alone
     where the guess was not scored: a guess is one noisy completion of the step's canvas, the final output another that also depends
     on later steps. NaN where the final score is missing.
     """
-    final = values([j.final for j in judgements])[:, None]
+    final = values([j.final for j in judgements], strict_mix)[:, None]
     if level == "final":
         return final
-    steps = np.stack([values(j.steps) for j in judgements])
+    steps = np.stack([values(j.steps, strict_mix) for j in judgements])
     return np.concatenate((np.where(np.isnan(steps), final, step_mix * steps + (1 - step_mix) * final), final), axis=1)
 
 
@@ -88,6 +95,26 @@ def normalise(reward: np.ndarray, members: Sequence[np.ndarray], floor: float = 
     return out
 
 
+def relative_credit(judgements: Sequence[Judgement], members: Sequence[np.ndarray]) -> np.ndarray | None:
+    """Credit of each image cell of the final outputs less its mean over the group, float32 [batch, rows, columns]; 0 where there is none.
+
+    None where no output has any. The scalar reward tells a group's outputs apart, the credit their cells: one wrong cell does not count
+    against the fifteen right ones beside it. Raises ValueError for credits on different grids.
+    """
+    found = {i: j.final.credit for i, j in enumerate(judgements) if j.final is not None and j.final.credit is not None}
+    grids = {credit.shape for credit in found.values()}
+    if len(grids) > 1:
+        raise ValueError(f"the reward gives credit on grids of {' and '.join(map(str, sorted(grids)))} cells: it must keep to one")
+    if not grids:
+        return None
+    out = np.zeros((len(judgements), *grids.pop()), np.float32)
+    for index in members:
+        known = [i for i in index if i in found]
+        if known:
+            out[known] = np.stack([found[i] for i in known]) - np.mean([found[i] for i in known], axis=0)
+    return out
+
+
 def balanced(pairs: Sequence[Pair], rollouts: Sequence[Rollout]) -> list[Pair]:
     """The pairs with weights that give every kind of prompt the sum of its prompts that have a pair; within a kind by margin.
 
@@ -113,7 +140,13 @@ def extremes(reward: np.ndarray, index: np.ndarray, keep: int) -> np.ndarray:
 
 
 def prefer(
-    rollouts: Sequence[Rollout], judgements: Sequence[Judgement], arm: ArmSpec, config: PreferConfig, step_mix: float, keep: int
+    rollouts: Sequence[Rollout],
+    judgements: Sequence[Judgement],
+    arm: ArmSpec,
+    config: PreferConfig,
+    step_mix: float,
+    keep: int,
+    strict_mix: float = 0.0,
 ) -> Feedback:
     """What a batch of scored rollouts teaches an arm.
 
@@ -122,16 +155,18 @@ def prefer(
     make as many reward calls learns from as many rollouts.
     """
     members = groups(rollouts)
-    reward = rewards(judgements, arm.reward, step_mix)
+    reward = rewards(judgements, arm.reward, step_mix, strict_mix)
     final = reward[:, -1]
     if np.isnan(final).all():
         raise ValueError(
             f"the reward applied to none of {len(rollouts)} rollouts (prompts {rollouts[0].prompt.id}, ...): it teaches nothing"
         )
     spread = [has_spread(final[i]) for i in members]
-    figures = tuple(_figures(rollouts, judgements, arm, final, members, spread).items())
+    figures = tuple(_figures(rollouts, judgements, arm, values([j.final for j in judgements]), members, spread).items())
     if arm.objective == "grpo":
-        return Feedback(advantages=normalise(reward, members), metrics=figures)
+        credit = relative_credit(judgements, members) if config.credit else None
+        weighed = None if credit is None else config.credit * credit
+        return Feedback(advantages=normalise(reward, members), credit=weighed, metrics=figures)
     if arm.objective == "best":
         best = tuple(int(i[np.nanargmax(final[i])]) for i, informative in zip(members, spread, strict=True) if informative)
         return Feedback(best=best, metrics=figures)

@@ -92,7 +92,7 @@ class Training:
     def prefer(self, batch: Batch) -> Feedback:
         """What the batch teaches this arm."""
         c = self.config
-        return prefer(batch.rollouts, batch.judgements, self.spec, c.prefer, c.reward.step_mix, c.rollout.group)
+        return prefer(batch.rollouts, batch.judgements, self.spec, c.prefer, c.reward.step_mix, c.rollout.group, c.reward.strict_mix)
 
     def learn(self, batch: Batch, feedback: Feedback) -> Figures:
         """One update of the adapter."""

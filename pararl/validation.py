@@ -47,6 +47,8 @@ BOUNDS: dict[str, Bound] = {
     "rollout.gpus": _GPUS,
     "reward.workers": _AT_LEAST_1,
     "reward.step_mix": (">= 0 and <= 1", lambda value: 0 <= value <= 1),
+    "prefer.credit": (">= 0", lambda value: value >= 0),
+    "reward.strict_mix": (">= 0 and <= 1", lambda value: 0 <= value <= 1),
     "prefer.min_margin": _AT_LEAST_0,
     "learner.lr": _POSITIVE,
     "learner.weight_decay": _AT_LEAST_0,
@@ -151,7 +153,7 @@ def _overrides(config: Config) -> list[str]:
         for key, value in own.items():
             name = f"arm.{arm}.{key}"
             if key not in PER_ARM:
-                problems.append(f"{name}: an arm may set learner.*, prefer.* and reward.step_mix only")
+                problems.append(f"{name}: an arm may set learner.*, prefer.* and reward.*_mix only")
             elif key in BOUNDS and (problem := _out_of_range(name, key, value)):
                 problems.append(problem)
     return problems

@@ -2,8 +2,11 @@
 
     python pipelines/pretrain.py tokenizer --out outputs/scenes-mmada
     python pipelines/pretrain.py policy    --out outputs/scenes-mmada
+    python pipelines/pretrain.py slips     --out outputs/scenes-mmada
 
-Both stages show a progress bar, save what they need to go on every few minutes under OUT/.training and resume from there when run again.
+The last stage goes on with data of which a share has a slip (an object or a word that is wrong), as collected data have: a base that has
+seen right outputs only samples nearly all that it knows, and leaves an alignment little to bring out (docs/results.md). All stages show
+a progress bar, save what they need to go on every few minutes under OUT/.training and resume from there when run again.
 """
 
 import sys
@@ -14,7 +17,7 @@ sys.path[:] = [str(ROOT), *(entry for entry in sys.path if Path(entry).resolve()
 
 import argparse
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -25,7 +28,7 @@ from pararl import scenes
 from pararl.quotas import quotas
 from pararl.scenes.pixels import render_cells
 from pararl.stage import Stage
-from pararl.types import KINDS, Kind
+from pararl.types import KINDS, Kind, Output
 from policies.backbones.llada import MMadaConfig, MMadaModelLM
 from policies.image.magvitv2 import MAGVITv2, MAGVITv2Config
 from policies.image.training import tokenizer_loss
@@ -51,17 +54,40 @@ SIZES = {"d_model": 128, "n_layers": 4, "n_heads": 4, "mlp_hidden_size": 384, "m
 # first leaves the objects to the end, where several are drawn at once.
 GUIDED: tuple[Kind, ...] = ("t2i", "edit", "interleaved", "interleaved_edit")
 """Kinds of prompts whose outputs have an image, which guidance is for."""
-MIXTURE: dict[Kind, tuple[int, int]] = {
-    "t2t": (1, 12),
-    "i2t": (1, 3),
-    "t2i": (1, 8),
-    "edit": (1, 3),
-    "interleaved": (1, 8),
-    "interleaved_edit": (1, 14),
-}
-"""Shares of each kind of prompt in the first and in the second half of the training: what is learnt early makes room for the rest."""
 UNSEEN = 10**9
 """Indices from here on are never trained on."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What one stage of the policy is trained with."""
+
+    name: str
+    steps: int
+    lr: float
+    mixture: dict[Kind, tuple[int, int]]
+    """Shares of each kind of prompt in the first and in the second half of the stage."""
+    slips: float = 0.0
+    """Share of the examples whose output has a slip."""
+    first: int = 0
+    """Index of the first example."""
+
+
+POLICY = Recipe(
+    "policy",
+    9000,
+    2e-3,
+    # What is learnt early makes room for the rest.
+    {"t2t": (1, 12), "i2t": (1, 3), "t2i": (1, 8), "edit": (1, 3), "interleaved": (1, 8), "interleaved_edit": (1, 14)},
+)
+SLIPS = Recipe(
+    "slips",
+    1600,
+    1e-3,
+    {"t2t": (9, 9), "i2t": (3, 3), "t2i": (4, 4), "edit": (3, 3), "interleaved": (4, 4), "interleaved_edit": (9, 9)},
+    slips=0.3,
+    first=10**7,
+)
 
 
 def random_cells(count: int, rng: np.random.Generator) -> np.ndarray:
@@ -143,14 +169,27 @@ def measure(policy: MMadaPolicy, kind: Kind, count: int, guidance: float = 0.0) 
 def train_policy(args: argparse.Namespace) -> None:
     """Stage 2: the backbone on all five tasks at once, every kind of prompt in every batch."""
     torch.manual_seed(args.seed)
-    policy = new_policy(args.out)
-    run = Stage(policy.model, args.out / ".training" / "policy", args.steps or 9000, args.lr or 2e-3, args.seed, args.batch)
+    fit(args, new_policy(args.out), POLICY)
+
+
+def train_slips(args: argparse.Namespace) -> None:
+    """Stage 3: the finished policy on examples of which some have a slip."""
+    if not (args.out / "policy.json").exists():
+        raise SystemExit(f"{args.out / 'policy.json'} is missing: run the policy stage first")
+    fit(args, MMadaPolicy.load(args.out), SLIPS)
+
+
+def fit(args: argparse.Namespace, policy: MMadaPolicy, recipe: Recipe) -> None:
+    """Train the policy in one stage, measure it, save it to OUT and record how it was made."""
+    steps, lr = args.steps or recipe.steps, args.lr or recipe.lr
+    run = Stage(policy.model, args.out / ".training" / recipe.name, steps, lr, args.seed, args.batch)
     end = args.stop or run.steps
-    bar = tqdm(total=end, initial=run.step, desc="policy", mininterval=5)
+    bar = tqdm(total=end, initial=run.step, desc=recipe.name, mininterval=5)
     while run.step < end:
         began = time.time()
         policy.model.train()
-        losses = pretrain_step(policy, run, args.seed)
+        counts = quotas({kind: share[2 * run.step >= run.steps] for kind, share in recipe.mixture.items()}, run.batch)
+        losses = pretrain_step(policy, run, counts, recipe.slips, recipe.first + run.step * run.batch)
         run.advance()
         run.seconds += time.time() - began
         bar.update()
@@ -165,33 +204,37 @@ def train_policy(args: argparse.Namespace) -> None:
     scales = {kind: (0.0, 1.0) if kind in GUIDED else (0.0,) for kind in KINDS}
     strict = {f"{kind}, guidance {g}": measure(policy, kind, count, g) for kind in KINDS for g in scales[kind]}
     print(f"ID strict accuracy, {count:,} prompts:", strict)
-    run.record(args.out, "policy", {"id_strict": strict})
+    run.record(args.out, recipe.name, {"id_strict": strict})
 
 
-def pretrain_step(policy: MMadaPolicy, run: Stage, seed: int) -> dict[str, float]:
-    """Add the gradients of one batch to the model, kind by kind, so that only one kind's graph is held; returns the losses."""
-    generator = torch.Generator().manual_seed(seed * 10**6 + run.step)
+def pretrain_step(policy: MMadaPolicy, run: Stage, counts: dict[Kind, int], slips: float, first: int) -> dict[str, float]:
+    """Add the gradients of one batch to the model, kind by kind, so that only one kind's graph is held; returns the losses.
+
+    ``counts`` examples of each kind, the first of them example ``first`` of the pretraining stream; each has a slip with probability
+    ``slips``.
+    """
+    generator = torch.Generator().manual_seed(run.seed * 10**6 + run.step)
     found: dict[str, float] = {}
-    first = run.step * run.batch
-    for kind, count in shares(run).items():
-        made = [scenes.example("pretrain", first + i, seed, *scenes.FORMS[kind]) for i in range(count)]
+    for kind, count in counts.items():
+        made = [scenes.example("pretrain", first + i, run.seed, *scenes.FORMS[kind]) for i in range(count)]
+        outputs = [slipped(example.output, (run.seed, first + i), slips) for i, example in enumerate(made)]
         first += count
-        losses = supervised_loss(policy, [m.prompt for m in made], [m.output for m in made], generator)
+        losses = supervised_loss(policy, [m.prompt for m in made], outputs, generator)
         torch.stack(list(losses.values())).sum().backward()
         found |= {f"{kind} {modality}": loss.item() for modality, loss in losses.items()}
     return found
 
 
-def shares(run: Stage) -> dict[Kind, int]:
-    """How many examples of each kind are in this step's batch."""
-    half = int(2 * run.step >= run.steps)
-    return quotas({kind: share[half] for kind, share in MIXTURE.items()}, run.batch)
+def slipped(output: Output, seed: tuple[int, ...], probability: float) -> Output:
+    """The output, with a slip in it as often as the probability says."""
+    rng = np.random.default_rng(seed)
+    return scenes.slip(output, rng) if rng.random() < probability else output
 
 
 def main() -> None:
-    """Run one stage."""
+    """Run one recipe."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=("tokenizer", "policy"))
+    parser.add_argument("stage", choices=("tokenizer", "policy", "slips"))
     parser.add_argument("--out", type=Path, default=Path("outputs/scenes-mmada"), help="directory of the checkpoint")
     parser.add_argument("--steps", type=int, default=0, help="optimiser steps; 0 = the recipe's")
     parser.add_argument("--stop", type=int, default=0, help="end after so many steps of that schedule; 0 = at its end")
@@ -204,12 +247,12 @@ def main() -> None:
     )
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
-    args.batch = args.batch or {"tokenizer": 16, "policy": 96}[args.stage]
-    if args.stage == "policy" and args.batch < len(KINDS):
-        raise SystemExit(f"--batch {args.batch}: a batch of the policy stage holds every kind of prompt, at least {len(KINDS)} examples")
+    args.batch = args.batch or (16 if args.stage == "tokenizer" else 96)
+    if args.stage != "tokenizer" and args.batch < len(KINDS):
+        raise SystemExit(f"--batch {args.batch}: a batch of the policy holds every kind of prompt, at least {len(KINDS)} examples")
     args.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(args.threads)
-    (train_tokenizer if args.stage == "tokenizer" else train_policy)(args)
+    {"tokenizer": train_tokenizer, "policy": train_policy, "slips": train_slips}[args.stage](args)
 
 
 if __name__ == "__main__":

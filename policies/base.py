@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pararl.types import MODALITIES, Modality, Output, Prompt, Rollout, Task
+from pararl.types import MODALITIES, Modality, Output, Prompt, Rollout, Segment, Task
 from policies.sampling.schedules import Decoding
 
 
@@ -87,6 +87,8 @@ class Policy(ABC):
 
     tasks: tuple[Task, ...]
     """What this checkpoint was trained for."""
+    grid: tuple[int, int]
+    """Rows and columns of the tokens of an image, in raster order."""
     sampling: Sampling
     """How this checkpoint is best sampled; what ``sample`` uses when nothing else is asked for."""
 
@@ -120,6 +122,10 @@ class Policy(ABC):
     @abstractmethod
     def step_tokens(self, rollouts: Sequence[Rollout], steps: Sequence[Sequence[int]]) -> dict[Modality, StepTokens]:
         """Conditionals of the tokens that each rollout committed at its given steps (equally many for all), differentiable."""
+
+    def fill(self, segment: Segment) -> np.ndarray:
+        """Which tokens of a segment mean nothing, bool [n], such as those behind the end of a text; none unless the policy says so."""
+        return np.zeros(len(segment.tokens), bool)
 
     @abstractmethod
     def canary(self) -> Tensor:

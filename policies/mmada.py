@@ -75,6 +75,7 @@ class MMadaPolicy(Policy):
         self.images = images.eval().requires_grad_(False)
         self.settings = settings
         self.tasks = settings.tasks
+        self.grid = settings.grid
         self.sampling = Sampling(steps=settings.steps, choice_temperature=settings.choice_temperature)
         specials = settings.specials
         others = {i for i in tokenizer.all_special_ids if i is not None} | set(asdict(specials).values())
@@ -382,6 +383,11 @@ class MMadaPolicy(Policy):
             shape = (batch, count, len(span))
             out[span.modality] = StepTokens(logp.view(shape), committed.view(shape), (behaviour * committed).view(shape))
         return out
+
+    def fill(self, segment: Segment) -> np.ndarray:
+        """Behind the first end token of a text."""
+        ends = segment.tokens == (self.settings.specials.eos if segment.modality == "text" else -1)
+        return ends.cumsum() > ends
 
     @torch.no_grad()
     def canary(self) -> Tensor:

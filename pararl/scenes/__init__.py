@@ -41,6 +41,7 @@ from pararl.scenes.questions import QUESTION_KINDS
 from pararl.scenes.records import read_jsonl, write_jsonl
 from pararl.scenes.scoring import check, input_scene, score
 from pararl.scenes.sentences import parse_caption
+from pararl.scenes.slips import slip
 from pararl.scenes.spec import write_spec
 from pararl.scenes.splits import HELD_PAIRS, SPLITS, Draft, draft, random_stream
 from pararl.scenes.text_tasks import TEXTS
@@ -74,6 +75,7 @@ __all__ = [
     "render",
     "render_batch",
     "score",
+    "slip",
     "splits",
     "write_jsonl",
 ]

@@ -13,7 +13,6 @@ import numpy as np
 
 from pararl.scenes.pixels import render
 from pararl.scenes.scoring import check_spec, input_scene
-from pararl.scenes.spec import check_any_class
 from pararl.types import Prompt, Task
 
 _OWN = ("id", "task", "prompt", "split")
@@ -33,10 +32,10 @@ def _input_image(task: Task, spec: Mapping[str, Any]) -> np.ndarray | None:
     return None if scene is None else render(scene)
 
 
-def from_record(record: Any, default_id: str, any_class: bool = False) -> Prompt:
+def from_record(record: Any, default_id: str) -> Prompt:
     """The prompt of one line. GenEval's own records lack id, task and split: they get ``default_id``, ``t2i`` and ``user``.
 
-    Raises ValueError when the record is not one of this world; with ``any_class`` the classes and colours of a t2i record may be any words.
+    Raises ValueError when the record is not one of this world.
     """
     if not isinstance(record, dict):
         raise ValueError(f"a record must be a JSON object, got {type(record).__name__}")
@@ -46,10 +45,7 @@ def from_record(record: Any, default_id: str, any_class: bool = False) -> Prompt
     if task not in get_args(Task):
         raise ValueError(f"unknown task {task!r}: use one of {', '.join(get_args(Task))}")
     spec = {key: value for key, value in record.items() if key not in _OWN}
-    if any_class and task == "t2i":
-        check_any_class(spec)
-    else:
-        check_spec(task, spec)
+    check_spec(task, spec)
     return Prompt(str(record.get("id", default_id)), task, text, spec, str(record.get("split", "user")), _input_image(task, spec))
 
 
@@ -66,11 +62,9 @@ def write_jsonl(path: str | Path, prompts: Iterable[Prompt]) -> None:
         part.unlink(missing_ok=True)
 
 
-def read_jsonl(path: str | Path, any_class: bool = False) -> list[Prompt]:
+def read_jsonl(path: str | Path) -> list[Prompt]:
     """The prompts of a file; empty lines are skipped.
 
-    ``any_class``: read t2i records whose classes and colours are not of this world as well, such as GenEval's own
-    ``evaluation_metadata.jsonl``. The scene world can neither draw nor score those: they need another policy and another reward.
     Raises ValueError that names file and line for a bad record or a second prompt of the same id, and when there is no prompt at all.
     """
     prompts: list[Prompt] = []
@@ -80,7 +74,7 @@ def read_jsonl(path: str | Path, any_class: bool = False) -> list[Prompt]:
             if not line.strip():
                 continue
             try:
-                prompt = from_record(json.loads(line), default_id=f"line-{number}", any_class=any_class)
+                prompt = from_record(json.loads(line), default_id=f"line-{number}")
             except ValueError as error:
                 raise ValueError(f"{path}, line {number}: {error}") from error
             if prompt.id in lines:

@@ -132,20 +132,6 @@ def read_spec(spec: Mapping[str, Any]) -> Requirement:
     )
 
 
-def check_any_class(spec: Mapping[str, Any]) -> None:
-    """Raise ValueError that names the entry when a record is not of GenEval's form; its classes and colours may be any words."""
-    include, exclude = _asked(spec)
-    for key, entries in (("include", include), ("exclude", exclude)):
-        for i, entry in enumerate(entries):
-            for name in ("class", "color"):
-                value = entry.get(name, "" if name == "class" else None)
-                if value is not None and (not isinstance(value, str) or not value.strip()):
-                    raise ValueError(f"spec {key}[{i}]: {name} must be a word or words, got {value!r}")
-            _count(entry, f"{key}[{i}]")
-    for i, entry in enumerate(include):
-        _position(entry, i)
-
-
 def _asked(spec: Mapping[str, Any]) -> tuple[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]]:
     include, exclude = _entries(spec, "include"), _entries(spec, "exclude")
     if not include and not exclude:

@@ -12,10 +12,11 @@ import policies
 from pararl import adapter, scenes
 from pararl.arms import ARM_SPECS, ArmSpec
 from pararl.config import Arm, LearnerConfig, PreferConfig
-from pararl.learner import Learner, Table, kl_figures, step_table
+from pararl.learner import Learner, Table, kl_figures, longest, step_table
 from pararl.prefer import Feedback, prefer
 from pararl.types import KINDS, MODALITIES, TASKS, Judgement, Prompt, Rollout, Score, Segment, Task
 from policies import Policy, Sampling
+from policies.text import word_tokenizer
 
 SAMPLING = Sampling(steps=4, recorded=2, temperature=1.0)
 CONFIG = LearnerConfig(lr=1e-2, beta=1.0, reference_every=0)
@@ -64,6 +65,13 @@ def adapter_of(learner: Learner) -> torch.Tensor:
     return torch.cat([x.flatten() for x in adapter.tensors(learner.peft).values()]).clone()
 
 
+def length(segment: Segment) -> int:
+    """Tokens of a segment up to and with its end."""
+    end = word_tokenizer(scenes.VOCABULARY)[1].eos
+    tokens = segment.tokens.tolist()
+    return tokens.index(end) + 1 if segment.modality == "text" and end in tokens else len(tokens)
+
+
 @pytest.mark.parametrize("tasks", [*([pair] for pair in ALL_TASKS), ALL_TASKS], ids=[*(f"{t}-{s}" for t, s in ALL_TASKS), "mixed"])
 def test_ratio_of_every_rollout_token_is_one_after_a_sync(tiny_policy_dir: Path, tasks: list[tuple[Task, bool]]) -> None:
     learner = make(tiny_policy_dir)
@@ -77,7 +85,8 @@ def test_ratio_of_every_rollout_token_is_one_after_a_sync(tiny_policy_dir: Path,
     for i, rollout in enumerate(fresh):
         for m, modality in enumerate(MODALITIES):
             own = rollout.segment(modality)
-            tokens = np.array([0 if own is None else int((own.commit_step == step).sum()) for step in rollout.recorded])
+            meant: np.ndarray = np.empty(0) if own is None else own.commit_step[: length(own)]
+            tokens = np.array([np.sum(meant == step) for step in rollout.recorded])
             assert np.array_equal(table.committed[i, :, m].sum(-1).numpy(), tokens)
     assert torch.allclose(table.logprob, table.behaviour, atol=2e-5)
     base = make(tiny_policy_dir)
@@ -150,7 +159,7 @@ def test_an_update_raises_what_it_prefers(tiny_policy_dir: Path, arm: Arm) -> No
     def preference() -> float:
         with torch.no_grad():
             table = step_table(learner.policy, rollouts)
-        loglik = table.mean(table.logprob).sum(-1).mean(1).numpy()
+        loglik = table.levels(table.logprob)[:, -1].sum(-1).numpy()
         return float(sum(((value[g] - value[g].mean()) * loglik[g]).sum() for g in groups))
 
     before = preference()
@@ -246,17 +255,44 @@ def test_grpo_gives_every_modality_its_own_mean_and_weight(tiny_policy_dir: Path
         for m, modality in enumerate(MODALITIES):
             gains = []
             for i in used:
-                for s in range(len(rollouts[i].recorded)):
+                steps = [s for s in range(len(rollouts[i].recorded)) if table.committed[i, s, m].any()]
+                gains += [0.0] if steps else []
+                for s in steps:
                     here = table.committed[i, s, m]
                     ratio = (table.logprob[i, s, m] - table.behaviour[i, s, m])[here].exp().double().numpy()
                     advantage = float(feedback.advantages[i, s])
-                    gains.append(np.minimum(ratio * advantage, ratio.clip(0.8, 1.2) * advantage).mean() if len(ratio) else 0.0)
+                    gains[-1] += np.minimum(ratio * advantage, ratio.clip(0.8, 1.2) * advantage).mean() / len(steps)
             expected[modality] = -float(np.mean(gains))
         assert figures["preference/loss"] == pytest.approx(weights[0] * expected["text"] + weights[1] * expected["image"], abs=1e-5)
         found[weights] = figures
         assert {f"preference/{name}_{m}" for name in ("ratio", "clipped") for m in MODALITIES} <= figures.keys()
     both = 2 * gradients[(1.0, 0.0)] + 0.5 * gradients[(0.0, 1.0)]
     assert (both - gradients[(2.0, 0.5)]).norm() < 1e-4 * both.norm() > 0
+
+
+def test_credit_moves_the_tokens_of_its_cells_alone(tiny_policy_dir: Path) -> None:
+    """Without any other advantage, an update with credit at one quarter of the image is one on the tokens of that quarter."""
+    learner = make(tiny_policy_dir, "pararl_grpo", replace(CONFIG, clip_norm=1e9))
+    rollouts = sample(learner)
+    credit = np.zeros((len(rollouts), 2, 2), np.float32)
+    credit[3, 0, 1] = 0.7
+    width = 2 + longest(rollouts)
+    tokens = learner._token_credit(credit, width)
+    assert tokens.shape == (len(rollouts), width) and tokens[3, :16].reshape(4, 4)[:2, 2:].eq(0.7).all() and tokens.count_nonzero() == 4
+    nothing = np.zeros((len(rollouts), len(rollouts[0].recorded) + 1), np.float32)
+    figures = learner.update(rollouts, Feedback(advantages=nothing, credit=credit))
+    got = torch.cat([p.grad.flatten() for p in learner.parameters if p.grad is not None])
+    # The same by hand: the mean of the quarter's tokens over those committed at a step, over the steps that committed any.
+    other = make(tiny_policy_dir, "pararl_grpo")
+    table = step_table(other.policy, [rollouts[3]])
+    image = MODALITIES.index("image")
+    here = table.committed[0, :, image, :16]
+    per_step = ((table.logprob - table.behaviour.detach())[0, :, image, :16].exp() * tokens[3, :16] * here).sum(-1)
+    loss = -(per_step / here.sum(-1).clamp_min(1)).sum() / here.any(-1).sum()
+    loss.backward()
+    expected = torch.cat([p.grad.flatten() for p in other.parameters if p.grad is not None])
+    assert figures["preference/loss"] == pytest.approx(loss.item(), abs=1e-5) and expected.norm() > 0
+    assert (got - expected).norm() < 1e-4 * expected.norm()
 
 
 def test_the_kl_to_the_base_is_estimated_on_rollouts_of_every_kind(tiny_policy_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,19 +43,22 @@ def test_equal_weights_give_the_mean_sigmoid_loss_that_trl_documents() -> None:
 @pytest.mark.parametrize("clip", [0.1, 0.3])
 def test_clipped_loss_is_equation_3_written_with_loops(clip: float) -> None:
     g = torch.Generator().manual_seed(3)
-    new, old = torch.randn(3, 2, 5, generator=g) * 0.3 - 1, torch.randn(3, 2, 5, generator=g) * 0.3 - 1
-    committed = torch.rand(3, 2, 5, generator=g) < 0.5
+    new, old = torch.randn(4, 2, 5, generator=g) * 0.3 - 1, torch.randn(4, 2, 5, generator=g) * 0.3 - 1
+    committed = torch.rand(4, 2, 5, generator=g) < 0.5
     committed[0, 0] = False
-    advantage = torch.randn(3, 2, generator=g)
-    loss, figures = clipped_loss(new, old, advantage, committed, clip)
+    committed[3] = False
+    advantage = torch.randn(4, 2, generator=g)
+    loss, figures = clipped_loss(new, old, advantage[..., None], committed, clip)
     total = 0.0
     for i in range(3):
         for t in range(2):
             tokens = [k for k in range(5) if committed[i, t, k]]
             for k in tokens:
                 r, a = math.exp(new[i, t, k] - old[i, t, k]), advantage[i, t].item()
-                total += min(r * a, min(max(r, 1 - clip), 1 + clip) * a) / len(tokens)
-    assert loss.item() == pytest.approx(-total / 6, rel=1e-5)
+                # Rollout 0 has one step that committed something, rollouts 1 and 2 have two.
+                total += min(r * a, min(max(r, 1 - clip), 1 + clip) * a) / len(tokens) / (1 if i == 0 else 2)
+    assert committed[1:3].any(-1).all() and committed[0, 1].any()
+    assert loss.item() == pytest.approx(-total / 3, rel=1e-5)
     assert 0 < figures["preference/clipped"] < 1
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from pararl.arms import ARM_SPECS
 from pararl.config import PreferConfig
-from pararl.prefer import extremes, groups, normalise, prefer, rewards, select_pairs, without_spread
+from pararl.prefer import extremes, groups, normalise, prefer, relative_credit, rewards, select_pairs, without_spread
 from pararl.types import Judgement, Output, Prompt, Rollout, Score
 
 A, B = Prompt("a", "t2i", "x"), Prompt("b", "t2i", "y")
@@ -46,6 +46,20 @@ def test_step_rewards_mix_guess_and_final_output() -> None:
     assert rewards([judged(1.0, 0.2, None)], "final", 0.75).tolist() == [[1.0]]
 
 
+def test_strict_scores_part_what_soft_scores_hardly_tell_apart() -> None:
+    right, nearly = judged(1.0, 0.97, None), judged(0.97, 1.0, None)
+    assert rewards([right, nearly], "final", 0.5, strict_mix=0.5).tolist() == [[1.0], [pytest.approx(0.485)]]
+    mixed = rewards([right, nearly], "step", 0.5, strict_mix=0.5)
+    assert mixed[0, 0] == pytest.approx(0.5 * 0.485 + 0.5) and mixed[1, 0] == pytest.approx(0.5 * 1.0 + 0.5 * 0.485)
+    plain = Judgement(Score(0.8))
+    assert rewards([plain], "final", 0.5, strict_mix=0.5).tolist() == [[0.8]], "a reward without strict scores keeps its own"
+    rollouts = [rollout(A, i) for i in range(3)]
+    judgements = [judged(1.0), judged(0.97), judged(0.3)]
+    feedback = prefer(rollouts, judgements, ARM_SPECS["output"], PreferConfig(balance=False), 0.5, keep=8, strict_mix=0.5)
+    assert {(p.chosen, p.rejected): round(p.margin, 3) for p in feedback.pairs} == {(0, 1): 0.515, (0, 2): 0.85, (1, 2): 0.335}
+    assert dict(feedback.metrics)["reward/mean"] == pytest.approx((1.0 + 0.97 + 0.3) / 3), "what is logged stays the soft score"
+
+
 def test_step_pairs_name_their_step_and_final_pairs_none() -> None:
     rollouts = [rollout(A, 0), rollout(A, 1)]
     judgements = [judged(1.0, 0.2, 0.6), judged(0.0, 0.9, 0.6)]
@@ -59,6 +73,23 @@ def test_advantages_are_group_normalised_per_step_and_zero_without_spread() -> N
     part = reward[:3, 0]
     assert np.allclose(out[:3, 0], (part - part.mean()) / part.std())
     assert not out[:, 1].any() and out[3, 0] == 0 and np.isfinite(out).all()
+
+
+def test_credit_of_a_cell_is_what_it_has_more_than_the_group_has_there() -> None:
+    def credited(*cells: float) -> Judgement:
+        return Judgement(Score(0.5, False, credit=np.array(cells, np.float32).reshape(1, 2)))
+
+    rollouts = [rollout(A, 0), rollout(A, 1), rollout(A, 2), rollout(B, 0), rollout(B, 1)]
+    judgements = [credited(1, -1), credited(1, 1), Judgement(Score(0.1)), credited(-1, 0), credited(-1, 1)]
+    found = relative_credit(judgements, groups(rollouts))
+    assert found is not None and found.shape == (5, 1, 2)
+    assert found[:, 0].tolist() == [[0, -1], [0, 1], [0, 0], [0, -0.5], [0, 0.5]]
+    assert relative_credit([judged(1.0)], [np.array([0])]) is None
+    feedback = prefer(rollouts, judgements, ARM_SPECS["pararl_grpo"], PreferConfig(credit=0.5), 0.5, keep=8)
+    assert feedback.credit is not None and np.array_equal(feedback.credit, 0.5 * found)
+    assert prefer(rollouts, judgements, ARM_SPECS["pararl_grpo"], PreferConfig(), 0.5, keep=8).credit is None
+    with pytest.raises(ValueError, match="grids of"):
+        relative_credit([credited(1, 1), Judgement(Score(0.5, credit=np.zeros((2, 2), np.float32)))], [np.arange(2)])
 
 
 def test_extremes_keeps_the_best_and_the_worst() -> None:

@@ -106,6 +106,20 @@ def test_step_likelihoods_are_means_over_the_committed_tokens(policy: MMadaPolic
     assert idle > 0, "steps at which a modality rests are among them"
 
 
+def test_fill_is_what_stands_behind_the_first_end_of_a_text(policy: MMadaPolicy) -> None:
+    (rollout,) = rollouts(policy, SPOKEN[0])[:1]
+    segment = next(s for s in rollout.segments if s.modality == "text")
+    word, end = int(policy.encode_text("red")[0]), policy.settings.specials.eos
+    for tokens, expected in (
+        ([word, end, end, word], [False, False, True, True]),
+        ([end, end, end, end], [False, True, True, True]),
+        ([word, word, word, end], [False] * 4),
+        ([word] * 4, [False] * 4),
+    ):
+        assert policy.fill(replace(segment, tokens=np.array(tokens))).tolist() == expected
+        assert not policy.fill(replace(segment, modality="image", tokens=np.array(tokens))).any(), "an image has no end"
+
+
 # ---- ELBO
 
 
