@@ -168,6 +168,8 @@ def measure(policy: MMadaPolicy, kind: Kind, count: int, guidance: float = 0.0) 
 
 def train_policy(args: argparse.Namespace) -> None:
     """Stage 2: the backbone on all five tasks at once, every kind of prompt in every batch."""
+    if (args.out / "slips.png").exists():
+        raise SystemExit(f"{args.out} holds a policy that the slips stage has finished: give another --out, it would be overwritten")
     torch.manual_seed(args.seed)
     fit(args, new_policy(args.out), POLICY)
 

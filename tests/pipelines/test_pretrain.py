@@ -43,6 +43,8 @@ def test_a_resumed_training_ends_where_a_straight_one_does(tmp_path: Path) -> No
     assert facts["policy"]["steps"] == 4 and [row["step"] for row in facts["policy"]["curve"]] == [2, 4]
     assert facts["tokenizer"]["result"]["scenes"] == 8
     pretrain("slips", stopped, "--steps", "2")
+    again = subprocess.run([*script, "--out", str(stopped)], text=True, capture_output=True, timeout=200, check=False)
+    assert again.returncode != 0 and "would be overwritten" in again.stderr
     changed_by_it = load_file(stopped / "model.safetensors")
     assert not torch.equal(changed_by_it["model.transformer.blocks.0.attn_out.weight"], one["model.transformer.blocks.0.attn_out.weight"])
     assert json.loads((stopped / "training.json").read_text()).keys() == {"tokenizer", "policy", "slips"}
