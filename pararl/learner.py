@@ -144,7 +144,9 @@ class Learner:
         """Indices of the rollouts that the loss needs, increasing."""
         if feedback.advantages is not None:
             teaches = feedback.advantages.any(1)
-            return np.flatnonzero(teaches if feedback.credit is None else teaches | feedback.credit.any((1, 2))).tolist()
+            if feedback.credit is not None:
+                teaches |= feedback.credit.any((1, 2))
+            return sorted({*np.flatnonzero(teaches).tolist(), *(i for i, words in feedback.words.items() if words.any())})
         return sorted({i for p in feedback.pairs for i in (p.chosen, p.rejected)} | set(feedback.best))
 
     def _backward(self, rollouts: list[Rollout], feedback: Feedback, place: dict[int, int]) -> tuple[float, Figures]:
@@ -166,7 +168,7 @@ class Learner:
             whole = Table(torch.cat(parts), behaviour, committed)
             reference = torch.cat(references) if references else whole.behaviour
             if self.arm.objective == "grpo":
-                return self._grpo(whole, reference, feedback, list(place))
+                return self._grpo(whole, reference, feedback, list(place), self._word_credit(rollouts, feedback, list(place), width))
             levels = self._weigh(whole.levels(whole.logprob))
             if self.arm.objective == "best":
                 return likelihood_loss(levels[:, -1])
@@ -239,7 +241,7 @@ class Learner:
             figures["preference/nll"] = anchor.item()
         return loss, figures
 
-    def _grpo(self, table: Table, reference: Tensor, feedback: Feedback, used: list[int]) -> tuple[Tensor, Figures]:
+    def _grpo(self, table: Table, reference: Tensor, feedback: Feedback, used: list[int], words: Tensor) -> tuple[Tensor, Figures]:
         """Eq. 3 on the recorded steps of each modality, each step with its own advantage; the last column, that of the final output
         alone, has no tokens. Modalities are normalised by their own tokens and weighed, so that the longer does not swamp the shorter."""
         assert feedback.advantages is not None
@@ -253,6 +255,8 @@ class Learner:
             advantage = advantages[:, :-1, None]
             if modality == "image" and feedback.credit is not None:
                 advantage = advantage + self._token_credit(feedback.credit[used], logprob.shape[-1])[:, None]
+            elif modality == "text":
+                advantage = advantage + words[:, None]
             part, more = clipped_loss(logprob, behaviour, advantage, committed, self.config.clip_ratio)
             if self.config.kl:
                 penalty = k3(logprob, reference[:, :, m], committed)
@@ -270,6 +274,18 @@ class Learner:
         out = np.zeros((len(credit), width), np.float32)
         tokens = credit[:, cell_rows[:, None], cell_columns[None]].reshape(len(credit), -1)[:, :width]
         out[:, : tokens.shape[1]] = tokens
+        return torch.from_numpy(out).to(self.policy.device)
+
+    def _word_credit(self, rollouts: Sequence[Rollout], feedback: Feedback, used: Sequence[int], width: int) -> Tensor:
+        """Credit of every text token, float32 [batch, width], from that of the words that they belong to; 0 where there is none."""
+        out = np.zeros((len(rollouts), width), np.float32)
+        for row, (rollout, index) in enumerate(zip(rollouts, used, strict=True)):
+            text, words = rollout.segment("text"), feedback.words.get(index)
+            if text is not None and words is not None and len(words):
+                place = self.policy.words(text)
+                if len(words) <= place.max():
+                    raise ValueError(f"the reward gives credit for {len(words)} words of {rollout.output.text!r}: it must give one each")
+                out[row, : len(place)] = np.where(place < 0, 0, words[place])
         return torch.from_numpy(out).to(self.policy.device)
 
     def _reference_table(self, rollouts: list[Rollout], width: int) -> Tensor:

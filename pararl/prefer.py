@@ -1,8 +1,8 @@
 """From scored groups to what a learner learns from: pairs, advantages or the best of each group. Pure functions of numbers."""
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -21,6 +21,8 @@ class Feedback:
     """float32 [batch, step]: group-normalised rewards, for the objective ``grpo``; 0 where a score is missing."""
     credit: np.ndarray | None = None
     """float32 [batch, image rows, image columns]: what is added to the advantages of the tokens of each image cell."""
+    words: Mapping[int, np.ndarray] = field(default_factory=dict)
+    """Likewise by index in the batch float32 [words]: what is added to those of the tokens of each word."""
     best: tuple[int, ...] = ()
     """Index of the best rollout of each group with spread, for the objective ``best``."""
     metrics: tuple[tuple[str, float], ...] = ()
@@ -115,6 +117,20 @@ def relative_credit(judgements: Sequence[Judgement], members: Sequence[np.ndarra
     return out
 
 
+def relative_words(judgements: Sequence[Judgement], members: Sequence[np.ndarray]) -> dict[int, np.ndarray]:
+    """Credit of each word of the final outputs that has any, less the mean of those of its group, by index in the batch.
+
+    Texts of a group differ in length and order, so there is no mean at a place; words without credit keep 0.
+    """
+    out: dict[int, np.ndarray] = {}
+    for index in members:
+        known = {int(i): final.words for i in index if (final := judgements[i].final) is not None and final.words is not None}
+        told = [words[words != 0] for words in known.values()]
+        mean = np.concatenate(told).mean() if any(map(len, told)) else 0.0
+        out |= {i: np.where(words != 0, words - mean, 0).astype(np.float32) for i, words in known.items()}
+    return out
+
+
 def balanced(pairs: Sequence[Pair], rollouts: Sequence[Rollout]) -> list[Pair]:
     """The pairs with weights that give every kind of prompt the sum of its prompts that have a pair; within a kind by margin.
 
@@ -166,7 +182,8 @@ def prefer(
     if arm.objective == "grpo":
         credit = relative_credit(judgements, members) if config.credit else None
         weighed = None if credit is None else config.credit * credit
-        return Feedback(advantages=normalise(reward, members), credit=weighed, metrics=figures)
+        words = {i: config.credit * w for i, w in relative_words(judgements, members).items()} if config.credit else {}
+        return Feedback(advantages=normalise(reward, members), credit=weighed, words=words, metrics=figures)
     if arm.objective == "best":
         best = tuple(int(i[np.nanargmax(final[i])]) for i, informative in zip(members, spread, strict=True) if informative)
         return Feedback(best=best, metrics=figures)

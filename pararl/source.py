@@ -117,7 +117,7 @@ class Source:
             batch = self._sample(update, 0)
             seconds += (batch.rollout_seconds, batch.reward_seconds)
             rollouts += [checkpoint.without_outputs(r) for r in batch.rollouts]
-            judgements += [replace(j, final=j.final and replace(j.final, atoms=(), credit=None)) for j in batch.judgements]
+            judgements += [replace(j, final=j.final and replace(j.final, atoms=(), credit=None, words=None)) for j in batch.judgements]
             if update % max(1, updates // 5) == 0:
                 self.say(f"sampled {len(rollouts)} rollouts of the base once, {update}/{updates} batches")
         checkpoint.save_rollouts(self.store, rollouts, judgements)

@@ -129,6 +129,8 @@ class Score:
     atoms: tuple[Atom, ...] = ()
     credit: np.ndarray | None = None
     """float32 [image rows, image columns] of the scorer's own grid in [-1, 1]: +1 matches, -1 contradicts, 0 neutral."""
+    words: np.ndarray | None = None
+    """float32 [words], the same of each word of the output's text, words being parted by white space."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,6 +127,11 @@ class Policy(ABC):
         """Which tokens of a segment mean nothing, bool [n], such as those behind the end of a text; none unless the policy says so."""
         return np.zeros(len(segment.tokens), bool)
 
+    def words(self, segment: Segment) -> np.ndarray:
+        """Which word of a text, parted by white space, each of its tokens belongs to, int64 [n]; -1 where to none, and for all tokens of a
+        policy that does not say."""
+        return np.full(len(segment.tokens), -1)
+
     @abstractmethod
     def canary(self) -> Tensor:
         """Logits of a small fixed batch, float32: what tells whether an adapter changes the model's output."""

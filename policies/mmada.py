@@ -389,6 +389,13 @@ class MMadaPolicy(Policy):
         ends = segment.tokens == (self.settings.specials.eos if segment.modality == "text" else -1)
         return ends.cumsum() > ends
 
+    def words(self, segment: Segment) -> np.ndarray:
+        """Counted in what the tokens up to each one decode to."""
+        ids = segment.tokens.tolist()
+        end = ids.index(self.settings.specials.eos) if self.settings.specials.eos in ids else len(ids)
+        counts = [len(self.decode_text(ids[: i + 1]).split()) for i in range(end)]
+        return np.array(counts + [0] * (len(ids) - end)) - 1
+
     @torch.no_grad()
     def canary(self) -> Tensor:
         task = "t2i" if "t2i" in self.settings.tasks else self.settings.tasks[0]

@@ -3,6 +3,8 @@
 ``red circle a1 ; blue square c4 .`` lists the objects in raster order; the empty scene is a lone ``.``.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from pararl.scenes.world import CELL_NAMES, COLOURS, EMPTY, GRID, SHAPES, Scene, kind
@@ -15,6 +17,23 @@ def plan_text(scene: Scene) -> str:
     """The plan of a scene: at most 4 words an object, 24 for six objects."""
     objects = [f"{COLOURS[c]} {SHAPES[s]} {CELL_NAMES[row * GRID + column]}" for s, c, row, column in scene.objects()]
     return " ; ".join(objects) + " ." if objects else "."
+
+
+def phrase_credit(scene: Scene, credit: np.ndarray, wanted: Sequence[int] | None = None) -> np.ndarray:
+    """Credit of each word of ``plan_text(scene)``, float32 [words]: of a phrase that of its cell in ``credit`` [4, 4], of ``;`` and ``.``
+    0.
+
+    ``wanted``: what the cells should hold; where a cell should hold another object, the colour or the shape that is right is not blamed.
+    """
+    words: list[float] = []
+    for s, c, row, column in scene.objects():
+        value = float(credit[row, column])
+        target = EMPTY if wanted is None else wanted[row * GRID + column]
+        phrase = [value, value, value, 0.0]
+        if value < 0 and target >= 0:
+            phrase = [value * (target % len(COLOURS) != c), value * (target // len(COLOURS) != s), 0.0, 0.0]
+        words += phrase
+    return np.array(words or [0.0], np.float32)
 
 
 def parse_plan(text: str) -> Scene | None:

@@ -1,13 +1,15 @@
 """One score for the output of any task, from the spec of its prompt."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from pararl.scenes.captions import check_caption
 from pararl.scenes.changes import Change, read_changes, read_source
 from pararl.scenes.edit_verify import UNREADABLE, Outcome, edit_atoms, edit_credit, judge
 from pararl.scenes.pixels import Parsed, parse
-from pararl.scenes.plans import parse_plan
+from pararl.scenes.plans import parse_plan, phrase_credit
 from pararl.scenes.rewording import check_rewording, read_text
 from pararl.scenes.spec import read_spec
 from pararl.scenes.verify import align, verify, verify_plan
@@ -53,9 +55,12 @@ def check(spec: Mapping[str, Any], seen: Scene | Parsed, plan: str | None = None
         return check_edit(spec, seen, plan)
     need = read_spec(spec)
     findings = verify(need, seen)
+    words = None
     if plan is not None:
-        verify_plan(findings, need, seen, parse_plan(plan))
-    return Score(findings.value, findings.strict, tuple(findings.atoms), findings.credit)
+        planned = parse_plan(plan)
+        credit = verify_plan(findings, need, seen, planned)
+        words = None if planned is None or credit is None else phrase_credit(planned, credit)
+    return Score(findings.value, findings.strict, tuple(findings.atoms), findings.credit, words)
 
 
 def check_edit(spec: Mapping[str, Any], seen: Scene | Parsed, plan: str | None = None) -> Score:
@@ -72,29 +77,34 @@ def check_edit(spec: Mapping[str, Any], seen: Scene | Parsed, plan: str | None =
     unreadable = [CELL_NAMES[place] for place, value in enumerate(cells) if value == UNREADABLE]
     reason = f"unreadable cells {', '.join(unreadable)}" if unreadable else ""
     atoms = [*edit_atoms(outcome, source, made, cells), Atom("every cell is readable", "validity", not unreadable, reason)]
-    value, strict = outcome.value, outcome.exact
+    value, strict, words = outcome.value, outcome.exact, None
     if plan is not None:
-        plan_value, plan_atoms = _check_edit_plan(source, made, seen, outcome, plan)
+        plan_value, plan_atoms, words = _check_edit_plan(source, made, seen, outcome, plan)
         atoms += plan_atoms
         value = (value + plan_value) / 3
         strict = strict and all(atom.passed for atom in plan_atoms)
-    return Score(value, strict, tuple(atoms), edit_credit(outcome, source, made, cells))
+    return Score(value, strict, tuple(atoms), edit_credit(outcome, source, made, cells), words)
 
 
 def _check_edit_plan(
     source: list[int], made: tuple[Change, ...], seen: Scene | Parsed, outcome: Outcome, plan: str
-) -> tuple[float, list[Atom]]:
-    """The sum of the soft values of ``plan`` and ``output_alignment``, and their atoms."""
+) -> tuple[float, list[Atom], np.ndarray | None]:
+    """The sum of the soft values of ``plan`` and ``output_alignment``, their atoms, and the credit of the plan's words."""
     planned = parse_plan(plan)
     statements = ("the plan is the edited scene", "plan"), ("plan and image agree", "output_alignment")
     if planned is None:
-        return 0.0, [Atom(*statement, False, "the plan does not parse") for statement in statements]
+        return 0.0, [Atom(*statement, False, "the plan does not parse") for statement in statements], None
     cells = cells_of(planned)
     own = judge(source, made, cells)
     why = "; ".join(atom.reason for atom in edit_atoms(own, source, made, cells) if not atom.passed)
     agreement, agree, reason = align(seen, planned)
     value = own.value + (agreement or 0.0) * (outcome.value + own.value) / 2
-    return value, [Atom(*statements[0], own.exact, why), Atom(*statements[1], agree, reason)]
+    return value, [Atom(*statements[0], own.exact, why), Atom(*statements[1], agree, reason)], _edit_words(own, source, made, planned)
+
+
+def _edit_words(outcome: Outcome, source: Sequence[int], made: Sequence[Change], planned: Scene) -> np.ndarray:
+    """Credit of the words of a plan that should be the scene after an edit: +1 a changed cell that is right, -1 what is wrong."""
+    return phrase_credit(planned, edit_credit(outcome, source, made, cells_of(planned)), outcome.result)
 
 
 def cells_of(seen: Scene | Parsed) -> list[int]:
@@ -133,7 +143,8 @@ def _check_text_edit(spec: Mapping[str, Any], text: str) -> Score:
         return Score(0.0, False, (Atom("the text is a plan", "plan", False, f"cannot read {text!r}"),))
     cells = cells_of(planned)
     outcome = judge(source, made, cells)
-    return Score(outcome.value, outcome.exact, (Atom("the text is a plan", "plan", True), *edit_atoms(outcome, source, made, cells)))
+    atoms = (Atom("the text is a plan", "plan", True), *edit_atoms(outcome, source, made, cells))
+    return Score(outcome.value, outcome.exact, atoms, words=_edit_words(outcome, source, made, planned))
 
 
 def read_answer(spec: Mapping[str, Any]) -> str:

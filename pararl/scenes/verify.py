@@ -196,18 +196,22 @@ def _credit(
     return credit.reshape(GRID, GRID)
 
 
-def verify_plan(findings: Findings, need: Requirement, seen: Scene | Parsed, plan: Scene | None) -> None:
-    """Append the atoms on the plan of an interleaved output: ``plan`` and ``output_alignment``; None = it did not parse."""
+def verify_plan(findings: Findings, need: Requirement, seen: Scene | Parsed, plan: Scene | None) -> np.ndarray | None:
+    """Append the atoms on the plan of an interleaved output: ``plan`` and ``output_alignment``; None = it did not parse.
+
+    Returns the credit of the plan's cells.
+    """
     if plan is None:
         findings.add("the plan satisfies the prompt", "plan", False, 0.0, "the plan does not parse")
         findings.add("plan and image agree", "output_alignment", False, 0.0, "the plan does not parse")
-        return
+        return None
     planned = verify(need, plan)
     failed = "; ".join(atom.reason for atom in planned.atoms if not atom.passed)
     findings.add("the plan satisfies the prompt", "plan", planned.strict, planned.value, failed)
     value, passed, reason = align(seen, plan)
     # An empty plan of an empty image agrees trivially: worth only what the plan itself is worth.
     findings.add("plan and image agree", "output_alignment", passed, planned.value * passed if value is None else value, reason)
+    return planned.credit
 
 
 def align(seen: Scene | Parsed, plan: Scene) -> tuple[float | None, bool, str]:

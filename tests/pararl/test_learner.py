@@ -295,6 +295,36 @@ def test_credit_moves_the_tokens_of_its_cells_alone(tiny_policy_dir: Path) -> No
     assert (got - expected).norm() < 1e-4 * expected.norm()
 
 
+def test_credit_moves_the_tokens_of_its_words_alone(tiny_policy_dir: Path) -> None:
+    learner = make(tiny_policy_dir, "pararl_grpo", replace(CONFIG, clip_norm=1e9))
+    rollouts = sample(learner, [("t2t", False)])
+    whole = step_table(learner.policy, rollouts)
+    text = MODALITIES.index("text")
+    # A word is a token in this vocabulary; one that was committed at a recorded step, in a text of several.
+    seen = [
+        (i, w) for i, r in enumerate(rollouts) for w in range(1, len((r.output.text or "").split())) if whole.committed[i, :, text, w].any()
+    ]
+    chosen, word = seen[0]
+    words = np.zeros(len((rollouts[chosen].output.text or "").split()), np.float32)
+    words[word] = -0.7
+    nothing = np.zeros((len(rollouts), len(rollouts[0].recorded) + 1), np.float32)
+    figures = learner.update(rollouts, Feedback(advantages=nothing, words={chosen: words}))
+    got = torch.cat([p.grad.flatten() for p in learner.parameters if p.grad is not None])
+    other = make(tiny_policy_dir, "pararl_grpo")
+    table = step_table(other.policy, [rollouts[chosen]])
+    here = table.committed[0, :, text]
+    (step,) = here[:, word].nonzero()[0].tolist()
+    ratio = (table.logprob - table.behaviour.detach())[0, step, text, word].exp()
+    gain = -0.7 * ratio / here[step].sum()
+    loss = -gain / here.any(-1).sum()
+    loss.backward()
+    expected = torch.cat([p.grad.flatten() for p in other.parameters if p.grad is not None])
+    assert figures["preference/loss"] == pytest.approx(loss.item(), abs=1e-5) and expected.norm() > 0
+    assert (got - expected).norm() < 1e-4 * expected.norm()
+    with pytest.raises(ValueError, match="credit for 1 words"):
+        learner.update(rollouts, Feedback(advantages=nothing, words={chosen: words[:1] + 1}))
+
+
 def test_the_kl_to_the_base_is_estimated_on_rollouts_of_every_kind(tiny_policy_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     learner = make(tiny_policy_dir)
     rollouts = sample(learner, ALL_TASKS, prompts=1, group=8)

@@ -5,7 +5,7 @@ import pytest
 
 from pararl.arms import ARM_SPECS
 from pararl.config import PreferConfig
-from pararl.prefer import extremes, groups, normalise, prefer, relative_credit, rewards, select_pairs, without_spread
+from pararl.prefer import extremes, groups, normalise, prefer, relative_credit, relative_words, rewards, select_pairs, without_spread
 from pararl.types import Judgement, Output, Prompt, Rollout, Score
 
 A, B = Prompt("a", "t2i", "x"), Prompt("b", "t2i", "y")
@@ -90,6 +90,19 @@ def test_credit_of_a_cell_is_what_it_has_more_than_the_group_has_there() -> None
     assert prefer(rollouts, judgements, ARM_SPECS["pararl_grpo"], PreferConfig(), 0.5, keep=8).credit is None
     with pytest.raises(ValueError, match="grids of"):
         relative_credit([credited(1, 1), Judgement(Score(0.5, credit=np.zeros((2, 2), np.float32)))], [np.arange(2)])
+
+
+def test_credit_of_a_word_is_what_it_has_more_than_the_words_of_the_group() -> None:
+    def credited(*words: float) -> Judgement:
+        return Judgement(Score(0.5, False, words=np.array(words, np.float32)))
+
+    rollouts = [rollout(A, 0), rollout(A, 1), rollout(A, 2), rollout(B, 0)]
+    judgements = [credited(1, 0, -1), credited(1, 1), Judgement(Score(0.1)), credited(0, 0)]
+    found = relative_words(judgements, groups(rollouts))
+    assert {i: words.tolist() for i, words in found.items()} == {0: [0.5, 0, -1.5], 1: [0.5, 0.5], 3: [0, 0]}
+    feedback = prefer(rollouts, judgements, ARM_SPECS["pararl_grpo"], PreferConfig(credit=2), 0.5, keep=8)
+    assert {i: words.tolist() for i, words in feedback.words.items()} == {0: [1, 0, -3], 1: [1, 1], 3: [0, 0]}
+    assert not prefer(rollouts, judgements, ARM_SPECS["pararl_grpo"], PreferConfig(), 0.5, keep=8).words
 
 
 def test_extremes_keeps_the_best_and_the_worst() -> None:

@@ -374,3 +374,12 @@ def test_only_as_many_guesses_as_asked_for_are_decoded(policy: MMadaPolicy, kind
         assert len(b.guesses) == 3 and len(decoded) == 1
         guess, whole = b.guesses[decoded[0]], a.guesses[decoded[0]]
         assert guess is not None and whole is not None and looks_same(guess, whole)
+
+
+def test_every_text_token_belongs_to_a_word_of_the_output(policy: MMadaPolicy) -> None:
+    (rollout,) = policy.generate(prompts("t2t", 1), [0], Sampling(steps=STEPS))
+    end = policy.settings.specials.eos
+    told = replace(rollout.segments[0], tokens=np.array([*WORDS[:3], end, WORDS[0], end]))
+    assert len(policy.decode_text(told.tokens.tolist()).split()) == 3
+    assert policy.words(told).tolist() == [0, 1, 2, -1, -1, -1]
+    assert policy.words(replace(told, tokens=np.array([end, WORDS[0]]))).tolist() == [-1, -1]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pararl.scenes import VOCABULARY, Scene, parse_plan, plan_text
+from pararl.scenes.plans import phrase_credit
 
 
 def test_plan_of_a_known_scene() -> None:
@@ -64,3 +65,15 @@ def test_random_words_never_raise_and_parse_only_when_canonical() -> None:
             parsed += 1
             assert plan_text(scene) == text
     assert parsed > 0
+
+
+def test_credit_of_a_plan_lies_on_the_words_that_are_right_or_wrong() -> None:
+    scene = Scene.of([(1, 2, 2, 3), (0, 0, 0, 0), (2, 1, 3, 3)])
+    assert plan_text(scene) == "red circle a1 ; blue square c4 ; green triangle d4 ."
+    credit = np.zeros((4, 4), np.float32)
+    credit[0, 0], credit[2, 3], credit[3, 3] = 1, -1, -1
+    assert phrase_credit(scene, credit).tolist() == [1, 1, 1, 0, -1, -1, -1, 0, -1, -1, -1, 0]
+    wanted = [-1] * 16
+    wanted[0], wanted[11] = scene.cells[0, 0], 0 * 6 + 2  # a blue circle, where the plan has a blue square; and nothing in d4
+    assert phrase_credit(scene, credit, wanted).tolist() == [1, 1, 1, 0, 0, -1, 0, 0, -1, -1, -1, 0]
+    assert phrase_credit(Scene.empty(), credit).tolist() == [0]
