@@ -145,6 +145,8 @@ class LearnerConfig:
 
     lr: float = 1e-3
     """AdamW learning rate."""
+    schedule: Literal["constant", "linear"] = "constant"
+    """linear: the learning rate falls from lr at the first update towards 0 behind the last of run.updates."""
     weight_decay: float = 0.0
     """AdamW weight decay."""
     clip_norm: float = 1.0

@@ -80,10 +80,17 @@ def step_records(policy: Policy, rollouts: Sequence[Rollout], width: int | None 
 class Learner:
     """Holds the policy with its adapter, the optimiser and the reference; ``update`` takes one step."""
 
-    def __init__(self, policy: Policy, peft: PeftModel, config: LearnerConfig, arm: ArmSpec, seed: int = 0) -> None:
+    def __init__(
+        self, policy: Policy, peft: PeftModel, config: LearnerConfig, arm: ArmSpec, seed: int = 0, updates: int | None = None
+    ) -> None:
+        """``updates``: of the whole run, which a schedule of the learning rate needs to know. Raises ValueError for settings that do not
+        go together."""
+        if config.schedule != "constant" and not updates:
+            raise ValueError(f"learner.schedule {config.schedule} needs the number of updates of the run")
         if config.likelihood == "elbo" and (arm.reward == "step" or arm.objective == "grpo"):
             raise ValueError("an ELBO is the likelihood of a whole output: this arm learns from steps, use learner.likelihood steps")
         self.policy, self.peft, self.config, self.arm, self.seed = policy, peft, config, arm, seed
+        self.updates = updates
         self.version = 0
         self.reference: dict[str, Tensor] | None = None
         """Adapter of the reference policy; None = the base."""
@@ -106,8 +113,10 @@ class Learner:
                 raise FloatingPointError(
                     f"update {self.version + 1}: loss {loss}, gradient norm {norm}; lower learner.lr or check the rewards"
                 )
+            for entry in self.optimizer.param_groups:
+                entry["lr"] = self.lr
             self.optimizer.step()
-            figures |= {"preference/loss": loss, "preference/grad_norm": norm, **more}
+            figures |= {"preference/loss": loss, "preference/grad_norm": norm, "preference/lr": self.lr, **more}
         self.version += 1
         if rollouts[0].version:
             figures |= self.kl(rollouts)
@@ -115,6 +124,13 @@ class Learner:
             self.reference = {name: x.clone() for name, x in adapter.tensors(self.peft).items()}
             self.reference_version = self.version
         return figures
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the next update: a function of the version, so that a resumed run goes on with it."""
+        if self.config.schedule == "constant" or not self.updates:
+            return self.config.lr
+        return self.config.lr * max(0.0, 1 - self.version / self.updates)
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, float]]:
         """All that ``load_state`` needs to go on as if never stopped: arrays (adapter, moments, reference) and counters."""

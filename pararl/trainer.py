@@ -48,7 +48,7 @@ class LocalTrainer:
         if config.learner.gpus:
             policy.to("cuda")
         model = adapter.attach(policy, config.policy.lora_rank, config.policy.lora_alpha, seed=config.run.seed)
-        self.learner = Learner(policy, model, config.learner, ARM_SPECS[arm], config.run.seed)
+        self.learner = Learner(policy, model, config.learner, ARM_SPECS[arm], config.run.seed, config.run.updates)
 
     def ready(self) -> None:
         """Returns once the policy is loaded: the constructor has done it."""

@@ -22,9 +22,9 @@ SAMPLING = Sampling(steps=4, recorded=2, temperature=1.0)
 CONFIG = LearnerConfig(lr=1e-2, beta=1.0, reference_every=0)
 
 
-def make(directory: Path, arm: Arm = "pararl", config: LearnerConfig = CONFIG) -> Learner:
+def make(directory: Path, arm: Arm = "pararl", config: LearnerConfig = CONFIG, updates: int | None = None) -> Learner:
     policy = policies.load(directory)
-    return Learner(policy, adapter.attach(policy, rank=4, alpha=8, seed=1), config, ARM_SPECS[arm])
+    return Learner(policy, adapter.attach(policy, rank=4, alpha=8, seed=1), config, ARM_SPECS[arm], updates=updates)
 
 
 def prompt(i: int, task: Task, shown: bool) -> Prompt:
@@ -268,6 +268,25 @@ def test_grpo_gives_every_modality_its_own_mean_and_weight(tiny_policy_dir: Path
         assert {f"preference/{name}_{m}" for name in ("ratio", "clipped") for m in MODALITIES} <= figures.keys()
     both = 2 * gradients[(1.0, 0.0)] + 0.5 * gradients[(0.0, 1.0)]
     assert (both - gradients[(2.0, 0.5)]).norm() < 1e-4 * both.norm() > 0
+
+
+def test_a_linear_schedule_shortens_the_steps_update_by_update(tiny_policy_dir: Path) -> None:
+    constant, linear = make(tiny_policy_dir, "output"), make(tiny_policy_dir, "output", replace(CONFIG, schedule="linear"), updates=4)
+    rollouts = sample(constant)
+    feedback = teach(rollouts, constant.arm)
+
+    def move(learner: Learner) -> tuple[float, torch.Tensor]:
+        before = torch.cat([p.detach().flatten().clone() for p in learner.parameters])
+        rate = learner.update(rollouts, feedback)["preference/lr"]
+        return rate, torch.cat([p.detach().flatten() for p in learner.parameters]) - before
+
+    (whole, first), (same, again) = move(constant), move(linear)
+    assert whole == same == CONFIG.lr and torch.equal(first, again)
+    (_, second), (less, shorter) = move(constant), move(linear)
+    assert less == 0.75 * CONFIG.lr and (shorter - 0.75 * second).norm() < 1e-3 * second.norm() > 0
+    assert [move(linear)[0] for _ in range(2)] == [0.5 * CONFIG.lr, 0.25 * CONFIG.lr]
+    with pytest.raises(ValueError, match="number of updates"):
+        make(tiny_policy_dir, "output", replace(CONFIG, schedule="linear"))
 
 
 def test_credit_moves_the_tokens_of_its_cells_alone(tiny_policy_dir: Path) -> None:
