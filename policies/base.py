@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pararl.types import MODALITIES, Modality, Output, Prompt, Rollout, Segment, Task
+from pararl.types import Modality, Output, Prompt, Rollout, Segment, Task
 from policies.sampling.schedules import Decoding
 
 
@@ -67,10 +67,6 @@ class StepTokens:
     """bool [batch, step, n]: which tokens were committed at the step."""
     behaviour: Tensor
     """float32 [batch, step, n]: the same log-probabilities as the sampler recorded them; 0 where not committed."""
-
-    def mean(self) -> Tensor:
-        """Mean log-probability over the tokens committed at each step, [batch, step]; 0 where none was."""
-        return self.logprob.sum(-1) / self.committed.sum(-1).clamp_min(1)
 
 
 class Policy(ABC):
@@ -139,12 +135,6 @@ class Policy(ABC):
     @abstractmethod
     def save(self, directory: Path) -> None:
         """Write what ``policies.load`` reads: safetensors and JSON only. Raises ValueError while ``model`` carries an adapter."""
-
-    def step_log_likelihood(self, rollouts: Sequence[Rollout], steps: Sequence[Sequence[int]]) -> Tensor:
-        """Mean conditional log-probability of the tokens committed at each step, float32 [batch, step, modality]; 0 where none was."""
-        tokens = self.step_tokens(rollouts, steps)
-        empty = torch.zeros(len(rollouts), len(steps[0]), device=self.device)
-        return torch.stack([tokens[m].mean() if m in tokens else empty for m in MODALITIES], dim=-1)
 
     def sample(
         self,

@@ -11,6 +11,7 @@ import policies
 from pararl import checkpoint, scenes
 from pararl.types import KINDS, Judgement, Output, Score
 from policies import Sampling
+from tests.policies.by_hand import step_means
 
 
 def test_arrays_and_facts_come_back(tmp_path: Path) -> None:
@@ -59,7 +60,7 @@ def test_stored_rollouts_of_every_kind_have_the_same_likelihoods(tiny_policy_dir
     assert scores == judgements
     for before, after in zip(rollouts, back, strict=True):
         assert (after.prompt.kind, after.prompt.id, after.prompt.spec) == (before.prompt.kind, before.prompt.id, before.prompt.spec)
-        assert after.output == Output() and policy.step_log_likelihood([after], [after.recorded]).equal(
-            policy.step_log_likelihood([before], [before.recorded])
+        assert after.output == Output() and step_means(policy, [after], [after.recorded]).equal(
+            step_means(policy, [before], [before.recorded])
         )
     assert replace(back[1], segments=()) == replace(checkpoint.without_outputs(rollouts[1]), segments=())

@@ -5,8 +5,10 @@ from typing import Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from pararl.types import Modality, Prompt, Task
+from pararl.types import MODALITIES, Modality, Prompt, Rollout, Task
+from policies.base import Policy
 from policies.mmada import MMadaPolicy
 
 Kind = Literal["t2t", "i2t", "t2i", "edit", "interleaved", "interleaved+image"]
@@ -78,3 +80,12 @@ def sequence(
         starts["text"] = len(ids)
         ids += filled["text"]
     return ids, starts
+
+
+def step_means(policy: Policy, rollouts: Sequence[Rollout], steps: Sequence[Sequence[int]]) -> Tensor:
+    """Mean log-probability of the tokens committed at each step, float32 [batch, step, modality]; 0 where none was."""
+    found = policy.step_tokens(rollouts, steps)
+    out = torch.zeros(len(rollouts), len(steps[0]), len(MODALITIES), device=policy.device)
+    for modality, tokens in found.items():
+        out[..., MODALITIES.index(modality)] = tokens.logprob.sum(-1) / tokens.committed.sum(-1).clamp_min(1)
+    return out

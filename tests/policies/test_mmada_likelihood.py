@@ -14,7 +14,7 @@ from torch import Tensor
 from pararl.types import MODALITIES, Modality, Prompt, Rollout, Task
 from policies.base import Draws, Sampling
 from policies.mmada import MMadaPolicy
-from tests.policies.by_hand import GUIDED, KINDS, SHOWN, SPOKEN, Kind, picture, prompts, sequence
+from tests.policies.by_hand import GUIDED, KINDS, SHOWN, SPOKEN, Kind, picture, prompts, sequence, step_means
 from tests.policies.conftest import MakePolicy
 
 STEPS = 4
@@ -94,7 +94,7 @@ def test_step_likelihoods_are_means_over_the_committed_tokens(policy: MMadaPolic
     idle = 0
     for kind in KINDS:
         batch = rollouts(policy, kind, steps=8)
-        means = policy.step_log_likelihood(batch, [range(8)] * len(batch)).detach()
+        means = step_means(policy, batch, [range(8)] * len(batch)).detach()
         assert means.shape == (len(batch), 8, 2)
         for b, rollout in enumerate(batch):
             for m, modality in enumerate(MODALITIES):
@@ -192,7 +192,7 @@ def test_an_absent_modality_has_a_likelihood_of_exactly_zero(policy: MMadaPolicy
     batch = rollouts(policy, kind)
     found = policy.log_likelihood(batch, policy.draws(batch, 8, torch.Generator().manual_seed(0)))
     assert found[:, produced].lt(0).all() and found[:, ~produced].eq(0).all()
-    steps = policy.step_log_likelihood(batch, [range(STEPS)] * len(batch))
+    steps = step_means(policy, batch, [range(STEPS)] * len(batch))
     assert steps[..., ~produced].eq(0).all() and steps[..., produced].sum(1).lt(0).all()
 
 
@@ -299,7 +299,7 @@ def test_rows_of_a_likelihood_are_independent(policy: MMadaPolicy) -> None:
 def test_step_likelihoods_have_gradients(make_policy: MakePolicy, kind: Kind) -> None:
     own = make_policy()
     batch = rollouts(own, kind)
-    own.step_log_likelihood(batch, [[1, 2]] * len(batch)).sum().backward()
+    step_means(own, batch, [[1, 2]] * len(batch)).sum().backward()
     assert all(p.grad is not None and float(p.grad.abs().max()) > 0 for p in own.model.parameters())
 
 
