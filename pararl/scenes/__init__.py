@@ -31,7 +31,7 @@ from pararl.scenes.axes import Axes, axes
 from pararl.scenes.cases import Case, Family
 from pararl.scenes.cycle import cycle
 from pararl.scenes.describe import TAGS as DESCRIPTION_TAGS
-from pararl.scenes.edit_tasks import PICTURE_EDITS
+from pararl.scenes.edit_tasks import PICTURE_EDITS, PLANNED_EDITS
 from pararl.scenes.edits import OPERATIONS
 from pararl.scenes.picture_tasks import PICTURE_QUESTIONS
 from pararl.scenes.pixels import Parsed, parse, parse_batch, render, render_batch
@@ -93,7 +93,7 @@ TAGS: dict[Kind, tuple[str, ...]] = {
     "interleaved_edit": OPERATIONS,
 }
 """The tags (``spec["tag"]``) that ordinary prompts of each kind have; ``ood_ops`` has ``two_edits``."""
-_FAMILIES: dict[Task, Family] = {"edit": PICTURE_EDITS, "interleaved": PICTURE_EDITS, "i2t": PICTURE_QUESTIONS, "t2t": TEXTS}
+_FAMILIES: dict[Task, Family] = {"edit": PICTURE_EDITS, "interleaved": PLANNED_EDITS, "i2t": PICTURE_QUESTIONS, "t2t": TEXTS}
 """Prompts beyond descriptions; those of ``interleaved`` are the edits."""
 
 
@@ -117,8 +117,8 @@ def prompt(split: str, index: int, seed: int = 0, task: Task = "t2i", form: Form
     """Prompt ``index`` of a split.
 
     Its id is ``<split>-<index>``, followed by ``-<task>`` where the prompt is not a description (whose text t2i and interleaved share),
-    and by ``-s<seed>`` when the seed is not 0. ``form``: which of its two forms an ``interleaved`` prompt has; "edit" gives the same
-    prompts as the task edit.
+    and by ``-s<seed>`` when the seed is not 0. ``form``: which of its two forms an ``interleaved`` prompt has; "edit" gives edits of
+    scenes with at most three objects.
     Raises ValueError for an unknown task, a split that the task has not, or a negative index.
     """
     family = _family(task, form)
@@ -156,7 +156,7 @@ def _family(task: Task, form: Form) -> Family | None:
 
 def _draw(family: Family, split: str, index: int, seed: int, task: Task) -> Case:
     known = ("train", "id", *family.held, "pretrain")
-    stream = "edit" if family is PICTURE_EDITS else task
+    stream = "edit" if family in (PICTURE_EDITS, PLANNED_EDITS) else task
     return family.draw(split, random_stream(split, index, seed, stream, known))
 
 

@@ -41,9 +41,13 @@ class Family:
     """Cases of ``train``, ``id`` and most of ``pretrain``."""
     held: Mapping[str, Plan]
     """Cases of the held-out splits."""
+    pretrain: "Family | None" = None
+    """The family that ``pretrain`` is drawn from; None = this one."""
 
     def draw(self, split: str, rng: random.Random) -> Case:
         """A case of a split, its text of at most 28 words and its answer of at most 23. ``split`` must be one that the family has."""
+        if split == "pretrain" and self.pretrain is not None:
+            return self.pretrain.draw(split, rng)
         if split == "pretrain" and (share := rng.random() / HELD_OUT_SHARE) < 1:
             split = tuple(self.held)[int(share * len(self.held))]
         make = self.held.get(split, self.ordinary)(rng)

@@ -93,13 +93,22 @@ def names_held_pair(edit: Edit, cells: list[int]) -> bool:
 PICTURES = EditTask(EditRules(), in_words=False)
 IN_WORDS = EditTask(EditRules(most_before=4, most_after=5), in_words=True)
 """A plan of four objects takes 16 of a prompt's 28 words, one of five 20 of an answer's 23."""
-PICTURE_EDITS = Family(
-    PICTURES.ordinary,
-    {
-        "ood_pair": PICTURES.held_pair,
-        "ood_rel": PICTURES.held_relation,
-        "ood_count": PICTURES.held_count,
-        "ood_ops": PICTURES.two,
-        "para": PICTURES.paraphrased,
-    },
-)
+PLANNED = EditTask(EditRules(most_before=3, most_after=5), in_words=False)
+"""Smaller scenes: the plan of an interleaved output asks for every object of a picture, and one misread word fails it."""
+
+
+def _pictures(task: EditTask, pretrain: Family | None = None) -> Family:
+    held = {
+        "ood_pair": task.held_pair,
+        "ood_rel": task.held_relation,
+        "ood_count": task.held_count,
+        "ood_ops": task.two,
+        "para": task.paraphrased,
+    }
+    return Family(task.ordinary, held, pretrain)
+
+
+PICTURE_EDITS = _pictures(PICTURES)
+"""Of task ``edit``."""
+PLANNED_EDITS = _pictures(PLANNED, pretrain=PICTURE_EDITS)
+"""Of task ``interleaved``. A policy learns them from scenes of any size, those of ``edit``."""

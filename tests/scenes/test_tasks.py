@@ -14,7 +14,7 @@ import pytest
 from pararl import scenes
 from pararl.scenes.splits import HELD_PAIRS, is_id_text
 from pararl.scenes.world import COLOURS, SHAPES
-from pararl.types import Task
+from pararl.types import Kind, Task
 
 ROOT = Path(__file__).parents[2]
 FORMS: list[tuple[Task, scenes.Form]] = [*((task, "text") for task in scenes.TASKS), ("interleaved", "edit")]
@@ -58,11 +58,23 @@ def test_examples_are_exactly_right_short_and_in_the_vocabulary(task: Task, form
         json.dumps(dict(prompt.spec))
 
 
-def test_both_tasks_of_an_edit_share_prompt_and_result() -> None:
+def test_interleaved_edits_are_learnt_from_those_of_pictures_and_asked_of_smaller_scenes() -> None:
     for index in range(20):
-        edit, both = scenes.example("id", index, task="edit"), scenes.example("id", index, task="interleaved", form="edit")
+        edit, both = (scenes.example("pretrain", index, 0, *scenes.FORMS[kind]) for kind in ("edit", "interleaved_edit"))
         assert edit.prompt.text == both.prompt.text and edit.scene == both.scene
         assert scenes.parse_plan(both.output.text or "") == both.scene
+    for split in scenes.splits("interleaved", "edit")[:-1]:
+        before, after = zip(*(sizes(split, index) for index in range(300)), strict=True)
+        assert max(before) <= 3 and max(after) <= 5 and len(set(before)) > 1
+
+
+def sizes(split: str, index: int) -> tuple[int, int]:
+    """Objects before and after an interleaved edit."""
+    shown = scenes.example(split, index, task="interleaved", form="edit")
+    return sum(value >= 0 for value in shown.prompt.spec["source"]), len(shown.scene.objects())
+
+
+def test_prompts_are_named_after_split_index_task_and_seed() -> None:
     assert scenes.prompt("id", 3).id == scenes.prompt("id", 3, task="interleaved").id == "id-3"
     assert scenes.prompt("id", 3, task="edit").id == "id-3-edit"
     assert scenes.prompt("id", 3, 5, "interleaved", "edit").id == "id-3-interleaved-s5"
@@ -73,9 +85,10 @@ def pairs(cells: list[int]) -> set[tuple[str, str]]:
     return {(SHAPES[value // 6], COLOURS[value % 6]) for value in cells if value >= 0}
 
 
-def test_edits_of_each_split_hold_what_it_is_named_after_and_nothing_else_that_is_held_out() -> None:
-    count = 700
-    drawn = {split: [scenes.example(split, index, task="edit") for index in range(count)] for split in scenes.splits("edit")}
+@pytest.mark.parametrize("kind", ["edit", "interleaved_edit"])
+def test_edits_of_each_split_hold_what_it_is_named_after_and_nothing_else_that_is_held_out(kind: Kind) -> None:
+    count, form = 700, scenes.FORMS[kind]
+    drawn = {split: [scenes.example(split, index, 0, *form) for index in range(count)] for split in scenes.splits(*form)}
 
     def held(shown: scenes.Example) -> set[str]:
         words, edits, source = set(shown.prompt.text.split()), shown.prompt.spec["edit"], shown.prompt.spec["source"]
