@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -106,15 +105,6 @@ def test_outputs_that_cannot_be_scored_are_errors() -> None:
         reward([""], [Output("two")], task=["i2t"], spec=[{}])
     with pytest.raises(ValueError, match="1 completions, 2 tasks"):
         reward([""], [shown.output], task=["t2i"] * 2, spec=[{}] * 2)
-
-
-@pytest.mark.parametrize(("task", "form"), FORMS)
-def test_640_outputs_take_well_under_a_second(task: Task, form: scenes.Form) -> None:
-    shown = draw(640, task, "train", form)
-    outputs = [example.output for example in shown[1:] + shown[:1]]
-    start = time.process_time()
-    rewards.SceneReward().score([""] * 640, outputs, **columns(shown))
-    assert time.process_time() - start < 0.8
 
 
 def test_rewards_import_neither_policies_nor_torch() -> None:

@@ -6,7 +6,6 @@ import itertools
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -123,22 +122,3 @@ def test_edits_of_each_split_hold_what_it_is_named_after_and_nothing_else_that_i
         operations = collections.Counter(shown.prompt.spec["tag"] for shown in drawn[split])
         assert len(operations) == 7 and all(0.08 < number / count < 0.21 for number in operations.values()), operations
     assert {shown.prompt.spec["tag"] for shown in drawn["ood_ops"]} == {"two_edits"}
-
-
-@pytest.mark.parametrize(("task", "form"), FORMS)
-def test_prompts_take_less_than_a_millisecond_and_scores_less_than_an_eighth(task: Task, form: scenes.Form) -> None:
-    """Twice the limits of 1 ms and 30 ms for 256, for a machine that does other things beside."""
-    start = time.process_time()
-    for index in range(256):
-        scenes.prompt("id", index, 1, task, form)
-    assert (time.process_time() - start) / 256 < 0.002
-    shown = [scenes.example("train", index, 1, task, form) for index in range(256)]
-    others = [example.output for example in shown[1:] + shown[:1]]
-    seen = [None if output.image is None else scenes.parse(output.image) for output in others]
-    took = []
-    for _ in range(3):  # the fastest of three: another process beside it slows a pass down
-        start = time.process_time()
-        for example, output, parsed in zip(shown, others, seen, strict=True):
-            scenes.score(task, example.prompt.spec, output, parsed)
-        took.append(time.process_time() - start)
-    assert min(took) < 0.06
