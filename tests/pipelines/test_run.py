@@ -20,40 +20,7 @@ from PIL import Image
 import policies
 from pararl.files import read_lines
 from pararl.summary import Summary
-
-ROOT = Path(__file__).resolve().parents[2]
-SMOKE = ROOT / "pipelines" / "configs" / "scenes_smoke.yaml"
-SMALL = [
-    "--config",
-    str(SMOKE),
-    "--eval.splits",
-    "id,ood_pair",
-    "--eval.prompts",
-    "8",
-    "--run.checkpoint_every",
-    "1",
-    "--learner.lr",
-    "1e-2",
-    "--curriculum.tasks",
-    "t2i,i2t,interleaved_edit",
-]
-ONE_TASK = ["--curriculum.tasks", "t2i"]
-
-
-def start(*arguments: str, script: str = "pararl.py", **options: object) -> subprocess.Popen[str]:
-    command = [sys.executable, str(ROOT / "pipelines" / script), *arguments]
-    # A wandb service of this process must not be shared with a run that is about to be killed.
-    kept = {name: value for name, value in os.environ.items() if "WANDB" not in name}
-    environment = {**kept, "WANDB_MODE": "offline"}
-    environment.pop("RAY_ADDRESS", None)
-    options.setdefault("env", environment)
-    return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)  # type: ignore[call-overload]
-
-
-def finish(process: subprocess.Popen[str]) -> str:
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
-    return output
+from tests.pipelines.programs import SMALL, SMOKE, finish, start
 
 
 @pytest.fixture(scope="module")
@@ -224,69 +191,6 @@ def watching(process: subprocess.Popen[str], seconds: float = 200) -> Iterator[N
     raise AssertionError("the run made no checkpoint in time")
 
 
-REWARD = """
-import numpy as np
-
-def brightness(prompts, completions, **columns):
-    return [None if i % 5 == 4 else float(np.mean(c.image)) for i, c in enumerate(completions)]
-
-calls = 0
-
-def breaks(prompts, completions, **columns):
-    global calls
-    calls += 1
-    if calls > 3:
-        raise OSError("the judge is not reachable")
-    return brightness(prompts, completions)
-"""
-
-
-def test_prompts_and_a_reward_of_the_users_own_drive_a_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "mine.py").write_text(REWARD)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    own = tmp_path / "own.jsonl"
-    rows = [{"prompt": f"{number} red {shape}", "level": 1} for number in ("two", "three") for shape in ("circles", "squares", "crosses")]
-    own.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    prompts = ["--curriculum.file", str(own), "--eval.file", str(own), "--eval.splits", "id", *ONE_TASK]
-    options = ["--run.dir", str(tmp_path), "--run.name", "own", "--run.updates", "1", "--reward.name"]
-    finish(start(*SMALL, *prompts, *options, "mine:brightness"))
-    summary = Summary.from_json(json.loads((tmp_path / "own" / "summary.json").read_text()))
-    assert summary.base.id.strict is None and summary.base.id.soft > 1
-    assert set(summary.arms) == {"pararl", "offline_dpo"} and all(a.reward_calls > 0 for a in summary.arms.values())
-    finish(start("--run", str(tmp_path / "own"), "--diversity", "0", script="evaluate.py"))
-    report = json.loads((tmp_path / "own" / "evaluation" / "evaluation.json").read_text())["results"]["pararl"]["t2i"]["id"]
-    assert "strict" not in report and report["soft"]["mean"] == pytest.approx(summary.arms["pararl"].id.soft)
-
-
-def test_a_reward_that_fails_ends_the_run_with_one_line_and_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "mine.py").write_text(REWARD)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    process = start(*SMALL, *ONE_TASK, "--run.dir", str(tmp_path), "--run.name", "broken", "--reward.name", "mine:breaks")
-    output, _ = process.communicate(timeout=200)
-    last = output.strip().splitlines()[-1]
-    assert process.returncode == 1 and "Traceback" not in output
-    assert last.startswith("pararl: error: ") and "the judge is not reachable" in last and f"--resume {tmp_path / 'broken'}" in last
-    assert "Traceback" in (tmp_path / "broken" / "errors.log").read_text()
-    assert not (tmp_path / "broken" / "summary.json").exists()
-
-
-def test_a_study_compares_settings_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
-    small = ["--run.arms", "pararl", "--run.updates", "1", "--eval.splits", "id", "--eval.prompts", "8"]
-    command = ["--config", str(SMOKE), "--seeds", "5", "--out", str(tmp_path), "--vary", "learner.lr=1e-9,1e-3", *small]
-    finish(start(*command, script="study.py"))
-    table = (tmp_path / "sweep.md").read_text()
-    assert "| lr=1e-9 | " in table and "| lr=1e-3 | " in table
-    for lr in ("1e-9", "1e-3"):
-        run = tmp_path / f"lr={lr}" / "seed-5"
-        config = yaml.safe_load((run / "config.yaml").read_text())
-        assert config["arm"]["pararl"]["learner.lr"] == float(lr) and config["run"]["seed"] == 5
-        assert f"{json.loads((run / 'summary.json').read_text())['arms']['pararl']['id']['strict']:.3f}" in table
-    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("summary.json")}
-    output = finish(start(*command, script="study.py"))
-    assert output.count("finished before") == 2
-    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("summary.json")} == before
-
-
 def test_a_study_refuses_runs_of_other_settings_in_its_place(run: Path, tmp_path: Path) -> None:
     (tmp_path / "seed-0").mkdir()
     for name in ("config.yaml", "summary.json"):
@@ -294,20 +198,3 @@ def test_a_study_refuses_runs_of_other_settings_in_its_place(run: Path, tmp_path
     process = start("--config", str(SMOKE), "--seeds", "0", "--out", str(tmp_path), "--learner.beta", "7", script="study.py")
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 2 and "choose another --out" in output and not (tmp_path / "results.md").exists()
-
-
-def test_gpus_that_are_not_there_and_a_missing_login_are_told_before_any_folder_is_made(tmp_path: Path) -> None:
-    for options, told in ((("--rollout.gpus", "64"), "128 GPUs, but the Ray cluster has"), (("--track.mode", "online"), "wandb login")):
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")} | {"HOME": str(tmp_path)}
-        process = start(*SMALL, "--rollout.workers", "2", "--run.dir", str(tmp_path / "runs"), *options, env=environment)
-        output, _ = process.communicate(timeout=120)
-        assert process.returncode == 2 and told in output and "Traceback" not in output
-    assert not (tmp_path / "runs").exists()
-
-
-def test_a_study_tells_mistakes_before_the_first_run(tmp_path: Path) -> None:
-    for vary, told in (("learner.lr=1e-4,-1", "-1"), ("learner.lr", "section.key=value"), ("learner.speed=1", "learner.speed")):
-        process = start("--out", str(tmp_path / "s"), "--vary", vary, script="study.py")
-        output, _ = process.communicate(timeout=60)
-        assert process.returncode == 2 and told in output and len(output.strip().splitlines()) == 1
-    assert not (tmp_path / "s").exists()

@@ -1,0 +1,40 @@
+"""Starting the programs as users do: in subprocesses, with real Ray and W&B offline."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+SMOKE = ROOT / "pipelines" / "configs" / "scenes_smoke.yaml"
+SMALL = [
+    "--config",
+    str(SMOKE),
+    "--eval.splits",
+    "id,ood_pair",
+    "--eval.prompts",
+    "8",
+    "--run.checkpoint_every",
+    "1",
+    "--learner.lr",
+    "1e-2",
+    "--curriculum.tasks",
+    "t2i,i2t,interleaved_edit",
+]
+ONE_TASK = ["--curriculum.tasks", "t2i"]
+
+
+def start(*arguments: str, script: str = "pararl.py", **options: object) -> subprocess.Popen[str]:
+    command = [sys.executable, str(ROOT / "pipelines" / script), *arguments]
+    # A wandb service of this process must not be shared with a run that is about to be killed.
+    kept = {name: value for name, value in os.environ.items() if "WANDB" not in name}
+    environment = {**kept, "WANDB_MODE": "offline"}
+    environment.pop("RAY_ADDRESS", None)
+    options.setdefault("env", environment)
+    return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)  # type: ignore[call-overload]
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return output

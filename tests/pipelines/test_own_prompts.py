@@ -1,0 +1,64 @@
+"""The whole program on a user's own prompts and reward, and on a machine without what it was told to use."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from pararl.summary import Summary
+from tests.pipelines.programs import ONE_TASK, SMALL, finish, start
+
+REWARD = """
+import numpy as np
+
+def brightness(prompts, completions, **columns):
+    return [None if i % 5 == 4 else float(np.mean(c.image)) for i, c in enumerate(completions)]
+
+calls = 0
+
+def breaks(prompts, completions, **columns):
+    global calls
+    calls += 1
+    if calls > 3:
+        raise OSError("the judge is not reachable")
+    return brightness(prompts, completions)
+"""
+
+
+def test_prompts_and_a_reward_of_the_users_own_drive_a_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.py").write_text(REWARD)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    own = tmp_path / "own.jsonl"
+    rows = [{"prompt": f"{number} red {shape}", "level": 1} for number in ("two", "three") for shape in ("circles", "squares", "crosses")]
+    own.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    prompts = ["--curriculum.file", str(own), "--eval.file", str(own), "--eval.splits", "id", *ONE_TASK]
+    options = ["--run.dir", str(tmp_path), "--run.name", "own", "--run.updates", "1", "--reward.name"]
+    finish(start(*SMALL, *prompts, *options, "mine:brightness"))
+    summary = Summary.from_json(json.loads((tmp_path / "own" / "summary.json").read_text()))
+    assert summary.base.id.strict is None and summary.base.id.soft > 1
+    assert set(summary.arms) == {"pararl", "offline_dpo"} and all(a.reward_calls > 0 for a in summary.arms.values())
+    finish(start("--run", str(tmp_path / "own"), "--diversity", "0", script="evaluate.py"))
+    report = json.loads((tmp_path / "own" / "evaluation" / "evaluation.json").read_text())["results"]["pararl"]["t2i"]["id"]
+    assert "strict" not in report and report["soft"]["mean"] == pytest.approx(summary.arms["pararl"].id.soft)
+
+
+def test_a_reward_that_fails_ends_the_run_with_one_line_and_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.py").write_text(REWARD)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    process = start(*SMALL, *ONE_TASK, "--run.dir", str(tmp_path), "--run.name", "broken", "--reward.name", "mine:breaks")
+    output, _ = process.communicate(timeout=200)
+    last = output.strip().splitlines()[-1]
+    assert process.returncode == 1 and "Traceback" not in output
+    assert last.startswith("pararl: error: ") and "the judge is not reachable" in last and f"--resume {tmp_path / 'broken'}" in last
+    assert "Traceback" in (tmp_path / "broken" / "errors.log").read_text()
+    assert not (tmp_path / "broken" / "summary.json").exists()
+
+
+def test_gpus_that_are_not_there_and_a_missing_login_are_told_before_any_folder_is_made(tmp_path: Path) -> None:
+    for options, told in ((("--rollout.gpus", "64"), "128 GPUs, but the Ray cluster has"), (("--track.mode", "online"), "wandb login")):
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")} | {"HOME": str(tmp_path)}
+        process = start(*SMALL, "--rollout.workers", "2", "--run.dir", str(tmp_path / "runs"), *options, env=environment)
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode == 2 and told in output and "Traceback" not in output
+    assert not (tmp_path / "runs").exists()

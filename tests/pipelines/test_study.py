@@ -1,0 +1,33 @@
+"""Several runs as one study."""
+
+import json
+from pathlib import Path
+
+import yaml
+
+from tests.pipelines.programs import SMOKE, finish, start
+
+
+def test_a_study_compares_settings_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    small = ["--run.arms", "pararl", "--run.updates", "1", "--eval.splits", "id", "--eval.prompts", "8"]
+    command = ["--config", str(SMOKE), "--seeds", "5", "--out", str(tmp_path), "--vary", "learner.lr=1e-9,1e-3", *small]
+    finish(start(*command, script="study.py"))
+    table = (tmp_path / "sweep.md").read_text()
+    assert "| lr=1e-9 | " in table and "| lr=1e-3 | " in table
+    for lr in ("1e-9", "1e-3"):
+        run = tmp_path / f"lr={lr}" / "seed-5"
+        config = yaml.safe_load((run / "config.yaml").read_text())
+        assert config["arm"]["pararl"]["learner.lr"] == float(lr) and config["run"]["seed"] == 5
+        assert f"{json.loads((run / 'summary.json').read_text())['arms']['pararl']['id']['strict']:.3f}" in table
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("summary.json")}
+    output = finish(start(*command, script="study.py"))
+    assert output.count("finished before") == 2
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("summary.json")} == before
+
+
+def test_a_study_tells_mistakes_before_the_first_run(tmp_path: Path) -> None:
+    for vary, told in (("learner.lr=1e-4,-1", "-1"), ("learner.lr", "section.key=value"), ("learner.speed=1", "learner.speed")):
+        process = start("--out", str(tmp_path / "s"), "--vary", vary, script="study.py")
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode == 2 and told in output and len(output.strip().splitlines()) == 1
+    assert not (tmp_path / "s").exists()
