@@ -133,8 +133,8 @@ class PreferConfig:
     min_margin: float = 0.02
     """Pairs whose rewards differ by less are dropped."""
     credit: float = 0.0
-    """For pararl_grpo: weight of the credit of single image cells (+1 as asked, -1 against it), less its mean over the group, in the
-    advantages of their tokens; of no effect on a reward that gives none."""
+    """For pararl_grpo: weight of the credit of single image cells and words (+1 as asked, -1 against it), less its mean over the group,
+    in the advantages of their tokens; of no effect on a reward that gives none."""
     balance: bool = True
     """Whether every kind of prompt weighs as much in the loss as it has prompts with a pair, however large its margins are."""
 

@@ -162,6 +162,9 @@ def _overrides(config: Config) -> list[str]:
 def _arms(config: Config) -> list[str]:
     """What is wrong with the settings of single arms once their overrides are applied."""
     problems = []
+    credited = [arm for arm in config.run.arms if for_arm(config, arm).prefer.credit]
+    if credited and all(ARM_SPECS[arm].objective != "grpo" for arm in credited):  # type: ignore[index]
+        problems.append(f"prefer.credit has an effect in arm pararl_grpo only, not in {', '.join(credited)} (set --run.arms pararl_grpo)")
     for arm in config.run.arms:
         spec = ARM_SPECS[arm]  # type: ignore[index]
         if for_arm(config, arm).learner.likelihood == "elbo" and (spec.reward == "step" or spec.objective == "grpo"):
