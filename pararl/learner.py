@@ -297,9 +297,9 @@ class Learner:
         out = np.zeros((len(rollouts), width), np.float32)
         for row, (rollout, index) in enumerate(zip(rollouts, used, strict=True)):
             text, words = rollout.segment("text"), feedback.words.get(index)
-            if text is not None and words is not None and len(words):
+            if text is not None and words is not None:
                 place = self.policy.words(text)
-                if len(words) <= place.max():
+                if place.max() >= 0 and len(words) != place.max() + 1:  # a policy may not tell words apart
                     raise ValueError(f"the reward gives credit for {len(words)} words of {rollout.output.text!r}: it must give one each")
                 out[row, : len(place)] = np.where(place < 0, 0, words[place])
         return torch.from_numpy(out).to(self.policy.device)

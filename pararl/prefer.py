@@ -22,7 +22,7 @@ class Feedback:
     credit: np.ndarray | None = None
     """float32 [batch, image rows, image columns]: what is added to the advantages of the tokens of each image cell."""
     words: Mapping[int, np.ndarray] = field(default_factory=dict)
-    """Likewise by index in the batch float32 [words]: what is added to those of the tokens of each word."""
+    """By index in the batch float32 [words]: what is added to the advantages of the tokens of each word of the text."""
     best: tuple[int, ...] = ()
     """Index of the best rollout of each group with spread, for the objective ``best``."""
     metrics: tuple[tuple[str, float], ...] = ()
@@ -118,16 +118,16 @@ def relative_credit(judgements: Sequence[Judgement], members: Sequence[np.ndarra
 
 
 def relative_words(judgements: Sequence[Judgement], members: Sequence[np.ndarray]) -> dict[int, np.ndarray]:
-    """Credit of each word of the final outputs that has any, less the mean of those of its group, by index in the batch.
+    """Credit of each word of the final outputs less the mean over all words of the group, float32 [words] by index in the batch.
 
-    Texts of a group differ in length and order, so there is no mean at a place; words without credit keep 0.
+    Texts of a group differ in length and order, so there is no mean at a place, as there is at a cell.
     """
     out: dict[int, np.ndarray] = {}
     for index in members:
-        known = {int(i): final.words for i in index if (final := judgements[i].final) is not None and final.words is not None}
-        told = [words[words != 0] for words in known.values()]
-        mean = np.concatenate(told).mean() if any(map(len, told)) else 0.0
-        out |= {i: np.where(words != 0, words - mean, 0).astype(np.float32) for i, words in known.items()}
+        known = {int(i): final.words for i in index if (final := judgements[i].final) and final.words is not None and len(final.words)}
+        if known:
+            mean = np.concatenate(list(known.values())).mean()
+            out |= {i: (words - mean).astype(np.float32) for i, words in known.items()}
     return out
 
 

@@ -162,11 +162,15 @@ def _overrides(config: Config) -> list[str]:
 def _arms(config: Config) -> list[str]:
     """What is wrong with the settings of single arms once their overrides are applied."""
     problems = []
-    credited = [arm for arm in config.run.arms if for_arm(config, arm).prefer.credit]
-    if credited and all(ARM_SPECS[arm].objective != "grpo" for arm in credited):  # type: ignore[index]
-        problems.append(f"prefer.credit has an effect in arm pararl_grpo only, not in {', '.join(credited)} (set --run.arms pararl_grpo)")
+    taking = [arm for arm in config.run.arms if ARM_SPECS[arm].objective == "grpo"]  # type: ignore[index]
+    if config.prefer.credit and not taking:
+        problems.append(f"prefer.credit has an effect in arm pararl_grpo only, not in {', '.join(config.run.arms)} (set --run.arms)")
     for arm in config.run.arms:
         spec = ARM_SPECS[arm]  # type: ignore[index]
+        if config.arm.get(arm, {}).get("prefer.credit") and arm not in taking:
+            problems.append(
+                f"arm.{arm}.prefer.credit has no effect: only arm pararl_grpo takes credit (set --arm.pararl_grpo.prefer.credit)"
+            )
         if for_arm(config, arm).learner.likelihood == "elbo" and (spec.reward == "step" or spec.objective == "grpo"):
             problems.append(
                 f"learner.likelihood elbo is that of a whole output, and arm {arm} learns from steps "

@@ -13,6 +13,8 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, SupportsFloat
 
+import numpy as np
+
 from pararl.types import Judgement, Output, Prompt, Rollout, Score
 
 Sample = tuple[Prompt, Output, Output]
@@ -81,12 +83,16 @@ def _wait(result: Awaitable[Values]) -> Values:
 
 
 def check_scores(name: str, scores: Sequence[Score | None], completions: int) -> list[Score | None]:
-    """The scores, if there is exactly one per completion and every value is finite; else ValueError that names reward and counts."""
+    """The scores, if there is exactly one per completion and all that they hold is finite; else ValueError that names the reward."""
     if len(scores) != completions:
         raise ValueError(f"reward {name} returned {len(scores)} values for {completions} completions: it must return one for each")
     for place, score in enumerate(scores):
         if score is not None and not math.isfinite(score.value):
             raise ValueError(f"reward {name} returned {score.value} for completion {place}: return None where it does not apply, or raise")
+        for field, axes in (("credit", 2), ("words", 1)) if score is not None else ():
+            given = getattr(score, field)
+            if given is not None and not (isinstance(given, np.ndarray) and given.ndim == axes and np.isfinite(given).all()):
+                raise ValueError(f"reward {name}, completion {place}: {field} must be a finite numpy array of {axes} axes, got {given!r}")
     return list(scores)
 
 

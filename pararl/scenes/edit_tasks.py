@@ -93,7 +93,7 @@ def names_held_pair(edit: Edit, cells: list[int]) -> bool:
 PICTURES = EditTask(EditRules(), in_words=False)
 IN_WORDS = EditTask(EditRules(most_before=4, most_after=5), in_words=True)
 """A plan of four objects takes 16 of a prompt's 28 words, one of five 20 of an answer's 23."""
-PLANNED = EditTask(EditRules(most_before=3, most_after=5), in_words=False)
+PLANNED = EditTask(EditRules(most_before=3), in_words=False)
 """Smaller scenes: the plan of an interleaved output asks for every object of a picture, and one misread word fails it."""
 
 

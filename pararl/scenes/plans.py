@@ -19,21 +19,25 @@ def plan_text(scene: Scene) -> str:
     return " ; ".join(objects) + " ." if objects else "."
 
 
-def phrase_credit(scene: Scene, credit: np.ndarray, wanted: Sequence[int] | None = None) -> np.ndarray:
-    """Credit of each word of ``plan_text(scene)``, float32 [words]: of a phrase that of its cell in ``credit`` [4, 4], of ``;`` and ``.``
-    0.
+def blame(scene: Scene, credit: np.ndarray, wanted: Sequence[int] | None = None) -> np.ndarray:
+    """Credit of each word of ``plan_text(scene)``, float32 [words]: -1 where its phrase has credit -1 in ``credit`` [4, 4], else 0.
 
-    ``wanted``: what the cells should hold; where a cell should hold another object, the colour or the shape that is right is not blamed.
+    ``wanted``: what the 16 cells should hold. An object that is right but in a wrong cell is blamed for its cell alone, one that
+    replaces another in its cell for the colour or shape that differs.
     """
-    words: list[float] = []
+    words: list[bool] = []
     for s, c, row, column in scene.objects():
-        value = float(credit[row, column])
-        target = EMPTY if wanted is None else wanted[row * GRID + column]
-        phrase = [value, value, value, 0.0]
-        if value < 0 and target >= 0:
-            phrase = [value * (target % len(COLOURS) != c), value * (target // len(COLOURS) != s), 0.0, 0.0]
-        words += phrase
-    return np.array(words or [0.0], np.float32)
+        wrong = bool(credit[row, column] < 0)
+        colour = shape = cell = wrong
+        if wrong and wanted is not None:
+            there = wanted[row * GRID + column]
+            value = kind(s, c)
+            if any(want == value != has for want, has in zip(wanted, scene.cells.ravel().tolist(), strict=True)):
+                colour = shape = False
+            elif there != EMPTY:
+                colour, shape, cell = there % len(COLOURS) != c, there // len(COLOURS) != s, False
+        words += [colour, shape, cell, False]
+    return -np.array(words or [False], np.float32)
 
 
 def parse_plan(text: str) -> Scene | None:

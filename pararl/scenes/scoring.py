@@ -9,7 +9,7 @@ from pararl.scenes.captions import check_caption
 from pararl.scenes.changes import Change, read_changes, read_source
 from pararl.scenes.edit_verify import UNREADABLE, Outcome, edit_atoms, edit_credit, judge
 from pararl.scenes.pixels import Parsed, parse
-from pararl.scenes.plans import parse_plan, phrase_credit
+from pararl.scenes.plans import blame, parse_plan
 from pararl.scenes.rewording import check_rewording, read_text
 from pararl.scenes.spec import read_spec
 from pararl.scenes.verify import align, verify, verify_plan
@@ -48,7 +48,8 @@ def check(spec: Mapping[str, Any], seen: Scene | Parsed, plan: str | None = None
     a ``plan`` (interleaved outputs) two more atoms: ``plan`` - it parses and itself satisfies the spec, soft its own score - and
     ``output_alignment`` - it equals the image cell by cell, soft F1 over placed objects. ``value`` is 1.0 exactly when ``strict`` holds.
     ``credit`` is float32 [4, 4]: +1 an object that was asked for, -1 one that contradicts the spec or is too much, or an unreadable cell,
-    0 an empty cell, or an object in a relation that does not hold.
+    0 an empty cell, or an object in a relation that does not hold; ``words`` is -1 a word of the
+    plan that is wrong, else 0 (``plans.blame``).
     Raises ValueError for a malformed spec.
     """
     if "edit" in spec:
@@ -59,7 +60,7 @@ def check(spec: Mapping[str, Any], seen: Scene | Parsed, plan: str | None = None
     if plan is not None:
         planned = parse_plan(plan)
         credit = verify_plan(findings, need, seen, planned)
-        words = None if planned is None or credit is None else phrase_credit(planned, credit)
+        words = None if planned is None or credit is None else blame(planned, credit)
     return Score(findings.value, findings.strict, tuple(findings.atoms), findings.credit, words)
 
 
@@ -69,7 +70,7 @@ def check_edit(spec: Mapping[str, Any], seen: Scene | Parsed, plan: str | None =
     Atoms: one per edit (``edit``), ``consistency``, ``validity``. With a ``plan`` also ``plan`` - it is an admissible result, soft its own
     value as an edit - and ``output_alignment`` - it equals the image, soft F1 over placed objects times the mean value of both, because
     agreeing on the unchanged source is worth nothing; ``value`` is then the mean of image, plan and alignment. ``credit`` is that of
-    ``edit_credit``. Raises ValueError for a malformed spec.
+    ``edit_credit``, ``words`` that of ``plans.blame``. Raises ValueError for a malformed spec.
     """
     source, made = read_changes(spec)
     cells = cells_of(seen)
@@ -103,8 +104,8 @@ def _check_edit_plan(
 
 
 def _edit_words(outcome: Outcome, source: Sequence[int], made: Sequence[Change], planned: Scene) -> np.ndarray:
-    """Credit of the words of a plan that should be the scene after an edit: +1 a changed cell that is right, -1 what is wrong."""
-    return phrase_credit(planned, edit_credit(outcome, source, made, cells_of(planned)), outcome.result)
+    """Credit of the words of a plan that should be the scene after an edit."""
+    return blame(planned, edit_credit(outcome, source, made, cells_of(planned)), outcome.result)
 
 
 def cells_of(seen: Scene | Parsed) -> list[int]:

@@ -139,6 +139,7 @@ def test_values_have_their_declared_types() -> None:
         ("--run.dir=", "run.dir must not be empty"),
         ("--learner.text_weight 0 --learner.image_weight 0", "must not both be 0"),
         ("--prefer.credit 1", "prefer.credit has an effect in arm pararl_grpo only, not in pararl, offline_dpo (set --run.arms"),
+        ("--run.arms output,pararl_grpo --arm.output.prefer.credit 1", "arm.output.prefer.credit has no effect: only arm pararl_grpo"),
         ("--arm.output.learner.lr -1", "arm.output.learner.lr must be > 0, got -1.0 (set --arm.output.learner.lr)"),
         ("--learner.lr abc", "learner.lr on the command line must be a number, got 'abc'"),
         ("--learner.lr null", "learner.lr on the command line must be a number"),

@@ -97,11 +97,11 @@ def test_credit_of_a_word_is_what_it_has_more_than_the_words_of_the_group() -> N
         return Judgement(Score(0.5, False, words=np.array(words, np.float32)))
 
     rollouts = [rollout(A, 0), rollout(A, 1), rollout(A, 2), rollout(B, 0)]
-    judgements = [credited(1, 0, -1), credited(1, 1), Judgement(Score(0.1)), credited(0, 0)]
+    judgements = [credited(0, 0, -1), credited(-1), Judgement(Score(0.1)), credited(0, 0)]
     found = relative_words(judgements, groups(rollouts))
-    assert {i: words.tolist() for i, words in found.items()} == {0: [0.5, 0, -1.5], 1: [0.5, 0.5], 3: [0, 0]}
+    assert {i: words.tolist() for i, words in found.items()} == {0: [0.5, 0.5, -0.5], 1: [-0.5], 3: [0, 0]}
     feedback = prefer(rollouts, judgements, ARM_SPECS["pararl_grpo"], PreferConfig(credit=2), 0.5, keep=8)
-    assert {i: words.tolist() for i, words in feedback.words.items()} == {0: [1, 0, -3], 1: [1, 1], 3: [0, 0]}
+    assert {i: words.tolist() for i, words in feedback.words.items()} == {0: [1, 1, -1], 1: [-1], 3: [0, 0]}
     assert not prefer(rollouts, judgements, ARM_SPECS["pararl_grpo"], PreferConfig(), 0.5, keep=8).words
 
 

@@ -12,6 +12,7 @@ import pytest
 
 import rewards
 from pararl.types import Output, Prompt, Rollout, Score
+from rewards.base import check_scores
 
 PROMPTS = ["a circle", "a square", "a cross"]
 OUTPUTS = [Output(text="x"), Output(text="xx"), Output(text="xxx")]
@@ -207,3 +208,11 @@ def test_load_says_what_is_missing(module: str, name: str, message: str) -> None
 def test_an_import_error_inside_the_users_module_is_not_hidden(module: str) -> None:
     with pytest.raises(ModuleNotFoundError, match="a_package_nobody_has"):
         rewards.load("users_broken:half")
+
+
+def test_credit_that_is_no_finite_array_is_refused_with_its_place() -> None:
+    good, grid = Score(0.5, words=np.zeros(3, np.float32)), np.zeros((2, 2), np.float32)
+    assert check_scores("mine", [good, Score(0.5, credit=grid), None], 3)
+    for bad in (Score(0.5, credit=grid + np.nan), Score(0.5, words=grid), Score(0.5, words=[0.0, 1.0])):  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="reward mine, completion 1: (credit|words) must be a finite numpy array"):
+            check_scores("mine", [good, bad], 2)

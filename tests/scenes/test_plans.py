@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pararl.scenes import VOCABULARY, Scene, parse_plan, plan_text
-from pararl.scenes.plans import phrase_credit
+from pararl.scenes.plans import blame
 
 
 def test_plan_of_a_known_scene() -> None:
@@ -67,13 +67,18 @@ def test_random_words_never_raise_and_parse_only_when_canonical() -> None:
     assert parsed > 0
 
 
-def test_credit_of_a_plan_lies_on_the_words_that_are_right_or_wrong() -> None:
-    scene = Scene.of([(1, 2, 2, 3), (0, 0, 0, 0), (2, 1, 3, 3)])
-    assert plan_text(scene) == "red circle a1 ; blue square c4 ; green triangle d4 ."
+def test_the_words_of_a_plan_that_are_wrong_are_blamed() -> None:
+    scene = Scene.of([(1, 2, 2, 3), (0, 0, 0, 0), (3, 1, 3, 3)])
+    assert plan_text(scene) == "red circle a1 ; blue square c4 ; green cross d4 ."
     credit = np.zeros((4, 4), np.float32)
     credit[0, 0], credit[2, 3], credit[3, 3] = 1, -1, -1
-    assert phrase_credit(scene, credit).tolist() == [1, 1, 1, 0, -1, -1, -1, 0, -1, -1, -1, 0]
+    assert blame(scene, credit).tolist() == [0, 0, 0, 0, -1, -1, -1, 0, -1, -1, -1, 0]
+    red_circle, blue_circle, green_cross = (shape * 6 + colour for shape, colour in ((0, 0), (0, 2), (3, 1)))
     wanted = [-1] * 16
-    wanted[0], wanted[11] = scene.cells[0, 0], 0 * 6 + 2  # a blue circle, where the plan has a blue square; and nothing in d4
-    assert phrase_credit(scene, credit, wanted).tolist() == [1, 1, 1, 0, 0, -1, 0, 0, -1, -1, -1, 0]
-    assert phrase_credit(Scene.empty(), credit).tolist() == [0]
+    wanted[0], wanted[11] = red_circle, blue_circle
+    assert blame(scene, credit, wanted).tolist() == [0, 0, 0, 0, 0, -1, 0, 0, -1, -1, -1, 0], (
+        "a square that should be a circle, a cross too many"
+    )
+    wanted[3] = green_cross
+    assert blame(scene, credit, wanted).tolist() == [0, 0, 0, 0, 0, -1, 0, 0, 0, 0, -1, 0], "the cross is in the wrong cell"
+    assert blame(Scene.empty(), credit).tolist() == [0]
