@@ -54,7 +54,7 @@ def test_an_edited_plan_is_scored_as_the_scene_it_describes(drawn: dict[str, lis
     for prompt in tagged(drawn["train"], "scene_edit")[:100]:
         source = scenes.Scene.from_cells(prompt.spec["source"])
         assert prompt.text.startswith(f"{scenes.plan_text(source)} ") and prompt.image is None
-        assert len(source.objects()) <= 4
+        assert len(source.objects()) <= 3
         unchanged = said(prompt, scenes.plan_text(source))
         assert unchanged.value == 0 and unchanged.credit is None
         for text in ("", ".", "red circle", prompt.text):
