@@ -12,7 +12,7 @@ import policies
 from pararl import adapter, scenes
 from pararl.arms import ARM_SPECS, ArmSpec
 from pararl.config import Arm, LearnerConfig, PreferConfig
-from pararl.learner import Learner, Table, kl_figures, longest, step_table
+from pararl.learner import Learner, Table, by_task, kl_figures, longest, step_table
 from pararl.prefer import Feedback, prefer
 from pararl.types import KINDS, MODALITIES, TASKS, Judgement, Prompt, Rollout, Score, Segment, Task
 from policies import Policy, Sampling
@@ -183,17 +183,17 @@ def test_reference_is_the_base_until_it_is_refreshed(tiny_policy_dir: Path) -> N
 
 
 def test_state_round_trip_goes_on_as_if_never_stopped(tiny_policy_dir: Path) -> None:
-    config = replace(CONFIG, reference_every=2)
-    straight, stopped = make(tiny_policy_dir, config=config), make(tiny_policy_dir, config=config)
+    config = replace(CONFIG, reference_every=2, schedule="linear")
+    straight, stopped = (make(tiny_policy_dir, config=config, updates=5) for _ in range(2))
     for learner in (straight, stopped):
         for _ in range(3):
             rollouts = sample(learner)
             learner.update(rollouts, teach(rollouts, learner.arm))
-    resumed = make(tiny_policy_dir, config=config)
+    resumed = make(tiny_policy_dir, config=config, updates=5)
     resumed.load_state(*stopped.state())
     for learner in (straight, resumed):
         rollouts = sample(learner)
-        learner.update(rollouts, teach(rollouts, learner.arm))
+        assert learner.update(rollouts, teach(rollouts, learner.arm))["preference/lr"] == pytest.approx(0.4 * CONFIG.lr)
     assert torch.equal(adapter_of(straight), adapter_of(resumed))
     assert resumed.version == 4
 
@@ -342,6 +342,20 @@ def test_credit_moves_the_tokens_of_its_words_alone(tiny_policy_dir: Path) -> No
     assert (got - expected).norm() < 1e-4 * expected.norm()
     with pytest.raises(ValueError, match="credit for 1 words"):
         learner.update(rollouts, Feedback(advantages=nothing, words={chosen: words[:1] + 1}))
+
+
+def test_credit_of_words_reaches_the_rows_of_its_rollouts(tiny_policy_dir: Path) -> None:
+    learner = make(tiny_policy_dir, "pararl_grpo")
+    rollouts = sample(learner, ALL_TASKS, prompts=1)
+    spoken = [i for i, r in enumerate(rollouts) if r.output.text]
+    words = {i: np.arange(1, len((rollouts[i].output.text or "").split()) + 1, dtype=np.float32) / (i + 1) for i in spoken[1::2]}
+    used = by_task(rollouts, range(len(rollouts)))[::-1]
+    width = longest(rollouts) + 3
+    found = learner._word_credit([rollouts[i] for i in used], Feedback(words=words), used, width)
+    assert found.shape == (len(used), width) and len(words) > 3
+    for row, i in enumerate(used):
+        expected = words.get(i, np.zeros(0, np.float32))  # a word is a token in this vocabulary
+        assert found[row, : len(expected)].tolist() == expected.tolist() and not found[row, len(expected) :].any()
 
 
 def test_the_kl_to_the_base_is_estimated_on_rollouts_of_every_kind(tiny_policy_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
