@@ -32,7 +32,8 @@ from pararl.types import KINDS, Kind, Output
 from policies.backbones.llada import MMadaConfig, MMadaModelLM
 from policies.image.magvitv2 import MAGVITv2, MAGVITv2Config
 from policies.image.training import tokenizer_loss
-from policies.mmada import MMadaPolicy, MMadaSettings
+from policies.mmada import MMadaPolicy
+from policies.mmada_codec import MMadaSettings
 from policies.pretraining import supervised_loss
 from policies.text import word_tokenizer
 

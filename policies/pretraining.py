@@ -11,7 +11,8 @@ from torch import Tensor
 
 from pararl.types import Modality, Output, Prompt
 from policies.likelihood.masked import hidden_token_logprobs
-from policies.mmada import TEXT_ONLY, MMadaPolicy
+from policies.mmada import MMadaPolicy
+from policies.mmada_codec import TEXT_ONLY
 
 
 def noise_levels(batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

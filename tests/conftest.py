@@ -23,7 +23,8 @@ def tiny_policy_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from pararl import scenes
     from policies.backbones.llada import MMadaConfig, MMadaModelLM
     from policies.image import MAGVITv2, MAGVITv2Config
-    from policies.mmada import MMadaPolicy, MMadaSettings
+    from policies.mmada import MMadaPolicy
+    from policies.mmada_codec import MMadaSettings
     from policies.text import word_tokenizer
 
     tokenizer, specials = word_tokenizer(scenes.VOCABULARY)

@@ -10,59 +10,13 @@ import torch
 
 import policies
 from pararl import adapter, scenes
-from pararl.arms import ARM_SPECS, ArmSpec
-from pararl.config import Arm, LearnerConfig, PreferConfig
-from pararl.learner import Learner, Table, by_task, kl_figures, longest, step_table
-from pararl.prefer import Feedback, prefer
-from pararl.types import KINDS, MODALITIES, TASKS, Judgement, Prompt, Rollout, Score, Segment, Task
-from policies import Policy, Sampling
+from pararl.config import Arm
+from pararl.learner import Learner, Table, kl_figures, step_table
+from pararl.prefer import Feedback
+from pararl.types import KINDS, MODALITIES, TASKS, Rollout, Segment, Task
+from policies import Policy
 from policies.text import word_tokenizer
-
-SAMPLING = Sampling(steps=4, recorded=2, temperature=1.0)
-CONFIG = LearnerConfig(lr=1e-2, beta=1.0, reference_every=0)
-
-
-def make(directory: Path, arm: Arm = "pararl", config: LearnerConfig = CONFIG, updates: int | None = None) -> Learner:
-    policy = policies.load(directory)
-    return Learner(policy, adapter.attach(policy, rank=4, alpha=8, seed=1), config, ARM_SPECS[arm], updates=updates)
-
-
-def prompt(i: int, task: Task, shown: bool) -> Prompt:
-    """The i-th training text under another task; with a noisy input image where the task shows one."""
-    image = np.random.default_rng(i).integers(0, 256, (32, 32, 3), dtype=np.uint8) if shown else None
-    return Prompt(f"{task}-{shown}-{i}", task, scenes.prompt("train", i, task="t2i").text, image=image)
-
-
-ONE_TASK: list[tuple[Task, bool]] = [("t2i", False)]
-ALL_TASKS: list[tuple[Task, bool]] = [
-    *((task, task in ("i2t", "edit")) for task in TASKS),
-    ("interleaved", True),
-]
-"""Each task and whether it shows an image; interleaved both ways."""
-
-
-def sample(learner: Learner, tasks: list[tuple[Task, bool]] = ONE_TASK, prompts: int = 2, group: int = 4) -> list[Rollout]:
-    """``group`` rollouts of ``prompts`` prompts of every task, the tasks in turn."""
-    asked = [prompt(i, task, shown) for i in range(prompts) for task, shown in tasks for _ in range(group)]
-    made = learner.policy.generate(asked, list(range(len(asked))), SAMPLING, learner.version)
-    return [replace(r, index=i % group) for i, r in enumerate(made)]
-
-
-def judge(rollouts: list[Rollout]) -> list[Judgement]:
-    """A reward that a random policy's samples differ in: the share of odd ids among the tokens of the image, else of the text."""
-    return [Judgement(*scores(r.segment("image") or r.segments[0])) for r in rollouts]
-
-
-def scores(part: Segment) -> tuple[Score, tuple[Score, ...]]:
-    return Score(float((part.tokens % 2).mean())), tuple(Score(float((g % 2).mean())) for g in part.guesses)
-
-
-def teach(rollouts: list[Rollout], arm: ArmSpec, step_mix: float = 0.5) -> Feedback:
-    return prefer(rollouts, judge(rollouts), arm, PreferConfig(min_margin=0.0), step_mix, keep=8)
-
-
-def adapter_of(learner: Learner) -> torch.Tensor:
-    return torch.cat([x.flatten() for x in adapter.tensors(learner.peft).values()]).clone()
+from tests.pararl.learning import ALL_TASKS, CONFIG, ONE_TASK, adapter_of, judge, make, sample, teach
 
 
 def length(segment: Segment) -> int:
@@ -232,44 +186,6 @@ def test_a_batch_that_teaches_nothing_changes_nothing(tiny_policy_dir: Path) -> 
     assert "preference/loss" not in figures
 
 
-def test_grpo_gives_every_modality_its_own_mean_and_weight(tiny_policy_dir: Path) -> None:
-    """By hand, in numpy, from the definition: a mean over the tokens of a modality at a step, whatever the other modality has there."""
-    arm: Arm = "pararl_grpo"
-    gradients, found = {}, {}
-    for weights in ((1.0, 0.0), (0.0, 1.0), (2.0, 0.5)):
-        config = replace(CONFIG, text_weight=weights[0], image_weight=weights[1], clip_norm=1e9)
-        learner = make(tiny_policy_dir, arm, config)
-        rollouts = sample(learner, [("interleaved", False)])
-        feedback = teach(rollouts, learner.arm)
-        # An update of random size first, so that the ratios are not all 1.
-        with torch.no_grad():
-            generator = torch.Generator().manual_seed(3)
-            for parameter in learner.parameters:
-                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.03)
-            table = step_table(learner.policy, rollouts)
-        figures = learner.update(rollouts, feedback)
-        gradients[weights] = torch.cat([p.grad.flatten() for p in learner.parameters if p.grad is not None])
-        assert feedback.advantages is not None
-        used = [i for i in range(len(rollouts)) if feedback.advantages[i].any()]
-        expected = {}
-        for m, modality in enumerate(MODALITIES):
-            gains = []
-            for i in used:
-                steps = [s for s in range(len(rollouts[i].recorded)) if table.committed[i, s, m].any()]
-                gains += [0.0] if steps else []
-                for s in steps:
-                    here = table.committed[i, s, m]
-                    ratio = (table.logprob[i, s, m] - table.behaviour[i, s, m])[here].exp().double().numpy()
-                    advantage = float(feedback.advantages[i, s])
-                    gains[-1] += np.minimum(ratio * advantage, ratio.clip(0.8, 1.2) * advantage).mean() / len(steps)
-            expected[modality] = -float(np.mean(gains))
-        assert figures["preference/loss"] == pytest.approx(weights[0] * expected["text"] + weights[1] * expected["image"], abs=1e-5)
-        found[weights] = figures
-        assert {f"preference/{name}_{m}" for name in ("ratio", "clipped") for m in MODALITIES} <= figures.keys()
-    both = 2 * gradients[(1.0, 0.0)] + 0.5 * gradients[(0.0, 1.0)]
-    assert (both - gradients[(2.0, 0.5)]).norm() < 1e-4 * both.norm() > 0
-
-
 def test_a_linear_schedule_shortens_the_steps_update_by_update(tiny_policy_dir: Path) -> None:
     constant, linear = make(tiny_policy_dir, "output"), make(tiny_policy_dir, "output", replace(CONFIG, schedule="linear"), updates=4)
     rollouts = sample(constant)
@@ -287,75 +203,6 @@ def test_a_linear_schedule_shortens_the_steps_update_by_update(tiny_policy_dir: 
     assert [move(linear)[0] for _ in range(2)] == [0.5 * CONFIG.lr, 0.25 * CONFIG.lr]
     with pytest.raises(ValueError, match="number of updates"):
         make(tiny_policy_dir, "output", replace(CONFIG, schedule="linear"))
-
-
-def test_credit_moves_the_tokens_of_its_cells_alone(tiny_policy_dir: Path) -> None:
-    """Without any other advantage, an update with credit at one quarter of the image is one on the tokens of that quarter."""
-    learner = make(tiny_policy_dir, "pararl_grpo", replace(CONFIG, clip_norm=1e9))
-    rollouts = sample(learner)
-    credit = np.zeros((len(rollouts), 2, 2), np.float32)
-    credit[3, 0, 1] = 0.7
-    width = 2 + longest(rollouts)
-    tokens = learner._token_credit(credit, width)
-    assert tokens.shape == (len(rollouts), width) and tokens[3, :16].reshape(4, 4)[:2, 2:].eq(0.7).all() and tokens.count_nonzero() == 4
-    nothing = np.zeros((len(rollouts), len(rollouts[0].recorded) + 1), np.float32)
-    figures = learner.update(rollouts, Feedback(advantages=nothing, credit=credit))
-    got = torch.cat([p.grad.flatten() for p in learner.parameters if p.grad is not None])
-    # The same by hand: the mean of the quarter's tokens over those committed at a step, over the steps that committed any.
-    other = make(tiny_policy_dir, "pararl_grpo")
-    table = step_table(other.policy, [rollouts[3]])
-    image = MODALITIES.index("image")
-    here = table.committed[0, :, image, :16]
-    per_step = ((table.logprob - table.behaviour.detach())[0, :, image, :16].exp() * tokens[3, :16] * here).sum(-1)
-    loss = -(per_step / here.sum(-1).clamp_min(1)).sum() / here.any(-1).sum()
-    loss.backward()
-    expected = torch.cat([p.grad.flatten() for p in other.parameters if p.grad is not None])
-    assert figures["preference/loss"] == pytest.approx(loss.item(), abs=1e-5) and expected.norm() > 0
-    assert (got - expected).norm() < 1e-4 * expected.norm()
-
-
-def test_credit_moves_the_tokens_of_its_words_alone(tiny_policy_dir: Path) -> None:
-    learner = make(tiny_policy_dir, "pararl_grpo", replace(CONFIG, clip_norm=1e9))
-    rollouts = sample(learner, [("t2t", False)])
-    whole = step_table(learner.policy, rollouts)
-    text = MODALITIES.index("text")
-    # A word is a token in this vocabulary; one that was committed at a recorded step, in a text of several.
-    seen = [
-        (i, w) for i, r in enumerate(rollouts) for w in range(1, len((r.output.text or "").split())) if whole.committed[i, :, text, w].any()
-    ]
-    chosen, word = seen[0]
-    words = np.zeros(len((rollouts[chosen].output.text or "").split()), np.float32)
-    words[word] = -0.7
-    nothing = np.zeros((len(rollouts), len(rollouts[0].recorded) + 1), np.float32)
-    figures = learner.update(rollouts, Feedback(advantages=nothing, words={chosen: words}))
-    got = torch.cat([p.grad.flatten() for p in learner.parameters if p.grad is not None])
-    other = make(tiny_policy_dir, "pararl_grpo")
-    table = step_table(other.policy, [rollouts[chosen]])
-    here = table.committed[0, :, text]
-    (step,) = here[:, word].nonzero()[0].tolist()
-    ratio = (table.logprob - table.behaviour.detach())[0, step, text, word].exp()
-    gain = -0.7 * ratio / here[step].sum()
-    loss = -gain / here.any(-1).sum()
-    loss.backward()
-    expected = torch.cat([p.grad.flatten() for p in other.parameters if p.grad is not None])
-    assert figures["preference/loss"] == pytest.approx(loss.item(), abs=1e-5) and expected.norm() > 0
-    assert (got - expected).norm() < 1e-4 * expected.norm()
-    with pytest.raises(ValueError, match="credit for 1 words"):
-        learner.update(rollouts, Feedback(advantages=nothing, words={chosen: words[:1] + 1}))
-
-
-def test_credit_of_words_reaches_the_rows_of_its_rollouts(tiny_policy_dir: Path) -> None:
-    learner = make(tiny_policy_dir, "pararl_grpo")
-    rollouts = sample(learner, ALL_TASKS, prompts=1)
-    spoken = [i for i, r in enumerate(rollouts) if r.output.text]
-    words = {i: np.arange(1, len((rollouts[i].output.text or "").split()) + 1, dtype=np.float32) / (i + 1) for i in spoken[1::2]}
-    used = by_task(rollouts, range(len(rollouts)))[::-1]
-    width = longest(rollouts) + 3
-    found = learner._word_credit([rollouts[i] for i in used], Feedback(words=words), used, width)
-    assert found.shape == (len(used), width) and len(words) > 3
-    for row, i in enumerate(used):
-        expected = words.get(i, np.zeros(0, np.float32))  # a word is a token in this vocabulary
-        assert found[row, : len(expected)].tolist() == expected.tolist() and not found[row, len(expected) :].any()
 
 
 def test_the_kl_to_the_base_is_estimated_on_rollouts_of_every_kind(tiny_policy_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

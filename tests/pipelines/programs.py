@@ -18,6 +18,8 @@ SMALL = [
     "1",
     "--learner.lr",
     "1e-2",
+    "--learner.schedule",
+    "linear",
     "--curriculum.tasks",
     "t2i,i2t,interleaved_edit",
 ]

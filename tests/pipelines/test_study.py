@@ -9,7 +9,8 @@ from tests.pipelines.programs import SMOKE, finish, start
 
 
 def test_a_study_compares_settings_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
-    small = ["--run.arms", "pararl", "--run.updates", "1", "--eval.splits", "id", "--eval.prompts", "8"]
+    small = ["--run.arms", "pararl_grpo", "--run.updates", "1", "--eval.splits", "id", "--eval.prompts", "8"]
+    small += ["--prefer.credit", "1", "--curriculum.tasks", "t2i,interleaved_edit"]
     command = ["--config", str(SMOKE), "--seeds", "5", "--out", str(tmp_path), "--vary", "learner.lr=1e-9,1e-3", *small]
     finish(start(*command, script="study.py"))
     table = (tmp_path / "sweep.md").read_text()
@@ -17,8 +18,8 @@ def test_a_study_compares_settings_and_goes_on_where_it_stopped(tmp_path: Path) 
     for lr in ("1e-9", "1e-3"):
         run = tmp_path / f"lr={lr}" / "seed-5"
         config = yaml.safe_load((run / "config.yaml").read_text())
-        assert config["arm"]["pararl"]["learner.lr"] == float(lr) and config["run"]["seed"] == 5
-        assert f"{json.loads((run / 'summary.json').read_text())['arms']['pararl']['id']['strict']:.3f}" in table
+        assert config["arm"]["pararl_grpo"]["learner.lr"] == float(lr) and config["run"]["seed"] == 5
+        assert f"{json.loads((run / 'summary.json').read_text())['arms']['pararl_grpo']['id']['strict']:.3f}" in table
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("summary.json")}
     output = finish(start(*command, script="study.py"))
     assert output.count("finished before") == 2

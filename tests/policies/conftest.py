@@ -11,7 +11,8 @@ from torch import Tensor
 
 from policies.backbones.llada import MMadaConfig, MMadaModelLM
 from policies.image.magvitv2 import MAGVITv2, MAGVITv2Config
-from policies.mmada import MMadaPolicy, MMadaSettings
+from policies.mmada import MMadaPolicy
+from policies.mmada_codec import MMadaSettings
 from policies.text import word_tokenizer
 
 WORDS = ("red", "blue", "green", "circle", "square", "above")

@@ -20,7 +20,8 @@ from policies import Sampling
 from policies.backbones.llada import MMadaConfig, MMadaModelLM
 from policies.image.magvitv2 import MAGVITv2, MAGVITv2Config
 from policies.layout import Span, Specials, Vocabulary, canvas, pad_left
-from policies.mmada import MMadaPolicy, MMadaSettings
+from policies.mmada import MMadaPolicy
+from policies.mmada_codec import MMadaSettings
 from tests.policies.by_hand import GUIDED, KINDS, Kind, picture, prefix, prompts, sequence, task_of, text_length
 from tests.policies.conftest import MakePolicy
 

@@ -17,7 +17,8 @@ from policies.backbones.llada import MMadaModelLM
 from policies.base import Sampling
 from policies.image.magvitv2 import MAGVITv2
 from policies.layout import Canvas, Specials
-from policies.mmada import MMadaPolicy, MMadaSettings
+from policies.mmada import MMadaPolicy
+from policies.mmada_codec import MMadaSettings
 from tests.policies.by_hand import KINDS, Kind, prompts, sequence, text_length
 
 STEPS = 4
