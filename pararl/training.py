@@ -118,7 +118,9 @@ class Training:
         reward = dict(feedback.metrics)
         # Arms on data of the base estimate it at evaluations only: their rollouts do not come from the policy.
         self.kl = row.get("kl/total", row.get("eval/kl_total", self.kl))
-        self.progress.step(reward.get("reward/mean"), reward.get("reward/strict"), self.kl, total)
+        # A static arm samples once, before its first update: that says nothing of the updates that are left.
+        once = batch.rollout_seconds + batch.reward_seconds if self.spec.data == "static" else 0.0
+        self.progress.step(reward.get("reward/mean"), reward.get("reward/strict"), self.kl, total - once)
 
     def result(self) -> ArmResult:
         """Measure the trained adapter on every split, save it, and close the arm's books."""

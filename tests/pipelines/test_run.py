@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -29,6 +30,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("outputs")
     output = finish(start(*SMALL, "--run.dir", str(folder), "--run.name", "smoke", cwd=folder))
     assert "ID strict" in output and "offline_dpo" in output
+    (shown,) = re.findall(r"^offline_dpo  update 1/3 .* ([\d.]+) s/update", output, re.MULTILINE)
+    rows = [r for r in read_lines(folder / "smoke" / "metrics.jsonl") if r["arm"] == "offline_dpo" and r["update"] == 1]
+    (first,) = [r for r in rows if "perf/update" in r]
+    sampled = first["perf/rollout"] + first["perf/reward"]
+    assert sampled > 0.5 and abs(float(shown) - (first["perf/update"] - sampled)) < 0.06, "sampling is no part of an update's time"
     return folder / "smoke"
 
 
