@@ -102,8 +102,9 @@ def report(out: Path, seeds: list[int]) -> "Figures":
             if (v := values.get(name))
         ]
         for title, name in names.items()
+        if name in found["base"]
     }
-    if any(groups.values()):
+    if groups:
         bars_png(out / "arms.png", groups, "strict accuracy")
     print(f"\n{text}\nin {out}: results.md, results.json, arms.png")
     return found
