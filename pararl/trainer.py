@@ -35,13 +35,12 @@ class LocalTrainer:
     """A learner in this process. ``config`` is that of the arm (``for_arm``)."""
 
     def __init__(self, config: Config, arm: Arm) -> None:
-        import torch
-
         import policies
         from pararl import adapter
         from pararl.learner import Learner
+        from policies import cpu
 
-        torch.set_num_threads(config.learner.threads)
+        cpu.use(config.learner.threads)
         settings = WorkerSettings.of(config)
         self.name = settings.policy
         policy = policies.load(settings.policy)

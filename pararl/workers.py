@@ -4,8 +4,7 @@ This module loads no torch: a rollout worker loads it when it is made, a reward 
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,13 +65,14 @@ class RolloutWorker:
         """Load the policy and attach an adapter that still equals the base. Raises what ``policies.load`` raises."""
         import policies
         from pararl import adapter
+        from policies.cpu import computing
 
         self.name = name
         self.threads = settings.threads
         self.policy = policies.load(settings.policy)
         if settings.device != "cpu":
             self.policy.to(settings.device)
-        with _threads(self.threads):
+        with computing(self.threads):
             self.base_canary = self.policy.canary()
         # The worker keeps no random adapter of its own: A is the learner's as soon as one is loaded, and until then B is 0.
         self.model = adapter.attach(self.policy, settings.rank, settings.alpha)
@@ -86,6 +86,7 @@ class RolloutWorker:
         Raises SyncError when its tensors do not fit, or when they changed what the adapter does without changing any canary logit.
         """
         from pararl import adapter
+        from policies.cpu import computing
 
         held, self.receipt = self.receipt, None
         try:
@@ -93,7 +94,7 @@ class RolloutWorker:
         except ValueError as error:
             raise SyncError(f"{self.name} could not load adapter version {sent.version}: {error}") from error
         checksum = sync.checksum_of(adapter.tensors(self.model))
-        with _threads(self.threads):
+        with computing(self.threads):
             canary = self.policy.canary()
         # While every B was and is 0, another A changes nothing.
         effective = self.changes_base or sent.changes_base
@@ -113,6 +114,7 @@ class RolloutWorker:
         when ``version`` is not that of ``sent`` (of the base: 0).
         """
         from pararl import adapter
+        from policies.cpu import computing
 
         if version != (0 if sent is None else sent.version):
             raise ValueError(
@@ -121,7 +123,7 @@ class RolloutWorker:
         if sent is not None and (self.receipt is None or (self.receipt.version, self.receipt.checksum) != (version, sent.checksum)):
             sync.verify([self.load(sent)], sent, [self.name])
         prompts, seeds = [r.prompt for r in requests], [r.seed for r in requests]
-        with _threads(self.threads):
+        with computing(self.threads):
             if sent is None:
                 with adapter.base(self.model):
                     rollouts = self.policy.generate(prompts, seeds, sampling, version)
@@ -152,16 +154,3 @@ class RewardWorker:
 def reward_calls(rollouts: Sequence[Rollout]) -> int:
     """How many outputs are scored for these rollouts: the final one of each and its guesses."""
     return sum(1 + sum(guess is not None for guess in rollout.guesses) for rollout in rollouts)
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Run torch with ``count`` threads inside: results equal bit for bit only where the number of threads does."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -83,9 +83,9 @@ def main() -> None:
     if out.exists():
         fail(f"{out} exists already and is never overwritten (set --out)")
 
-    import torch
+    from policies import cpu
 
-    torch.set_num_threads(config.rollout.threads)
+    cpu.use(config.rollout.threads)
     try:
         began = time.monotonic()
         found = {name: examine(config, name, folder, args) for name, folder in systems.items()}

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PretrainedConfig, PreTrainedModel
 
+from policies.cpu import attention
+
 
 class MMadaConfig(PretrainedConfig):
     """Sizes of an MMaDA backbone, under the released names. Released fields that do not change this architecture are kept and ignored."""
@@ -105,7 +107,7 @@ class LLaDABlock(nn.Module):
         q = rotate(self.q_proj(y).view(batch, length, self.heads, self.head_dim).transpose(1, 2), cos, sin)
         k = rotate(self.k_proj(y).view(batch, length, self.kv_heads, self.head_dim).transpose(1, 2), cos, sin)
         v = self.v_proj(y).view(batch, length, self.kv_heads, self.head_dim).transpose(1, 2)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=self.kv_heads != self.heads)
+        y = attention(q, k, v, mask)
         x = x + self.attn_out(y.transpose(1, 2).reshape(batch, length, width))
         y = self.ff_norm(x)
         return x + self.ff_out(F.silu(self.ff_proj(y)) * self.up_proj(y))

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
+from policies.cpu import attention
+
 RELEASED_ENCODER = {"ch": 128, "ch_mult": [1, 2, 2, 4, 4], "num_res_blocks": [4, 3, 4, 3, 4], "z_channels": 13}
 RELEASED_DECODER = {"ch": 128, "ch_mult": [1, 1, 2, 2, 4], "num_res_blocks": [4, 4, 3, 4, 3], "z_channels": 13}
 
@@ -70,7 +72,7 @@ class AttnBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm(x)
         q, k, v = (layer(y).flatten(2).transpose(1, 2) for layer in (self.q, self.k, self.v))
-        y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(x.shape)
+        y = attention(q[:, None], k[:, None], v[:, None]).transpose(-2, -1).reshape(x.shape)
         return x + self.proj_out(y)
 
 

@@ -3,6 +3,8 @@
 import copy
 import json
 import re
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
 from policies.backbones.llada import MMadaConfig, MMadaModelLM
+from policies.cpu import computing
 from policies.mmada import MMadaPolicy
 
 TARGETS = {"q_proj", "k_proj", "v_proj", "attn_out", "ff_proj", "up_proj", "ff_out"}
@@ -27,7 +30,15 @@ def released() -> MMadaModelLM:
 # ---- parity with the recorded reference
 
 
+@pytest.fixture(params=["torch", "workers"])
+def products(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Float32 products as torch does them by itself, and as the workers have them done."""
+    with computing(1) if request.param == "workers" else nullcontext():
+        yield
+
+
 @torch.no_grad()
+@pytest.mark.usefixtures("products")
 def test_logits_and_last_hidden_states_equal_the_recorded_ones(mmada_model: MMadaModelLM, mmada_cases: dict[str, Tensor]) -> None:
     ids = mmada_cases["fwd.input_ids"]
     assert torch.allclose(mmada_model(ids), mmada_cases["fwd.logits"], rtol=0, atol=1e-5)
@@ -35,6 +46,7 @@ def test_logits_and_last_hidden_states_equal_the_recorded_ones(mmada_model: MMad
 
 
 @torch.no_grad()
+@pytest.mark.usefixtures("products")
 def test_logits_of_a_padded_batch_equal_the_recorded_ones_at_real_positions(
     mmada_model: MMadaModelLM, mmada_cases: dict[str, Tensor]
 ) -> None:
