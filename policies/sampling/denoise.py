@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pararl.types import Modality
 from policies.layout import Canvas, Span
-from policies.sampling.schedules import block_counts, cosine_remaining, spread
+from policies.sampling.schedules import block_counts, remaining, spread
 
 Logits = Callable[[Tensor, Sequence[Span]], list[tuple[Tensor, Tensor]]]
 """(ids [batch, length], spans) -> per span (plain, guided) logits [batch, span, rows]: guidance-free, and as the sampler draws from."""
@@ -63,10 +63,10 @@ def image_plan(span: Span, steps: int, total: int, temperature: float, choice_te
 
     ``choice_temperature``: Gumbel temperature of the confidence, annealed linearly from there to 0 at the last step.
     """
-    remaining = [len(span), *cosine_remaining(len(span), steps)]
+    left = [len(span), *remaining(len(span), steps)]
     commits = [0] * total
     for update, step in enumerate(spread(steps, total)):
-        commits[step] = remaining[update] - remaining[update + 1]
+        commits[step] = left[update] - left[update + 1]
     anneal = tuple(choice_temperature * (1 - (step + 1) / total) for step in range(total))
     return SegmentPlan(span, tuple(commits), (len(span),) * total, temperature, anneal)
 

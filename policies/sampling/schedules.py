@@ -4,24 +4,39 @@ import math
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 Decoding = Literal["parallel", "semi_parallel", "sequential"]
+Schedule = Literal["cosine", "linear", "pow2", "sigmoid"]
 
 
-def cosine_remaining(tokens: int, steps: int, known: int = 0) -> list[int]:
-    """Tokens still masked after each step of MaskGIT's cosine schedule, the last entry 0: the final step commits all that is left.
+def masked_share(ratio: Tensor, schedule: Schedule = "cosine") -> Tensor:
+    """Share of the tokens that is still masked after ``ratio`` of the way, 1 to 0: MaskGIT's schedules under the names of the releases."""
+    if schedule == "cosine":
+        return torch.cos(ratio * math.pi * 0.5)
+    if schedule == "sigmoid":
+        low, high = torch.sigmoid(torch.tensor([-3.0, 3.0]))
+        return ((high - torch.sigmoid(6 * ratio - 3)) / (high - low)).clamp(1e-6, 1)
+    return (1 - ratio ** (1 if schedule == "linear" else 2)).clamp(1e-6, 1)
 
-    ``floor(tokens cos(pi/2 (s+1)/steps))`` in float32 as released, but at least one new token is committed at every step while any is
-    unknown, and at least one is kept for the next. More steps than unknown tokens leave idle steps before the last.
-    Source: Chang et al. 2022 (MaskGIT); MMaDA ``t2i_generate``.
+
+def left_masked(tokens: int, unknown: int, ratio: float, schedule: Schedule = "cosine") -> int:
+    """Tokens that stay masked where ``unknown`` of them were: ``floor(tokens * share)`` in float32 as released, at least one fewer than
+    before and at least one."""
+    return max(1, min(unknown - 1, int(torch.floor(tokens * masked_share(torch.tensor(ratio), schedule)))))
+
+
+def remaining(tokens: int, steps: int, known: int = 0, schedule: Schedule = "cosine") -> list[int]:
+    """Tokens still masked after each step of MaskGIT, the last entry 0: the final step commits all that is left.
+
+    At least one new token is committed at every step while any is unknown, and at least one is kept for the next. More steps than unknown
+    tokens leave idle steps before the last. Source: Chang et al. 2022 (MaskGIT); MMaDA ``t2i_generate``.
     """
-    remaining, unknown = [], tokens - known
+    left, unknown = [], tokens - known
     for step in range(steps):
-        ratio = torch.tensor((step + 1) / steps)
-        wanted = int(torch.floor(tokens * torch.cos(ratio * math.pi * 0.5)))
-        unknown = 0 if step == steps - 1 else min(unknown, max(1, min(unknown - 1, wanted)))
-        remaining.append(unknown)
-    return remaining
+        unknown = 0 if step == steps - 1 else min(unknown, left_masked(tokens, unknown, (step + 1) / steps, schedule))
+        left.append(unknown)
+    return left
 
 
 def transfer_counts(tokens: int, steps: int) -> list[int]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from policies.sampling.schedules import block_counts, cosine_remaining, spread, transfer_counts
+from policies.sampling.schedules import block_counts, remaining, spread, transfer_counts
 
 
 @pytest.fixture(scope="module")
@@ -18,14 +18,14 @@ def test_tokens_left_masked_equal_the_recorded_ones_before_the_last_step(tables:
     """The released sampler keeps one token masked to the end and returns its sampled ids; ours commits all of them at the last step."""
     assert len(tables["maskgit_cosine"]) >= 3
     for case in tables["maskgit_cosine"]:
-        ours = cosine_remaining(case["N"], case["T"])
+        ours = remaining(case["N"], case["T"])
         assert ours[:-1] == case["mask_len_after_step"][:-1] and ours[-1] == 0, (case["N"], case["T"])
 
 
 def test_partly_known_images_follow_the_recorded_schedule(tables: dict[str, list[dict[str, Any]]]) -> None:
     assert tables["maskgit_partially_known"]
     for case in tables["maskgit_partially_known"]:
-        ours = cosine_remaining(case["N"], case["T"], case["known_at_start"])
+        ours = remaining(case["N"], case["T"], case["known_at_start"])
         assert ours[:-1] == case["mask_len_after_step"][:-1] and ours[-1] == 0
 
 
@@ -33,9 +33,9 @@ def test_partly_known_images_follow_the_recorded_schedule(tables: dict[str, list
 @pytest.mark.parametrize("steps", [1, 2, 7, 16, 50])
 @pytest.mark.parametrize("known", [0, 1])
 def test_something_is_committed_at_every_step_until_one_is_left_for_the_last(tokens: int, steps: int, known: int) -> None:
-    before, remaining = tokens - known, cosine_remaining(tokens, steps, known)
-    assert len(remaining) == steps and remaining[-1] == 0
-    for after in remaining[:-1]:
+    before, left = tokens - known, remaining(tokens, steps, known)
+    assert len(left) == steps and left[-1] == 0
+    for after in left[:-1]:
         assert after < before or before <= 1
         assert after >= 1 or before == 0
         before = after

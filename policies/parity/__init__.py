@@ -1,0 +1,29 @@
+"""Recorded cases of the reference implementations, loaded as a release is and compared tensor by tensor.
+
+    python -m policies.parity tests/golden/mmada
+
+A case is a folder: ``config.json``, ``model.safetensors`` and ``cases.safetensors`` (inputs and what came out), or ``schedules.json``; its
+README.md holds the settings of the recorded runs, as JSON behind "Layout numbers:" and "Settings:".
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from policies.parity import magvitv2, mmada, parallel, schedules
+from policies.parity.case import Case, Comparison, read_case
+
+FAMILIES: dict[str, Callable[[Case], Comparison]] = {
+    "schedules": schedules.compare,
+    "magvitv2": magvitv2.compare,
+    "mmada": mmada.compare,
+    "mmada_parallel_m": parallel.compare_m,
+    "mmada_parallel_a": parallel.compare_a,
+}
+
+__all__ = ["FAMILIES", "Case", "Comparison", "compare", "read_case"]
+
+
+def compare(directory: Path) -> Comparison:
+    """Every tensor of the case in ``directory`` against ours. Raises ValueError where it is no case, or its weights do not load."""
+    case = read_case(directory)
+    return FAMILIES[case.family](case)

@@ -1,0 +1,139 @@
+"""MMaDA: logits, greedy text, text-to-image with the recorded draws fed back, and the training losses."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from policies.backbones.llada import MMadaModelLM
+from policies.parity.case import LOGITS, PROBABILITIES, Case, Comparison
+from policies.sampling import released
+from policies.weights import read_model
+
+
+def compare(case: Case) -> Comparison:
+    """All of a recorded MMaDA case but the losses with padding, which record a fault."""
+    model, found, t = read_model(MMadaModelLM, case.directory), Comparison(), case.tensors
+    if "fwd.logits" in t:
+        found.close("fwd.logits", model(t["fwd.input_ids"]), t["fwd.logits"], LOGITS)
+    if "fwd.hidden_last" in t:
+        found.close("fwd.hidden_last", model.hidden(t["fwd.input_ids"]), t["fwd.hidden_last"], LOGITS)
+    if "t2i.logits" in t:
+        real = t["t2i.attention_mask"].bool()
+        found.close("t2i.logits", model(t["t2i.input_ids"], real)[real], t["t2i.logits"][real], LOGITS)
+    if "gen.output_ids" in t:
+        _text(case, model, found)
+    if "t2igen.trace_probs" in t:
+        _image(case, model, found)
+    for name in ("train_nopad", "train_pad"):
+        if f"{name}.losses" in t and name == "train_nopad":
+            _losses(case, model, found)
+        elif f"{name}.losses" in t:
+            reason = "the reference adds its 0/1 mask to the scores here, which hides no padding"
+            found.left_out |= {f"{name}.losses": reason, f"{name}.loss_lm_no_answer_lengths": reason}
+    return found
+
+
+class Calls:
+    """A model that keeps its inputs."""
+
+    def __init__(self, model: Callable[..., Tensor]) -> None:
+        self.model, self.inputs = model, list[Tensor]()
+
+    def __call__(self, ids: Tensor, attention: Tensor | None = None) -> Tensor:
+        self.inputs.append(ids.clone())
+        return self.model(ids, attention)
+
+
+def _text(case: Case, model: MMadaModelLM, found: Comparison) -> None:
+    t, mask = case.tensors, case.config["mask_token_id"]
+    gen, question = case.setting("gen"), case.setting("mmu")
+    scale, prompt = gen["cfg_scale"], t["gen.prompt_ids"]
+    given = prompt != mask
+
+    def guided(calls: Calls, ids: Tensor) -> Tensor:
+        blind = ids.clone()
+        blind[:, : prompt.shape[1]][given] = mask
+        with_prompt, without = calls(torch.cat((ids, blind))).chunk(2)
+        return without + (scale + 1) * (with_prompt - without)
+
+    padded = t.get("gen_pad.attention_mask")
+    runs: dict[str, tuple[Tensor, dict[str, int], Callable[[Calls, Tensor], Tensor]]] = {
+        "gen": (prompt, gen, lambda calls, ids: calls(ids)),
+        "gen_cfg": (prompt, gen, guided),
+        "gen_pad": (t.get("gen_pad.prompt_ids", prompt), gen, lambda calls, ids: calls(ids, padded)),
+        "mmu": (t.get("mmu.input_ids", prompt), question, lambda calls, ids: calls(ids)),
+    }
+    for name, (start, s, forward) in runs.items():
+        if f"{name}.output_ids" not in t:
+            continue
+        calls = Calls(model)
+        length = s.get("gen_length", s.get("max_new_tokens", 0))
+        ids = released.answer(lambda x, f=forward, c=calls: f(c, x), start, length, s["steps"], s["block_length"], mask)  # type: ignore[misc]
+        found.equal(f"{name}.output_ids", ids, t[f"{name}.output_ids"])
+        if f"{name}.trace" in t:
+            found.equal(f"{name}.trace", torch.stack(calls.inputs), t[f"{name}.trace"])
+
+
+class FedBack(released.Chance):
+    """The draws and the maskings of a recorded run, in its order."""
+
+    def __init__(self, drawn: Tensor, masking: Tensor) -> None:
+        super().__init__()
+        self.drawn, self.masking = list(drawn), list(masking.bool())
+
+    def draw(self, probabilities: Tensor, temperature: float) -> Tensor:
+        return self.drawn.pop(0).view(probabilities.shape[:-1])
+
+    def stay(self, probabilities: Tensor, counts: Tensor, temperature: float) -> Tensor:
+        return self.masking.pop(0).view(probabilities.shape)
+
+
+def _image(case: Case, model: MMadaModelLM, found: Comparison) -> None:
+    t, mask, first = case.tensors, case.config["mask_token_id"], case.setting("len_tokenizer")
+    s, codes = case.setting("t2i_generate"), case.config["codebook_size"]
+    ids, free = t["t2igen.input_ids"], t["t2igen.uncond_input_ids"]
+    columns = slice(-s["seq_len"] - 1, -1)
+    seen = torch.cat((t["t2igen.attention_mask"], t["t2igen.uncond_attention_mask"]))
+    calls = Calls(model)
+
+    def forward(known: Tensor) -> Tensor:
+        both = torch.cat((ids, free))
+        both[:, columns] = torch.where(known == released.UNKNOWN, mask, known + first).repeat(2, 1)
+        with_text, without = calls(both, seen)[:, columns, first : first + codes].chunk(2)
+        return (1 + s["guidance_scale"]) * with_text - s["guidance_scale"] * without
+
+    now = ids[:, columns]
+    start = torch.where(now == mask, released.UNKNOWN, now - first)
+    chance = FedBack(t["t2igen.trace_drawn"], t["t2igen.trace_masking"])
+    trace = released.image(forward, start, s["timesteps"], s["temperature"], chance)
+    found.close("t2igen.trace_probs", torch.stack([x.probabilities for x in trace]), t["t2igen.trace_probs"], PROBABILITIES)
+    found.equal("t2igen.trace_model_input", torch.stack(calls.inputs), t["t2igen.trace_model_input"])
+    found.equal("t2igen.trace_mask_len", torch.stack([x.left for x in trace]), t["t2igen.trace_mask_len"])
+    found.equal("t2igen.sampled_ids", trace[-1].drawn, t["t2igen.sampled_ids"])
+    if "t2igen.trace_confidence" in t:
+        sure = torch.stack([x.probabilities.gather(-1, x.drawn[..., None]).squeeze(-1) for x in trace])
+        known = t["t2igen.trace_confidence"] == 2.0
+        found.close("t2igen.trace_confidence", sure[~known], t["t2igen.trace_confidence"][~known], PROBABILITIES)
+
+
+def _losses(case: Case, model: MMadaModelLM, found: Comparison) -> None:
+    """``forward_process``: mean cross-entropy of masked image tokens; of text, over its mask probability and its answer's length."""
+    t, mask = case.tensors, case.config["mask_token_id"]
+    ids, labels = t["train_nopad.input_ids"], t["train_nopad.labels"]
+    images, texts, answers = case.setting("train_batch")
+    rows = F.cross_entropy(model(ids).transpose(1, 2), labels, ignore_index=-100, reduction="none")
+    hidden = (ids == mask) & (labels != -100)
+    part = {"t2i": slice(images), "lm": slice(images, images + texts), "mmu": slice(images + texts, None)}
+
+    def weighted(name: str, lengths: Tensor | float) -> Tensor:
+        each = torch.where(hidden[part[name]], rows[part[name]] / t[f"train_nopad.p_mask_{name}"], 0.0)
+        return (each / lengths).sum()
+
+    image = rows[part["t2i"]][labels[part["t2i"]] != -100].mean()
+    lengths = {name: t[f"train_nopad.answer_lengths_{name}"] for name in ("lm", "mmu")}
+    losses = torch.stack([image, weighted("lm", lengths["lm"]) / texts, weighted("mmu", lengths["mmu"]) / answers])
+    found.close("train_nopad.losses", losses, t["train_nopad.losses"], LOGITS)
+    plain = weighted("lm", float(ids[part["lm"]].numel()))
+    found.close("train_nopad.loss_lm_no_answer_lengths", plain.view(1), t["train_nopad.loss_lm_no_answer_lengths"], LOGITS)
