@@ -128,8 +128,9 @@ class Curriculum:
     def quotas(self) -> dict[Kind, int]:
         """How many prompts of each kind the next batch has."""
         if self.alternate:
-            turns = [kind for kind, share in self.shares.items() for _ in range(share)]
-            return {turns[self.done % len(turns)]: self.count}
+            # Spread evenly over a round: ten batches of one kind in a row would have the others forgotten in between.
+            turns = sorted(((i + 0.5) / share, place) for place, share in enumerate(self.shares.values()) for i in range(share))
+            return {list(self.shares)[turns[self.done % len(turns)][1]]: self.count}
         return quotas(self.shares, self.count)
 
     def next(self) -> list[Prompt]:
