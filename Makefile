@@ -13,6 +13,8 @@ STAMP := $(VENV)/.pararl-setup
 PYTHON ?=
 PIP_FLAGS ?=
 ARGS ?=
+# Test files run side by side; those that start Ray or whole programs are most of the time.
+TEST_JOBS ?= 2
 
 .PHONY: setup run test lint types check
 
@@ -41,7 +43,7 @@ run: setup
 	$(PY) pipelines/pararl.py $(ARGS)
 
 test: setup
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -q --durations=10
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -q --durations=10 -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder
 
 lint: setup
 	$(PY) -m ruff check .

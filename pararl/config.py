@@ -94,11 +94,16 @@ class RolloutConfig:
     """Temperature of the token draws."""
     choice_temperature: float = 8.0
     """Gumbel temperature of the confidence that picks which drawn tokens are committed, annealed to 0."""
-    decoding: Literal["parallel", "semi_parallel", "sequential"] = "parallel"
+    decoding: Literal["parallel", "semi_parallel", "sequential", "released"] = "parallel"
     """How text and image of one output share the steps. parallel: both throughout. sequential: the text in the first half, the image
-    in the second. semi_parallel: the text in the first three quarters, the image in the last three."""
+    in the second. semi_parallel: the text in the first three quarters, the image in the last three. released: as MMaDA-Parallel's code
+    does, the text without blocks, the image from a quarter of the steps on."""
+    image_steps: int = 0
+    """Steps at which the image of such an output advances, spread over `rollout.steps`; 0 = at all of them."""
     guidance: float = 0.0
-    """Classifier-free guidance scale s: logits (1 + s) conditional - s unconditional; 0 = one forward, no guidance."""
+    """Classifier-free guidance scale s of images: logits (1 + s) conditional - s unconditional; 0 = one forward, no guidance."""
+    text_guidance: float = 0.0
+    """The same for text; below 0 it pushes the text away from its prompt, as MMaDA-Parallel's code does by default (-2.5)."""
     workers: int = 2
     """Rollout actors."""
     threads: int = 1

@@ -1,7 +1,7 @@
 """Measuring a policy: soft and strict scores on every split and kind of prompt, at fixed prompts and seeds that all arms share."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import chain, islice
 from itertools import count as counting
@@ -13,6 +13,7 @@ from pararl.config import Config, RolloutConfig
 from pararl.pictures import Sample, SampleRow
 from pararl.prompts import read_prompts
 from pararl.quotas import task_shares
+from pararl.sampling import sampling_of
 from pararl.summary import Kinds, SplitResult, pooled
 from pararl.types import Judgement, Kind, Output, Prompt, Rollout, Score
 from policies.base import Sampling
@@ -94,15 +95,7 @@ def _own_prompts(file: str, reward: str) -> list[Prompt]:
 
 def eval_sampling(rollout: RolloutConfig) -> Sampling:
     """How evaluations sample: as training does, with steps recorded for the KL only."""
-    return Sampling(
-        steps=rollout.steps,
-        recorded=min(KL_STEPS, rollout.steps),
-        guesses=0,
-        temperature=rollout.temperature,
-        choice_temperature=rollout.choice_temperature,
-        guidance=rollout.guidance,
-        decoding=rollout.decoding,
-    )
+    return replace(sampling_of(rollout), recorded=min(KL_STEPS, rollout.steps), guesses=0)
 
 
 def evaluate(generate: Generate, judge: Judge, config: Config, splits: Sequence[str], count: int) -> Evaluation:

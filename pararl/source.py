@@ -14,6 +14,7 @@ from pararl.curriculum import Curriculum
 from pararl.fleet import Chunk, Fleet
 from pararl.judges import Judges
 from pararl.prefer import without_spread
+from pararl.sampling import sampling_of
 from pararl.types import Judgement, Rollout
 from policies.base import Sampling
 
@@ -34,17 +35,7 @@ class Batch:
 
 def arm_sampling(config: Config, arm: ArmSpec, update: int) -> Sampling:
     """How an arm samples: guesses are decoded only where they are scored."""
-    r = config.rollout
-    return Sampling(
-        steps=r.steps,
-        recorded=r.recorded,
-        round=update,
-        guesses=r.scored if arm.reward == "step" else 0,
-        temperature=r.temperature,
-        choice_temperature=r.choice_temperature,
-        guidance=r.guidance,
-        decoding=r.decoding,
-    )
+    return replace(sampling_of(config.rollout), round=update, guesses=config.rollout.scored if arm.reward == "step" else 0)
 
 
 def arm_group(config: Config, arm: ArmSpec) -> int:

@@ -41,6 +41,7 @@ BOUNDS: dict[str, Bound] = {
     "rollout.temperature": _POSITIVE,
     "rollout.choice_temperature": _AT_LEAST_0,
     "rollout.guidance": _AT_LEAST_0,
+    "rollout.image_steps": _AT_LEAST_0,
     "rollout.workers": _AT_LEAST_1,
     "rollout.threads": _AT_LEAST_1,
     "rollout.chunk": _AT_LEAST_1,
@@ -238,10 +239,15 @@ def _policy(config: Config) -> list[str]:
     windows: dict[str, tuple[str, int]] = {}
     steps, problems = config.rollout.steps, []
     if any(kind.startswith("interleaved") for kind in kinds):
-        part = {"parallel": (1, 1), "semi_parallel": (3, 4), "sequential": (1, 2)}[config.rollout.decoding]
+        decoding = config.rollout.decoding
+        part = {"semi_parallel": (3, 4), "sequential": (1, 2)}.get(decoding, (1, 1))
         if steps % part[1]:
-            problems.append(f"rollout.steps must be a multiple of {part[1]} for {config.rollout.decoding} decoding, got {steps}")
-        windows["text"] = ("interleaved", steps * part[0] // part[1])
+            problems.append(f"rollout.steps must be a multiple of {part[1]} for {decoding} decoding, got {steps}")
+        given = steps * part[0] // part[1]
+        if config.rollout.image_steps > given:
+            problems.append(f"rollout.image_steps must be at most {given}, the steps of an image, got {config.rollout.image_steps}")
+        if decoding != "released":  # which has no text blocks
+            windows["text"] = ("interleaved", given)
     if kinds.keys() & {"t2t", "i2t"}:
         windows["answer"] = ("text alone", steps)
     for name, (what, given) in windows.items():

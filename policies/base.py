@@ -31,8 +31,12 @@ class Sampling:
     """Gumbel temperature of the confidence that picks which drawn image tokens are committed, annealed linearly to 0."""
     decoding: Decoding = "parallel"
     """How text and image of one output share the steps; see ``policies.sampling.schedules.shared_steps``."""
+    image_steps: int = 0
+    """Steps at which the image of a joint output advances, spread over those of its text; 0 = at all of them."""
     guidance: float = 0.0
     """Classifier-free guidance scale s of image tokens: (1 + s) conditional - s unconditional logits."""
+    text_guidance: float = 0.0
+    """The same for text tokens; below 0 it pushes the text away from its prompt, as the code of MMaDA-Parallel does by default (-2.5)."""
 
 
 @dataclass(frozen=True, slots=True)

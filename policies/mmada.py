@@ -19,7 +19,7 @@ from policies.image.magvitv2 import MAGVITv2
 from policies.layout import Canvas, Span, Specials
 from policies.likelihood.masked import elbo, hidden_sets, hidden_token_logprobs, mask_ratios
 from policies.mmada_codec import IMAGE_INPUT, MMadaCodec, MMadaSettings
-from policies.sampling.denoise import Logits, SegmentPlan, SegmentTrace, denoise, image_plan, text_plan
+from policies.sampling.denoise import Logits, SegmentPlan, SegmentTrace, denoise, image_plan, late_image_plan, text_plan
 from policies.sampling.schedules import shared_steps
 from policies.weights import check_plain, no_progress_bars, read_model
 
@@ -74,8 +74,9 @@ class MMadaPolicy(MMadaCodec, Policy):
     def offset(self, modality: Modality) -> int:
         return self.vocabulary.rows(modality).start
 
-    def logits(self, blank: Canvas, unconditional: Canvas | None, guidance: float) -> Logits:
+    def logits(self, blank: Canvas, unconditional: Canvas | None, guidance: float, text_guidance: float = 0.0) -> Logits:
         """The function that ``denoise`` calls; guidance runs both branches as one batch."""
+        scales = {"image": guidance, "text": text_guidance}
 
         def call(ids: Tensor, spans: Sequence[Span]) -> list[tuple[Tensor, Tensor]]:
             if unconditional is None:
@@ -87,8 +88,9 @@ class MMadaPolicy(MMadaCodec, Policy):
             out = []
             for s in spans:
                 plain, without = self.rows(both[:, s.columns], s.modality).chunk(2)
-                # Text is sampled without guidance, as in MMaDA-Parallel.
-                out.append((plain, plain if s.modality == "text" else plain + guidance * (plain - without)))
+                # Forbidden rows are at -inf in both branches, which have no difference there.
+                gap = (plain - without).masked_fill_(plain.isneginf(), 0.0)
+                out.append((plain, plain + scales[s.modality] * gap))
             return out
 
         return call
@@ -96,15 +98,18 @@ class MMadaPolicy(MMadaCodec, Policy):
     def plans(self, blank: Canvas, sampling: Sampling) -> list[SegmentPlan]:
         """One plan a span: MaskGIT for images, block-wise for text; both share the steps as ``sampling.decoding`` says."""
         joint = len(blank.spans) > 1
+        late = joint and sampling.decoding == "released"
         plans = []
         for span in blank.spans:
             active = range(sampling.steps)
             if joint:
                 active = shared_steps(sampling.steps, sampling.decoding)[MODALITIES.index(span.modality)]
             if span.modality == "image":
-                plan = image_plan(span, len(active), len(active), sampling.temperature, sampling.choice_temperature)
+                updates = (sampling.image_steps if joint else 0) or len(active)
+                make = late_image_plan if late else image_plan
+                plan = make(span, updates, len(active), sampling.temperature, sampling.choice_temperature)
             else:
-                block = self.settings.text_block if joint else self.settings.answer_block
+                block = len(span) if late else self.settings.text_block if joint else self.settings.answer_block
                 plan = text_plan(span, len(active), block, sampling.temperature)
             plans.append(plan.within(active, sampling.steps))
         return plans
@@ -121,12 +126,13 @@ class MMadaPolicy(MMadaCodec, Policy):
     def _generate(self, prompts: list[Prompt], seeds: list[int], sampling: Sampling, version: int) -> list[Rollout]:
         shown = self.shown(prompts)
         blank = self._to_device(self.canvas(prompts, shown=shown))
-        guided = sampling.guidance and blank.span("image") is not None
+        guided = (sampling.guidance and blank.span("image")) or (sampling.text_guidance and blank.span("text"))
         unconditional = self._to_device(self.canvas(prompts, False, self._prefix_width(blank), shown)) if guided else None
         plans = self.plans(blank, sampling)
         noise = torch.stack([self._noise(seed, sampling.steps, sum(len(p.span) for p in plans)) for seed in seeds], dim=2).to(self.device)
         offsets = [self.offset(p.span.modality) for p in plans]
-        traces = denoise(self.logits(blank, unconditional, sampling.guidance), blank, plans, noise, self.settings.specials.mask, offsets)
+        logits = self.logits(blank, unconditional, sampling.guidance, sampling.text_guidance)
+        traces = denoise(logits, blank, plans, noise, self.settings.specials.mask, offsets)
         recorded, decoded = zip(*(recorded_steps(prompt, sampling) for prompt in prompts), strict=True)
         outputs = self._outputs(traces, None)
         guesses = self._guesses(traces, recorded, decoded)

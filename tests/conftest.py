@@ -8,6 +8,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("WANDB_SILENT", "true")
+# Ray has its workers give way to everything else, which with tests side by side would be the other tests.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -5,8 +5,8 @@ import math
 import torch
 
 from policies.parity.case import Case, Comparison
-from policies.sampling.released import floor_counts, image_updates
-from policies.sampling.schedules import left_masked, remaining, transfer_counts
+from policies.sampling.released import floor_counts
+from policies.sampling.schedules import late_updates, left_masked, remaining, transfer_counts
 
 TEMPERATURE = 1e-6
 
@@ -30,10 +30,10 @@ def compare(case: Case) -> Comparison:
             found.equal(f"{name}.{entry['masked']}.{entry['steps']}", counts(entry["masked"], entry["steps"]), entry["table"])
     for entry in tables.get("parallel_image_update_steps", []):
         steps, updates = entry["text_steps"], entry["image_steps"]
-        found.equal(f"parallel_image_update_steps.{steps}.{updates}", image_updates(steps, updates), entry["steps"])
+        found.equal(f"parallel_image_update_steps.{steps}.{updates}", late_updates(steps, updates), list(dict.fromkeys(entry["steps"])))
     for entry in tables.get("parallel_image_masked_counts", []):
         steps, updates, n = entry["text_steps"], entry["image_steps"], entry["N"]
-        rows = masked_after(image_updates(steps, updates), steps, n)
+        rows = masked_after(late_updates(steps, updates), steps, n)
         found.equal(
             f"parallel_image_masked_counts.{steps}.{updates}.N{n}", torch.tensor(rows), torch.tensor(entry["step_and_masked_after"])
         )
@@ -51,7 +51,7 @@ def compare(case: Case) -> Comparison:
 def masked_after(updates: list[int], steps: int, tokens: int) -> list[list[int]]:
     """Pairs of a step and the tokens masked after it, of an image that is updated at some of the steps only."""
     rows, unknown = [], tokens
-    for step in dict.fromkeys(updates):
+    for step in updates:
         unknown = left_masked(tokens, unknown, (step + 1) / steps)
         rows.append([step, unknown])
     return rows

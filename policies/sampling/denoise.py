@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pararl.types import Modality
 from policies.layout import Canvas, Span
-from policies.sampling.schedules import block_counts, remaining, spread
+from policies.sampling.schedules import block_counts, late_updates, left_masked, remaining, spread
 
 Logits = Callable[[Tensor, Sequence[Span]], list[tuple[Tensor, Tensor]]]
 """(ids [batch, length], spans) -> per span (plain, guided) logits [batch, span, rows]: guidance-free, and as the sampler draws from."""
@@ -58,17 +58,31 @@ class SegmentTrace:
     """int64 [steps, batch, n]: what the sampler would return after each step."""
 
 
-def image_plan(span: Span, steps: int, total: int, temperature: float, choice_temperature: float) -> SegmentPlan:
-    """MaskGIT with the cosine schedule, its ``steps`` updates spread evenly over ``total`` steps of the loop.
+def image_plan(span: Span, updates: int, steps: int, temperature: float, choice_temperature: float) -> SegmentPlan:
+    """MaskGIT with the cosine schedule, its updates spread evenly over the steps of the loop.
 
     ``choice_temperature``: Gumbel temperature of the confidence, annealed linearly from there to 0 at the last step.
     """
-    left = [len(span), *remaining(len(span), steps)]
-    commits = [0] * total
-    for update, step in enumerate(spread(steps, total)):
+    left = [len(span), *remaining(len(span), updates)]
+    commits = [0] * steps
+    for update, step in enumerate(spread(updates, steps)):
         commits[step] = left[update] - left[update + 1]
-    anneal = tuple(choice_temperature * (1 - (step + 1) / total) for step in range(total))
-    return SegmentPlan(span, tuple(commits), (len(span),) * total, temperature, anneal)
+    return SegmentPlan(span, tuple(commits), (len(span),) * steps, temperature, annealed(choice_temperature, steps))
+
+
+def late_image_plan(span: Span, updates: int, steps: int, temperature: float, choice_temperature: float) -> SegmentPlan:
+    """The image as the code of MMaDA-Parallel decodes it: nothing for a quarter of the steps, then at each of ``late_updates`` as much as
+    the cosine schedule of the whole loop says, so that the first one commits many tokens at once. The last commits all that is left."""
+    commits, unknown = [0] * steps, len(span)
+    for step in late_updates(steps, updates):
+        left = 0 if step == steps - 1 else min(unknown, left_masked(len(span), unknown, (step + 1) / steps))
+        commits[step], unknown = unknown - left, left
+    return SegmentPlan(span, tuple(commits), (len(span),) * steps, temperature, annealed(choice_temperature, steps))
+
+
+def annealed(temperature: float, steps: int) -> tuple[float, ...]:
+    """From ``temperature`` linearly to 0 at the last step."""
+    return tuple(temperature * (1 - (step + 1) / steps) for step in range(steps))
 
 
 def text_plan(span: Span, steps: int, block: int, temperature: float) -> SegmentPlan:

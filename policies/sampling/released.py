@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from policies.sampling.schedules import left_masked, transfer_counts
+from policies.sampling.schedules import late_updates, left_masked, transfer_counts
 
 Forward = Callable[[Tensor], Tensor]
 """Ids int64 [batch, length] -> logits [batch, length, vocabulary]."""
@@ -150,14 +150,9 @@ class Parallel:
         return logits[:, self.image, self.codes]
 
 
-def image_updates(steps: int, updates: int) -> list[int]:
-    """The steps at which -M and -A update the image: from a quarter of the way on, rounded to even; some may fall together."""
-    return torch.linspace(steps // 4, steps - 1, updates).round().int().tolist()
-
-
 def parallel_m(forward: Forward, ids: Tensor, free: Tensor, plan: Parallel, chance: Chance) -> tuple[Tensor, list[ImageStep]]:
     """-M's text and image together: final ids [1, length] and the image's steps. ``free`` [1, p]: the unconditional prompt."""
-    trace, updates = [], image_updates(plan.text_steps, plan.image_steps)
+    trace, updates = [], late_updates(plan.text_steps, plan.image_steps)
     counts = transfer_counts(int((ids[:, plan.text] == plan.mask).sum()), plan.text_steps)
     for step in range(plan.text_steps):
         with_prompt, without = forward(torch.cat((ids, torch.cat((free, ids[:, free.shape[1] :]), 1)))).chunk(2)
@@ -176,7 +171,7 @@ def parallel_a(
     forward: Forward, ids: Tensor, no_text: Tensor, no_image: Tensor, plan: Parallel, chance: Chance
 ) -> tuple[Tensor, list[ImageStep]]:
     """-A's: three forwards at an image step, the unconditional prefixes [1, p] laid over the start of the sequence; text is not guided."""
-    trace, updates = [], image_updates(plan.text_steps, plan.image_steps)
+    trace, updates = [], late_updates(plan.text_steps, plan.image_steps)
     counts = floor_counts(int((ids[:, plan.text] == plan.mask).sum()), plan.text_steps)
     for step in range(plan.text_steps):
         logits = forward(ids)

@@ -10,7 +10,8 @@ import torch
 from pararl.types import Prompt, Rollout
 from policies.base import Sampling
 from policies.mmada import MMadaPolicy
-from policies.sampling.schedules import Decoding, shared_steps
+from policies.sampling import released
+from policies.sampling.schedules import Decoding, late_updates, shared_steps
 
 STEPS = 8
 WHEN: dict[Decoding, tuple[range, range]] = {
@@ -102,3 +103,92 @@ def test_steps_that_cannot_be_cut_are_refused(policy: MMadaPolicy) -> None:
         shared_steps(6, "semi_parallel")
     with pytest.raises(ValueError, match="sequential"):
         shared_steps(7, "sequential")
+
+
+# ---- as released
+
+
+class Noise(released.Chance):
+    """The most probable codes, and what stays masked by the confidence noise of one of our rollouts."""
+
+    def __init__(self, uniforms: torch.Tensor, at: list[int]) -> None:
+        super().__init__()
+        self.gumbel = [-(-uniforms[step].log()).log() for step in at]
+
+    def draw(self, probabilities: torch.Tensor, temperature: float) -> torch.Tensor:
+        return probabilities.argmax(-1)
+
+    def stay(self, probabilities: torch.Tensor, counts: torch.Tensor, temperature: float) -> torch.Tensor:
+        sure = probabilities.log() + temperature * self.gumbel.pop(0)
+        return sure.argsort(-1).argsort(-1) < counts[:, None]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("image_steps", [3, 6])
+@pytest.mark.parametrize("text_guidance", [-2.5, 0.0])
+def test_released_decoding_is_that_of_the_released_sampler(policy: MMadaPolicy, image_steps: int, text_guidance: float) -> None:
+    """Row by row by ``released.parallel_m``, which is compared with recorded runs of the reference (test_parity.py)."""
+    sampling = Sampling(
+        steps=STEPS,
+        recorded=STEPS,
+        temperature=0,
+        choice_temperature=2.0,
+        decoding="released",
+        image_steps=image_steps,
+        guidance=1.5,
+        text_guidance=text_guidance,
+    )
+    first, special = len(policy.tokenizer), policy.settings.specials
+    for rollout in policy.generate(PROMPTS, [5, 6], sampling):
+        blank, free = (policy.canvas([rollout.prompt], conditional, width) for conditional, width in ((True, None), (False, None)))
+        image, text = blank.span("image"), blank.span("text")
+        assert image is not None and text is not None
+        shift = blank.ids.shape[1] - free.ids.shape[1]
+
+        def forward(ids: torch.Tensor, text: slice = text.columns, shift: int = shift) -> torch.Tensor:
+            """Both rows of a batch without padding: ours pads the shorter prompt on the left, which changes nothing."""
+            rows = torch.cat((policy.model(ids[:1]), torch.nn.functional.pad(policy.model(ids[1:, shift:]), (0, 0, shift, 0))))
+            never = [*policy.vocabulary.forbidden, *range(first, rows.shape[-1])]
+            rows[:, text, never] = -1e9
+            return rows
+
+        plan = released.Parallel(
+            image=torch.arange(image.start, image.stop),
+            text=text.columns,
+            codes=slice(first, first + policy.images.codebook_size),
+            mask=special.mask,
+            text_steps=STEPS,
+            image_steps=image_steps,
+            temperature=2.0,
+            text_cfg=-text_guidance,
+            image_cfg=1.5,
+        )
+        uniforms = MMadaPolicy._noise(rollout.seed, STEPS, len(image) + len(text))[1, :, : len(image)]
+        chance = Noise(uniforms, late_updates(STEPS, image_steps))
+        prompt = torch.cat((torch.zeros(1, shift, dtype=torch.long), free.ids[:, : image.start - 1 - shift]), 1)
+        last, trace = released.parallel_m(forward, blank.ids, prompt, plan, chance)
+        found = {s.modality: s for s in rollout.segments}
+        assert found["text"].tokens.tolist() == last[0, text.columns].tolist()
+        assert found["image"].tokens.tolist() == (trace[-1].drawn[0] + first).tolist()
+        left = [int((found["image"].commit_step > step).sum()) for step in late_updates(STEPS, image_steps)]
+        assert left == [*(int(x.left) for x in trace[:-1]), 0], "the released sampler keeps one masked and returns its draw"
+
+
+def test_the_image_may_take_fewer_steps_than_the_text(policy: MMadaPolicy) -> None:
+    sampling = Sampling(steps=STEPS, image_steps=3, choice_temperature=2.0)
+    for rollout in policy.generate(PROMPTS, [5, 6], sampling):
+        image, text = rollout.segments
+        assert sorted(set(image.commit_step.tolist())) == [1, 4, 7] and len(set(text.commit_step.tolist())) == STEPS
+    with pytest.raises(ValueError, match="9 updates do not fit 8"):
+        policy.generate(PROMPTS, [5, 6], Sampling(steps=STEPS, image_steps=9))
+
+
+def test_text_guidance_away_from_the_prompt_changes_text_alone_and_never_yields_forbidden_rows(policy: MMadaPolicy) -> None:
+    plain = Sampling(steps=STEPS, decoding="sequential", choice_temperature=2.0)
+    for scale in (-2.5, 3.0):
+        pushed = policy.generate(PROMPTS, [5, 6], replace(plain, text_guidance=scale))
+        texts = [rollout.segments[1].tokens.tolist() for rollout in pushed]
+        assert texts != [rollout.segments[1].tokens.tolist() for rollout in policy.generate(PROMPTS, [5, 6], plain)]
+        assert all(0 <= t < len(policy.tokenizer) and t not in policy.vocabulary.forbidden for row in texts for t in row)
+    images = [policy.generate([replace(p, task="t2i") for p in PROMPTS], [5, 6], replace(plain, text_guidance=s)) for s in (0.0, 3.0)]
+    assert all((a.segments[0].tokens == b.segments[0].tokens).all() for a, b in zip(*images, strict=True))
