@@ -95,14 +95,16 @@ def _image(case: Case, model: MMadaModelLM, found: Comparison) -> None:
     s, codes = case.setting("t2i_generate"), case.config["codebook_size"]
     ids, free = t["t2igen.input_ids"], t["t2igen.uncond_input_ids"]
     columns = slice(-s["seq_len"] - 1, -1)
-    seen = torch.cat((t["t2igen.attention_mask"], t["t2igen.uncond_attention_mask"]))
+    scale, copies = s["guidance_scale"], 2 if s["guidance_scale"] > 0 else 1
+    given = torch.cat((ids, free)[:copies])
+    seen = torch.cat((t["t2igen.attention_mask"], t["t2igen.uncond_attention_mask"])[:copies])
     calls = Calls(model)
 
     def forward(known: Tensor) -> Tensor:
-        both = torch.cat((ids, free))
-        both[:, columns] = torch.where(known == released.UNKNOWN, mask, known + first).repeat(2, 1)
-        with_text, without = calls(both, seen)[:, columns, first : first + codes].chunk(2)
-        return (1 + s["guidance_scale"]) * with_text - s["guidance_scale"] * without
+        both = given.clone()
+        both[:, columns] = torch.where(known == released.UNKNOWN, mask, known + first).repeat(copies, 1)
+        logits = calls(both, seen)[:, columns, first : first + codes].chunk(copies)
+        return (1 + scale) * logits[0] - scale * logits[1] if copies == 2 else logits[0]
 
     now = ids[:, columns]
     start = torch.where(now == mask, released.UNKNOWN, now - first)
