@@ -199,7 +199,8 @@ class Learner:
 
         loss, figures = backward([partial(part, chunk) for chunk in chunks], loss_of, known)
         # What the policy says now against what its sampler said: anything but rounding means that they are not the same model.
-        return loss, figures | ({"sync/logprob_gap": max(gaps)} if on_policy else {})
+        # No gap where no part had a gradient: every advantage may stand at a step that committed nothing but fill.
+        return loss, figures | ({"sync/logprob_gap": max(gaps)} if on_policy and gaps else {})
 
     def _backward_elbo(self, rollouts: list[Rollout], feedback: Feedback, place: dict[int, int]) -> tuple[float, Figures]:
         """The same with ELBOs at shared draws in place of the exact conditionals: one part per draw and chunk, each of one task.

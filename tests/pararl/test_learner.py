@@ -186,6 +186,18 @@ def test_a_batch_that_teaches_nothing_changes_nothing(tiny_policy_dir: Path) -> 
     assert "preference/loss" not in figures
 
 
+def test_advantages_where_nothing_was_committed_change_nothing(tiny_policy_dir: Path) -> None:
+    """A batch of short answers, whose every informative step committed fill alone: a run stopped there."""
+    learner = make(tiny_policy_dir, "pararl_grpo", replace(CONFIG, micro=1))
+    rollouts = sample(learner)
+    advantages = np.zeros((len(rollouts), len(rollouts[0].recorded) + 1), np.float32)
+    advantages[:, -1] = np.linspace(-1, 1, len(rollouts))  # the column of the final output alone, which has no tokens of its own
+    before = adapter_of(learner)
+    figures = learner.update(rollouts, Feedback(advantages=advantages))
+    assert figures["preference/loss"] == 0.0 and figures["preference/grad_norm"] == 0.0 and "sync/logprob_gap" not in figures
+    assert torch.equal(adapter_of(learner), before)
+
+
 def test_a_linear_schedule_shortens_the_steps_update_by_update(tiny_policy_dir: Path) -> None:
     constant, linear = make(tiny_policy_dir, "output"), make(tiny_policy_dir, "output", replace(CONFIG, schedule="linear"), updates=4)
     rollouts = sample(constant)
