@@ -21,6 +21,7 @@ EMBEDDED = Path(__file__).resolve().parent.parent / "policies" / "checkpoints"
 Bound = tuple[str, Callable[[float], bool]]
 """A range in words, and whether a number lies in it."""
 
+_ANY: Bound = ("a number", lambda value: True)
 _POSITIVE: Bound = ("> 0", lambda value: value > 0)
 _AT_LEAST_0: Bound = (">= 0", lambda value: value >= 0)
 _AT_LEAST_1: Bound = (">= 1", lambda value: value >= 1)
@@ -41,6 +42,7 @@ BOUNDS: dict[str, Bound] = {
     "rollout.temperature": _POSITIVE,
     "rollout.choice_temperature": _AT_LEAST_0,
     "rollout.guidance": _AT_LEAST_0,
+    "rollout.text_guidance": _ANY,
     "rollout.image_steps": _AT_LEAST_0,
     "rollout.workers": _AT_LEAST_1,
     "rollout.threads": _AT_LEAST_1,

@@ -100,6 +100,7 @@ def test_values_have_their_declared_types() -> None:
         ("--learner.beta 0", "learner.beta must be > 0"),
         ("--run.updates 0", "run.updates must be >= 1, got 0"),
         ("--rollout.guidance -0.5", "rollout.guidance must be >= 0"),
+        ("--rollout.text_guidance .inf", "rollout.text_guidance must be finite, got inf"),
         ("--rollout.group 1", "rollout.group must be >= 2"),
         ("--rollout.threads 0", "rollout.threads must be >= 1"),
         ("--rollout.recorded 9 --rollout.steps 8", "rollout.recorded must be <= rollout.steps (8), got 9"),

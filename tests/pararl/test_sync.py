@@ -18,6 +18,7 @@ from pararl import adapter, sync
 from pararl.sync import AdapterBuffer, SyncError
 from pararl.types import Receipt
 from pararl.workers import RolloutWorker, WorkerSettings
+from policies.cpu import computing
 
 
 def mixed() -> dict[str, Tensor]:
@@ -71,9 +72,10 @@ def test_a_good_publish_is_accepted_and_shows_its_effect(worker: RolloutWorker) 
     receipt = worker.load(sent)
     sync.verify([receipt], sent, ["rollout-0"])
     assert receipt == Receipt("rollout-0", 1, 28, sent.checksum, receipt.canary) and receipt.canary > 0
-    with adapter.base(worker.model):
-        expected = worker.policy.canary()
-    assert receipt.canary == (worker.policy.canary() - expected).abs().max().item()
+    with computing(worker.threads):  # canary outputs differ by rounding between numbers of threads and libraries
+        with adapter.base(worker.model):
+            base = worker.policy.canary()
+        assert receipt.canary == (worker.policy.canary() - base).abs().max().item()
 
 
 def test_version_0_changes_nothing_and_is_accepted(worker: RolloutWorker) -> None:
