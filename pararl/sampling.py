@@ -15,4 +15,5 @@ def sampling_of(rollout: RolloutConfig) -> Sampling:
         image_steps=rollout.image_steps,
         guidance=rollout.guidance,
         text_guidance=rollout.text_guidance,
+        input_guidance=rollout.input_guidance,
     )

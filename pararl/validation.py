@@ -43,6 +43,7 @@ BOUNDS: dict[str, Bound] = {
     "rollout.choice_temperature": _AT_LEAST_0,
     "rollout.guidance": _AT_LEAST_0,
     "rollout.text_guidance": _ANY,
+    "rollout.input_guidance": _AT_LEAST_0,
     "rollout.image_steps": _AT_LEAST_0,
     "rollout.workers": _AT_LEAST_1,
     "rollout.threads": _AT_LEAST_1,

@@ -26,4 +26,6 @@ __all__ = ["FAMILIES", "Case", "Comparison", "compare", "read_case"]
 def compare(directory: Path) -> Comparison:
     """Every tensor of the case in ``directory`` against ours. Raises ValueError where it is no case, or its weights do not load."""
     case = read_case(directory)
-    return FAMILIES[case.family](case)
+    found = FAMILIES[case.family](case)
+    found.account(case.tensors)
+    return found

@@ -17,6 +17,8 @@ def masked_share(ratio: Tensor, schedule: Schedule = "cosine") -> Tensor:
     if schedule == "sigmoid":
         low, high = torch.sigmoid(torch.tensor([-3.0, 3.0]))
         return ((high - torch.sigmoid(6 * ratio - 3)) / (high - low)).clamp(1e-6, 1)
+    if schedule not in ("linear", "pow2"):
+        raise ValueError(f"unknown schedule {schedule!r}: known are cosine, linear, pow2 and sigmoid")
     return (1 - ratio ** (1 if schedule == "linear" else 2)).clamp(1e-6, 1)
 
 

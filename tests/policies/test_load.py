@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 import policies
 from pararl.types import TASKS, Prompt
 from policies.base import Sampling
+from policies.image.magvitv2 import MAGVITv2
 from policies.mmada import MMadaPolicy
 from tests.policies.by_hand import KINDS, prompts
 from tests.policies.conftest import MakePolicy
@@ -44,6 +45,7 @@ def test_a_loaded_policy_samples_the_same_bit_for_bit(policy: MMadaPolicy, saved
 def test_weights_and_settings_survive_saving_exactly(policy: MMadaPolicy, saved: Path) -> None:
     loaded = policies.load(saved)
     assert isinstance(loaded, MMadaPolicy) and loaded.settings == policy.settings and loaded.vocabulary == policy.vocabulary
+    assert isinstance(policy.images, MAGVITv2) and isinstance(loaded.images, MAGVITv2)
     for ours, theirs in ((policy.model, loaded.model), (policy.images, loaded.images)):
         before, after = ours.state_dict(), theirs.state_dict()
         assert before.keys() == after.keys() and all(torch.equal(before[k], after[k]) for k in before)
