@@ -255,7 +255,7 @@ def _policy(config: Config) -> list[str]:
         windows["answer"] = ("text alone", steps)
     for name, (what, given) in windows.items():
         if {f"{name}_tokens", f"{name}_block"} <= settings.keys():
-            blocks = settings[f"{name}_tokens"] // settings[f"{name}_block"]
+            blocks = -(-settings[f"{name}_tokens"] // settings[f"{name}_block"])
             if given % blocks:
                 problems.append(
                     f"rollout.steps must be such that the text of {what} outputs gets a multiple of {blocks} steps, the text blocks of "

@@ -5,10 +5,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Self, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from pararl.types import MODALITIES, Modality, Output, Prompt, Rollout, Segment
@@ -20,9 +21,8 @@ from policies.likelihood.masked import elbo, hidden_sets, hidden_token_logprobs,
 from policies.mmada_codec import IMAGE_INPUT, MMadaCodec, MMadaSettings, Part
 from policies.sampling.denoise import Logits, SegmentPlan, SegmentTrace, denoise, image_plan, late_image_plan, text_plan
 from policies.sampling.schedules import shared_steps
+from policies.sources import POLICY_FILE, Parts
 from policies.weights import check_plain, no_progress_bars, read_model
-
-POLICY_FILE = "policy.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,8 @@ class MMadaPolicy(MMadaCodec, Policy):
     # The head is called ff_out as well: only the ff_out inside a block may be wrapped.
     lora_targets = r".*\.blocks\.\d+\.(q_proj|k_proj|v_proj|attn_out|ff_proj|up_proj|ff_out)"
 
+    model_class: type[MMadaModelLM] = MMadaModelLM
+
     def __init__(self, model: MMadaModelLM, tokenizer: PreTrainedTokenizerFast, images: ImageTokenizer, settings: MMadaSettings) -> None:
         super().__init__(tokenizer, images, settings)
         self.model: MMadaModelLM = model.eval()
@@ -56,11 +58,19 @@ class MMadaPolicy(MMadaCodec, Policy):
         self.text_bias = bias
 
     @classmethod
-    def load(cls, directory: Path) -> "MMadaPolicy":
-        """Read a directory written by ``save``. Raises ValueError where its weights are not exactly those of the model."""
-        settings = cls.settings_class.read(json.loads((directory / POLICY_FILE).read_text())["settings"])
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(directory)
-        return cls(read_model(MMadaModelLM, directory), tokenizer, cls.read_images(directory / "image_tokenizer"), settings)
+    def load(cls, parts: Parts) -> Self:
+        """Read a policy from where its parts lie. Raises ValueError where weights are not exactly those of the model."""
+        settings = cls.settings_class.read(parts.settings)
+        model = read_model(cls.model_class, parts.backbone, dtype=parts.dtype, device_map=parts.device_map)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(parts.backbone)
+        if parts.text_size not in (None, len(tokenizer)):
+            raise ValueError(
+                f"the text tokenizer in {parts.backbone} has {len(tokenizer)} ids, that of the release {parts.text_size}: the image codes, "
+                "whose rows begin behind them, would be others"
+            )
+        policy = cls(model, tokenizer, cls.read_images(parts.images), settings)
+        cast(nn.Module, policy.images).to(policy.device)
+        return policy
 
     def save(self, directory: Path) -> None:
         check_plain(self.model)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -14,12 +14,14 @@ from transformers import PreTrainedTokenizerFast
 
 from pararl.types import TASKS, Prompt, Segment, Task
 from policies.image.base import ImageTokenizer
-from policies.image.magvitv2 import MAGVITv2
+from policies.image.magvitv2 import MAGVITv2, MAGVITv2Config
 from policies.layout import Canvas, Specials, Tail, Vocabulary, canvas, tail
-from policies.weights import read_model
+from policies.weights import load_exactly
 
 TEXT_ONLY: tuple[Task, ...] = ("t2t", "i2t")
 """Tasks whose output is text alone."""
+MAGVITV2_FILES = ("model.safetensors", "pytorch_model.safetensors", "pytorch_model.bin")
+"""Weights of an image tokenizer, as saved here and as released (``showlab/magvitv2``)."""
 Part = Literal["text", "image"]
 """What guidance may leave out of a prompt."""
 IMAGE_INPUT: dict[Task, bool | None] = {"t2t": False, "i2t": True, "t2i": False, "edit": True, "interleaved": None}
@@ -62,11 +64,13 @@ class MMadaSettings:
     """Task token of an image and a text asked for in words alone; None = that of an edit."""
     specials: Specials = field(default_factory=Specials)
 
+    specials_class: ClassVar[type[Specials]] = Specials
+
     @classmethod
-    def read(cls, raw: dict[str, Any]) -> "MMadaSettings":
+    def read(cls, raw: dict[str, Any]) -> Self:
         """The settings of a ``policy.json``."""
         values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in raw.items()}
-        return cls(**{**values, "specials": Specials(**raw["specials"])})
+        return cls(**{**values, "specials": cls.specials_class(**raw["specials"])})
 
 
 class MMadaCodec:
@@ -83,11 +87,15 @@ class MMadaCodec:
         self.vocabulary = Vocabulary(len(tokenizer), images.codebook_size, specials, tuple(sorted(others - {specials.eos})))
         self.spelled = {token: i for token, i in tokenizer.get_added_vocab().items() if i != tokenizer.unk_token_id}
         """Special and added tokens with their ids, which a template spells out."""
+        self.reserved = {*self.spelled.values(), *self.vocabulary.forbidden, specials.eos} - {tokenizer.unk_token_id}
+        """Ids that the text of a prompt never yields."""
 
     @staticmethod
     def read_images(directory: Path) -> ImageTokenizer:
         """The image tokenizer in a directory. Raises ValueError where its weights are not exactly those of the model."""
-        return read_model(MAGVITv2, directory)
+        model = MAGVITv2(MAGVITv2Config.from_pretrained(directory))
+        load_exactly(model, directory, MAGVITV2_FILES)
+        return model
 
     # ---- text and pixels
 
@@ -103,7 +111,7 @@ class MMadaCodec:
         if unknown is not None and unknown in ids:
             words = dict.fromkeys(w for w in text.split() if unknown in encode(w))
             raise ValueError(f"this policy's vocabulary has no {', '.join(map(repr, words))} (in {text!r}): use other words")
-        if not set(ids).isdisjoint((*self.vocabulary.forbidden, self.settings.specials.eos)):
+        if not self.reserved.isdisjoint(ids):
             raise ValueError(f"{text!r} spells a special token of this policy's tokenizer; take it out")
         return ids
 
@@ -122,7 +130,7 @@ class MMadaCodec:
         """Text of generated ids, up to the first end-of-sequence token."""
         ids = list(ids)
         end = ids.index(self.settings.specials.eos) if self.settings.specials.eos in ids else len(ids)
-        return str(self.tokenizer.decode(ids[:end]))
+        return str(self.tokenizer.decode(ids[:end], skip_special_tokens=True))
 
     @torch.no_grad()
     def encode_images(self, pixels: np.ndarray) -> Tensor:

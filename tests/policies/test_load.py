@@ -91,13 +91,13 @@ def test_saving_and_loading_print_nothing(
 
 
 def test_an_embedded_checkpoint_loads_by_name(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(policies, "CHECKPOINTS", saved.parent)
+    monkeypatch.setattr(policies.sources, "CHECKPOINTS", saved.parent)
     assert policies.load("tiny").family == "mmada"
 
 
 @pytest.mark.parametrize("name", ["no-such-policy", Path("no/such/directory")])
 def test_an_unknown_name_is_an_error_that_lists_the_known_ones(name: str | Path, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(policies, "CHECKPOINTS", saved.parent)
+    monkeypatch.setattr(policies.sources, "CHECKPOINTS", saved.parent)
     with pytest.raises(FileNotFoundError, match=rf"no policy '{name}': .*policy.json.*\['tiny'\]"):
         policies.load(name)
 
@@ -136,7 +136,7 @@ def test_a_model_that_carries_an_adapter_is_not_saved(make_policy: MakePolicy, t
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [({"family": "gpt", "settings": {}}, r"policy.json: unknown family 'gpt', known are \['mmada'\]")],
+    [({"family": "gpt", "settings": {}}, r"policy.json: unknown family 'gpt', known are \['mmada', 'mmada_parallel_a'\]")],
 )
 def test_an_unknown_family_is_an_error_that_lists_the_known_ones(tmp_path: Path, content: dict[str, Any], message: str) -> None:
     (tmp_path / "policy.json").write_text(json.dumps(content))
