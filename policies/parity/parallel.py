@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from policies.backbones.llada import MMadaModelLM
+from policies.backbones.llada import LLaDAForMultiModalGeneration, MMadaModelLM
 from policies.parity.case import LOGITS, PROBABILITIES, Case, Comparison
 from policies.parity.mmada import Calls, FedBack
 from policies.sampling import released
@@ -46,7 +46,7 @@ def compare_m(case: Case) -> Comparison:
 
 def compare_a(case: Case) -> Comparison:
     """-A's forward and its runs of ``generate_ti2ti``."""
-    model, found, t = read_model(MMadaModelLM, case.directory), Comparison(), case.tensors
+    model, found, t = read_model(LLaDAForMultiModalGeneration, case.directory), Comparison(), case.tensors
     found.close("fwd.logits", model(t["fwd.input_ids"]), t["fwd.logits"], LOGITS)
     found.left_out["ragged"] = "the reference pads on the right and lets every token see the padding"
     first, mask = case.setting("text_vocab_size"), case.config["mask_token_id"]

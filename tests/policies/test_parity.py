@@ -14,7 +14,7 @@ from torch import Tensor
 from policies.parity import FAMILIES, compare
 from policies.parity.case import Comparison
 
-CASES = ("mmada", "mmada_parallel_m", "mmada_parallel_a", "magvitv2", "magvitv2_full", "schedules")
+CASES = ("mmada", "mmada_parallel_m", "mmada_parallel_a", "magvitv2", "magvitv2_full", "amused_vq", "schedules")
 
 
 def run(*folders: Path) -> subprocess.CompletedProcess[str]:

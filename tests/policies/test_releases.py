@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerFast
 import policies
 from pararl import adapter
 from pararl.types import Prompt
+from policies.backbones.llada import MMadaConfig, MMadaModelLM
 from policies.base import Policy, Sampling
 from policies.mmada import MMadaPolicy
 from policies.mmada_codec import Part
@@ -326,3 +327,34 @@ def test_an_adapter_of_a_checkpoint_in_the_released_layout_fits_a_fresh_base(tmp
         assert np.array_equal(a.segments[0].tokens, b.segments[0].tokens)
         assert np.array_equal(c.segments[0].tokens, d.segments[0].tokens)
     assert any(not np.array_equal(a.segments[0].tokens, c.segments[0].tokens) for a, c in zip(before, after, strict=True))
+
+
+# ---- memory
+
+MEASURE = """
+import re, sys
+from pathlib import Path
+from policies.backbones.llada import MMadaModelLM
+from policies.weights import read_model
+
+def held(name):
+    return int(re.search(name + r":\\s+(\\d+)", Path("/proc/self/status").read_text()).group(1)) * 1024
+
+read_model(MMadaModelLM, Path(sys.argv[1]))  # what the first load of all takes besides
+Path("/proc/self/clear_refs").write_text("5")  # the peak starts again
+before = held("VmRSS")
+model = read_model(MMadaModelLM, Path(sys.argv[2]))
+total = sum(float(p.float().sum()) for p in model.parameters())  # every page of the weights is read
+print(held("VmHWM") - before, sum(p.numel() * p.element_size() for p in model.parameters()))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks of memory are read from /proc")
+def test_loading_and_reading_weights_takes_little_more_memory_than_they_have(tmp_path: Path) -> None:
+    for name, width in (("tiny", 8), ("large", 1024)):
+        sizes = {"d_model": width, "n_layers": 8, "n_heads": 8, "mlp_hidden_size": 2 * width, "embedding_size": 2000}
+        MMadaModelLM(MMadaConfig(**sizes)).bfloat16().save_pretrained(tmp_path / name, max_shard_size="40MB")
+    done = subprocess.run([sys.executable, "-c", MEASURE, tmp_path / "tiny", tmp_path / "large"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    peak, weights = map(int, done.stdout.split())
+    assert weights > 160e6 and peak < 1.2 * weights
