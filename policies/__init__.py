@@ -7,13 +7,13 @@ policy.sample("two red circles left of a blue square")[0].image
 import json
 from pathlib import Path
 
-from policies.base import Draws, Policy, Sampling, StepTokens
+from policies.base import Drawing, Draws, Policy, Sampling, StepTokens
 from policies.mmada import POLICY_FILE, MMadaPolicy
 
 FAMILIES: dict[str, type[MMadaPolicy]] = {"mmada": MMadaPolicy}
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 
-__all__ = ["CHECKPOINTS", "FAMILIES", "Draws", "Policy", "Sampling", "StepTokens", "load"]
+__all__ = ["CHECKPOINTS", "FAMILIES", "Drawing", "Draws", "Policy", "Sampling", "StepTokens", "load"]
 
 
 def load(name: str | Path) -> Policy:

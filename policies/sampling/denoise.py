@@ -1,7 +1,8 @@
 """The denoising loop: every sampler of a masked-diffusion policy is a plan for this one loop.
 
-At each step one forward shows every segment to every other; then each segment draws all of its masked positions and commits the most
-confident of them. Image alone is MaskGIT, text alone is LLaDA's block-wise sampler, both at once is MMaDA-Parallel's parallel sampler.
+At each step one forward shows every segment to every other; then each segment draws all of its masked positions and commits some of
+them, the most confident or each by a chance. Image alone is MaskGIT, text alone is LLaDA's block-wise sampler, both at once is
+MMaDA-Parallel's parallel sampler.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from pararl.types import Modality
 from policies.layout import Canvas, Span
-from policies.sampling.schedules import block_counts, late_updates, left_masked, remaining, spread
+from policies.sampling.schedules import block_counts, late_updates, left_masked, remaining, reveal_chances, spread
 
 Logits = Callable[[Tensor, Sequence[Span]], list[tuple[Tensor, Tensor]]]
 """(ids [batch, length], spans) -> per span (plain, guided) logits [batch, span, rows]: guidance-free, and as the sampler draws from."""
@@ -31,6 +32,9 @@ class SegmentPlan:
     """Temperature of the token draws; 0 = arg-max."""
     choice: tuple[float, ...]
     """Gumbel temperature of the confidence at each step; 0 = most probable first."""
+    reveal: tuple[float, ...] = ()
+    """Chance of each masked position to be committed at each step, whatever its confidence and in place of ``commits``; empty = by
+    ``commits``."""
 
     def within(self, active: range, steps: int) -> "SegmentPlan":
         """The plan, made for ``len(active)`` steps, at the steps ``active`` of a loop of ``steps``; it rests at the others."""
@@ -40,6 +44,7 @@ class SegmentPlan:
             commits=(0,) * before + self.commits + (0,) * after,
             window=(0,) * before + self.window + (len(self.span),) * after,
             choice=(0.0,) * before + self.choice + (0.0,) * after,
+            reveal=(0.0,) * before + self.reveal + (0.0,) * after if self.reveal else (),
         )
 
 
@@ -80,6 +85,15 @@ def late_image_plan(span: Span, updates: int, steps: int, temperature: float, ch
     return SegmentPlan(span, tuple(commits), (len(span),) * steps, temperature, annealed(choice_temperature, steps))
 
 
+def emerge_plan(span: Span, updates: int, steps: int, temperature: float) -> SegmentPlan:
+    """MaskGRPO's emerge sampler, its updates spread as those of ``image_plan``: as many tokens on average, but each by its own chance, so
+    that neither what is committed nor how much of it depends on how sure the policy is."""
+    chances = [0.0] * steps
+    for step, chance in zip(spread(updates, steps), reveal_chances(updates), strict=True):
+        chances[step] = chance
+    return SegmentPlan(span, (0,) * steps, (len(span),) * steps, temperature, (0.0,) * steps, tuple(chances))
+
+
 def annealed(temperature: float, steps: int) -> tuple[float, ...]:
     """From ``temperature`` linearly to 0 at the last step."""
     return tuple(temperature * (1 - (step + 1) / steps) for step in range(steps))
@@ -112,8 +126,16 @@ def most_confident(confidence: Tensor, eligible: Tensor, count: int) -> Tensor:
     return chosen & eligible
 
 
+def chosen_at(plan: SegmentPlan, step: int, logprob: Tensor, masked: Tensor, uniform: Tensor) -> Tensor:
+    """Which masked positions [batch, n] are committed at a step, by the plan's chance or by confidence, with uniform noise [batch, n]."""
+    if plan.reveal:
+        return masked & (uniform < plan.reveal[step])
+    # clamp: a uniform of exactly 0 would make the Gumbel noise infinite
+    return commit(plan, step, logprob, masked, -(-uniform.clamp_min(1e-20).log()).clamp_min(1e-20).log())
+
+
 def commit(plan: SegmentPlan, step: int, logprob: Tensor, masked: Tensor, gumbel: Tensor) -> Tensor:
-    """Which masked positions [batch, n] are committed at a step, from the log-probability of the drawn tokens under the sampler."""
+    """The same by confidence, the log-probability of the drawn tokens under the sampler."""
     eligible = masked.clone()
     eligible[:, plan.window[step] :] = False
     return most_confident(logprob + plan.choice[step] * gumbel, eligible, plan.commits[step])
@@ -140,9 +162,7 @@ def denoise(
             rows = draw(guided, plan.temperature, uniform)[..., None]
             masked = stamps[i] < 0
             guess = torch.where(masked, rows.squeeze(-1) + offsets[i], ids[:, plan.span.columns])
-            # clamp: a uniform of exactly 0 would make the Gumbel noise infinite
-            gumbel = -(-other.clamp_min(1e-20).log()).clamp_min(1e-20).log()
-            chosen = commit(plan, step, guided.float().log_softmax(-1).gather(-1, rows).squeeze(-1), masked, gumbel)
+            chosen = chosen_at(plan, step, guided.float().log_softmax(-1).gather(-1, rows).squeeze(-1), masked, other)
             logps[i] = torch.where(chosen, plain.float().log_softmax(-1).gather(-1, rows).squeeze(-1), logps[i])
             stamps[i] = torch.where(chosen, step, stamps[i])
             records[i].append(guess)
