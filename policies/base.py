@@ -84,8 +84,8 @@ class Draws:
         return self._at((slice(None), index))
 
     def _at(self, place: tuple[slice | Tensor, ...]) -> "Draws":
-        parts = [{m: x[place] for m, x in part.items()} for part in (self.masks, self.counted, self.weights)]
-        return Draws(*parts, image_rows=self.image_rows)
+        masks, counted, weights = ({m: x[place] for m, x in part.items()} for part in (self.masks, self.counted, self.weights))
+        return Draws(masks, counted, weights, self.image_rows)
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,14 +50,16 @@ class MMadaLikelihood(MMadaCodec, Policy):
         how = drawing or Drawing()
         prompts = list(dict.fromkeys(r.prompt.id for r in rollouts))
         which = torch.tensor([prompts.index(r.prompt.id) for r in rollouts])
-        parts: tuple[dict[Modality, Tensor], ...] = ({}, {}, {})
+        masks: dict[Modality, Tensor] = {}
+        counted: dict[Modality, Tensor] = {}
+        weights: dict[Modality, Tensor] = {}
         clock = mask_ratios(n, len(prompts), 0.0, 1.0, generator)  # one for both modalities, as in training and in the sampler
         for seg in rollouts[0].segments:
             uniforms = torch.rand(n, len(prompts), len(seg.tokens), generator=generator)
             blocks = self._text_blocks(rollouts[0]) if seg.modality == "text" and how.text_masks == "block" else 1
-            for part, values in zip(parts, hidden_sets(clock, uniforms, self._ratios(seg.modality, how), blocks), strict=True):
-                part[seg.modality] = values[:, which].to(self.device)
-        return Draws(*parts, image_rows=how.image_rows)
+            found = hidden_sets(clock, uniforms, self._ratios(seg.modality, how), blocks)
+            masks[seg.modality], counted[seg.modality], weights[seg.modality] = (x[:, which].to(self.device) for x in found)
+        return Draws(masks, counted, weights, how.image_rows)
 
     def _ratios(self, modality: Modality, how: Drawing) -> tuple[float, float]:
         """Bounds of the mask ratios."""

@@ -45,17 +45,13 @@ def sides(policy: Policy, rollouts: list[Rollout], draws: Draws, mix: float, bet
         for m, weight in WEIGHTS.items():
             if m not in draws.counted:
                 continue
-            counted = draws.counted[m][:, b].tolist()  # type: ignore[index]
-            elbos = [sum(tokens[d][m][b, i] for i, own in enumerate(row) if own) / sum(row) for d, row in enumerate(counted)]  # type: ignore[index]
+            counted = draws.counted[m][:, b].tolist()
+            elbos = [sum(tokens[d][m][b, i] for i, own in enumerate(row) if own) / sum(row) for d, row in enumerate(counted)]
             terms = []
             for i in range(len(counted[0])):
-                powers = [
-                    tokens[d][m][b, i].exp() ** beta * len(row) / sum(row)  # type: ignore[index]
-                    for d, row in enumerate(counted)
-                    if row[i]
-                ]
+                powers = [tokens[d][m][b, i].exp() ** beta * len(row) / sum(row) for d, row in enumerate(counted) if row[i]]
                 if powers:
-                    terms.append((sum(powers) / len(counted)).log() / beta)  # type: ignore[union-attr]
+                    terms.append((sum(powers) / len(counted)).log() / beta)
             lower, upper = sum(elbos) / len(elbos), sum(terms) / len(terms)
             low, high = low + weight * lower, high + weight * (mix * upper + (1 - mix) * lower)
         chosen.append(low)

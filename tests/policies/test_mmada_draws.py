@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections import Counter
+from collections import defaultdict
 from dataclasses import replace
 from typing import Literal
 
@@ -22,7 +22,7 @@ RATIOS: dict[Modality, tuple[float, float]] = {"image": (0.6, 1.0), "text": (0.2
 def states(modality: Modality, n: int, blocks: int, clock: float) -> list[tuple[np.ndarray, np.ndarray]]:
     """The equally likely (hidden, counted) masks of a modality at a clock: of the block that the clock stands in, ceil(r s) of its s
     tokens count, r going from low to high through the block; those behind it are hidden."""
-    size, low, high = n // blocks, *RATIOS[modality]
+    size, (low, high) = n // blocks, RATIOS[modality]
     behind = math.ceil(clock * blocks) - 1
     first = (blocks - 1 - behind) * size
     k = math.ceil((low + (high - low) * (clock * blocks - behind)) * size)
@@ -38,7 +38,7 @@ def exact_elbo(policy: MMadaPolicy, rollout: Rollout, text_blocks: int) -> dict[
     has weight n / k."""
     sizes = {s.modality: len(s.tokens) for s in rollout.segments}
     total: dict[Modality, float] = dict.fromkeys(sizes, 0.0)
-    chances: Counter[tuple[tuple[Modality, bytes, bytes], ...]] = Counter()
+    chances: defaultdict[tuple[tuple[Modality, bytes, bytes], ...], float] = defaultdict(float)
     cells = 1200  # counts change at multiples of 1 / 1200 alone, as sizes and ratios are here
     for cell in range(cells):
         each = [states(m, n, text_blocks if m == "text" else 1, (cell + 0.5) / cells) for m, n in sizes.items()]
