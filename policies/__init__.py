@@ -11,14 +11,14 @@ from typing import Any
 import torch
 
 from policies import sources
-from policies.base import Draws, Policy, Sampling, StepTokens
+from policies.base import Drawing, Draws, Policy, Sampling, StepTokens
 from policies.mmada import MMadaPolicy
 from policies.parallel_a import ParallelAPolicy
 from policies.sources import CHECKPOINTS, RELEASES
 
 FAMILIES: dict[str, type[MMadaPolicy]] = {kind.family: kind for kind in (MMadaPolicy, ParallelAPolicy)}
 
-__all__ = ["CHECKPOINTS", "FAMILIES", "RELEASES", "Draws", "Policy", "Sampling", "StepTokens", "load"]
+__all__ = ["CHECKPOINTS", "FAMILIES", "RELEASES", "Drawing", "Draws", "Policy", "Sampling", "StepTokens", "load"]
 
 
 def load(

@@ -14,12 +14,21 @@ from transformers import PreTrainedTokenizerFast
 
 from pararl.types import MODALITIES, Modality, Output, Prompt, Rollout, Segment
 from policies.backbones.llada import MMadaModelLM
-from policies.base import Draws, Policy, Sampling, StepTokens
+from policies.base import Sampling
 from policies.image.base import ImageTokenizer
 from policies.layout import Canvas, Span
-from policies.likelihood.masked import elbo, hidden_sets, hidden_token_logprobs, mask_ratios
-from policies.mmada_codec import IMAGE_INPUT, MMadaCodec, MMadaSettings, Part
-from policies.sampling.denoise import Logits, SegmentPlan, SegmentTrace, denoise, image_plan, late_image_plan, text_plan
+from policies.mmada_codec import IMAGE_INPUT, MMadaSettings, Part
+from policies.mmada_likelihood import MMadaLikelihood
+from policies.sampling.denoise import (
+    Logits,
+    SegmentPlan,
+    SegmentTrace,
+    denoise,
+    emerge_plan,
+    image_plan,
+    late_image_plan,
+    text_plan,
+)
 from policies.sampling.schedules import shared_steps
 from policies.sources import POLICY_FILE, Parts
 from policies.weights import check_plain, no_progress_bars, read_model
@@ -34,7 +43,7 @@ class Branch:
     """By modality the scale s of ``logits + s (logits - those of the branch)``."""
 
 
-class MMadaPolicy(MMadaCodec, Policy):
+class MMadaPolicy(MMadaLikelihood):
     """MMaDA: text and image tokens of one vocabulary, denoised together with bidirectional attention."""
 
     family = "mmada"
@@ -45,7 +54,7 @@ class MMadaPolicy(MMadaCodec, Policy):
 
     def __init__(self, model: MMadaModelLM, tokenizer: PreTrainedTokenizerFast, images: ImageTokenizer, settings: MMadaSettings) -> None:
         super().__init__(tokenizer, images, settings)
-        self.model: MMadaModelLM = model.eval()
+        self.model = model.eval()
         self.tasks = settings.tasks
         self.grid = settings.grid
         self.sampling = Sampling(steps=settings.steps, choice_temperature=settings.choice_temperature)
@@ -80,15 +89,7 @@ class MMadaPolicy(MMadaCodec, Policy):
             self.images.save_pretrained(directory / "image_tokenizer")
         (directory / POLICY_FILE).write_text(json.dumps({"family": self.family, "settings": asdict(self.settings)}, indent=1) + "\n")
 
-    # ---- forward on the needed positions and rows
-
-    def rows(self, hidden: Tensor, modality: Modality) -> Tensor:
-        """Logits over the rows of a modality; forbidden text rows at -inf."""
-        logits = self.model.head(hidden, self.vocabulary.rows(modality))
-        return logits + self.text_bias.to(logits) if modality == "text" else logits
-
-    def offset(self, modality: Modality) -> int:
-        return self.vocabulary.rows(modality).start
+    # ---- sampling
 
     def logits(self, blank: Canvas, branches: Sequence["Branch"] = ()) -> Logits:
         """The function that ``denoise`` calls; the branches of guidance that its spans need run with the prompt itself as one batch."""
@@ -112,9 +113,14 @@ class MMadaPolicy(MMadaCodec, Policy):
         return call
 
     def plans(self, blank: Canvas, sampling: Sampling) -> list[SegmentPlan]:
-        """One plan a span: MaskGIT for images, block-wise for text; both share the steps as ``sampling.decoding`` says."""
+        """One plan a span: MaskGIT or emerge for images, block-wise for text; both share the steps as ``sampling.decoding`` says.
+
+        Raises ValueError for emerge with the released decoding, which says itself how much of an image comes when.
+        """
         joint = len(blank.spans) > 1
-        late = joint and sampling.decoding == "released"
+        late, emerge = joint and sampling.decoding == "released", sampling.image_sampler == "emerge"
+        if late and emerge:
+            raise ValueError("the emerge sampler does not go with the released decoding: take image_sampler maskgit or another decoding")
         plans = []
         for span in blank.spans:
             active = range(sampling.steps)
@@ -122,8 +128,11 @@ class MMadaPolicy(MMadaCodec, Policy):
                 active = shared_steps(sampling.steps, sampling.decoding)[MODALITIES.index(span.modality)]
             if span.modality == "image":
                 updates = (sampling.image_steps if joint else 0) or len(active)
-                make = late_image_plan if late else image_plan
-                plan = make(span, updates, len(active), sampling.temperature, sampling.choice_temperature)
+                if emerge:
+                    plan = emerge_plan(span, updates, len(active), sampling.temperature)
+                else:
+                    make = late_image_plan if late else image_plan
+                    plan = make(span, updates, len(active), sampling.temperature, sampling.choice_temperature)
             else:
                 block = len(span) if late else self.settings.text_block if joint else self.settings.answer_block
                 plan = text_plan(span, len(active), block, sampling.temperature)
@@ -204,75 +213,6 @@ class MMadaPolicy(MMadaCodec, Policy):
                 parts["text"] = [self.decode_text(row) for row in tokens.tolist()]
         count = len(traces[0].tokens)
         return [Output(**{name: values[i] for name, values in parts.items()}) for i in range(count)]
-
-    # ---- likelihoods
-
-    def _filled(self, rollouts: Sequence[Rollout]) -> tuple[Canvas, dict[Modality, tuple[Tensor, Tensor, Tensor]]]:
-        """The blank canvas of rollouts of one task, and per modality their tokens, commit steps and behaviour log-probs [batch, n]."""
-        if len({r.prompt.task for r in rollouts}) != 1:
-            raise ValueError("a likelihood batch holds rollouts of one task; split it by task")
-        blank = self.canvas([r.prompt for r in rollouts]).to(self.device)
-        out: dict[Modality, tuple[Tensor, Tensor, Tensor]] = {}
-        for span in blank.spans:
-            segments = [r.segment(span.modality) for r in rollouts]
-            stacked = [np.stack([getattr(s, name) for s in segments]) for name in ("tokens", "commit_step", "logprob")]
-            out[span.modality] = tuple(torch.from_numpy(x).to(self.device) for x in stacked)  # type: ignore[assignment]
-        return blank, out
-
-    def draws(self, rollouts: Sequence[Rollout], n: int, generator: torch.Generator) -> Draws:
-        prompts = list(dict.fromkeys(r.prompt.id for r in rollouts))
-        which = torch.tensor([prompts.index(r.prompt.id) for r in rollouts])
-        masks: dict[Modality, Tensor] = {}
-        weights: dict[Modality, Tensor] = {}
-        clock = mask_ratios(n, len(prompts), 0.0, 1.0, generator)  # one for both modalities, as in training and in the sampler
-        for seg in rollouts[0].segments:
-            low, high = self.settings.image_ratio if seg.modality == "image" else self.settings.text_ratio
-            ratios = low + (high - low) * clock
-            uniforms = torch.rand(n, len(prompts), len(seg.tokens), generator=generator)
-            masks_of, weights_of = hidden_sets(ratios, uniforms)
-            masks[seg.modality], weights[seg.modality] = masks_of[:, which].to(self.device), weights_of[:, which].to(self.device)
-        return Draws(masks, weights)
-
-    def log_likelihood(self, rollouts: Sequence[Rollout], draws: Draws) -> Tensor:
-        blank, tokens = self._filled(rollouts)
-        total = torch.zeros(len(rollouts), 2, device=self.device)
-        for draw in draws:
-            ids = blank.ids.clone()
-            for span in blank.spans:
-                ids[:, span.columns] = tokens[span.modality][0].masked_fill(draw.masks[span.modality][0], self.settings.specials.mask)
-            hidden = self.model.hidden(ids, blank.attention)
-            columns = []
-            for modality in MODALITIES:
-                place = blank.span(modality)
-                if place is None:
-                    columns.append(torch.zeros(len(rollouts), device=self.device))
-                    continue
-                logp = self._token_logprobs(hidden, place, tokens[modality][0], draw.masks[modality][0])
-                columns.append(elbo(logp, draw.weights[modality][0]))
-            total = total + torch.stack(columns, -1)
-        return total / len(draws)
-
-    def _token_logprobs(self, hidden: Tensor, span: Span, targets: Tensor, wanted: Tensor) -> Tensor:
-        modality = span.modality
-        return hidden_token_logprobs(hidden[:, span.columns], lambda h: self.rows(h, modality), targets, wanted, self.offset(modality))
-
-    def step_tokens(self, rollouts: Sequence[Rollout], steps: Sequence[Sequence[int]]) -> dict[Modality, StepTokens]:
-        blank, tokens = self._filled(rollouts)
-        batch, count = len(rollouts), len(steps[0])
-        when = torch.tensor(steps, device=self.device).flatten()[:, None]  # [batch * step, 1]
-        ids = blank.ids.repeat_interleave(count, 0)
-        for span in blank.spans:
-            values, stamps, _ = (x.repeat_interleave(count, 0) for x in tokens[span.modality])
-            ids[:, span.columns] = torch.where(stamps < when, values, self.settings.specials.mask)
-        hidden = self.model.hidden(ids, blank.attention.repeat_interleave(count, 0))
-        out: dict[Modality, StepTokens] = {}
-        for span in blank.spans:
-            values, stamps, behaviour = (x.repeat_interleave(count, 0) for x in tokens[span.modality])
-            committed = stamps == when
-            logp = self._token_logprobs(hidden, span, values, committed)
-            shape = (batch, count, len(span))
-            out[span.modality] = StepTokens(logp.view(shape), committed.view(shape), (behaviour * committed).view(shape))
-        return out
 
     @torch.no_grad()
     def canary(self) -> Tensor:

@@ -1,7 +1,8 @@
 """The denoising loop: every sampler of a masked-diffusion policy is a plan for this one loop.
 
-At each step one forward shows every segment to every other; then each segment draws all of its masked positions and commits the most
-confident of them. Image alone is MaskGIT, text alone is LLaDA's block-wise sampler, both at once is MMaDA-Parallel's parallel sampler.
+At each step one forward shows every segment to every other; then each segment draws all of its masked positions and commits some of
+them, the most confident or each by a chance. Image alone is MaskGIT, text alone is LLaDA's block-wise sampler, both at once is
+MMaDA-Parallel's parallel sampler.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from pararl.types import Modality
 from policies.layout import Canvas, Span
-from policies.sampling.schedules import block_counts, late_updates, left_masked, remaining, spread
+from policies.sampling.schedules import block_counts, late_updates, left_masked, remaining, reveal_chances, spread
 
 Logits = Callable[[Tensor, Sequence[Span]], list[tuple[Tensor, Tensor]]]
 """(ids [batch, length], spans) -> per span (plain, guided) logits [batch, span, rows]: guidance-free, and as the sampler draws from."""
@@ -32,6 +33,13 @@ class SegmentPlan:
     """Temperature of the token draws; 0 = arg-max."""
     choice: tuple[float, ...]
     """Gumbel temperature of the confidence at each step; 0 = most probable first."""
+    reveal: tuple[float, ...] = ()
+    """Chance of each masked position to be committed at each step, whatever its confidence and in place of ``commits``; empty = by
+    ``commits``."""
+
+    def moves(self, step: int) -> bool:
+        """Whether any token may be committed at a step."""
+        return bool(self.commits[step] or (self.reveal and self.reveal[step]))
 
     def within(self, active: range, steps: int) -> "SegmentPlan":
         """The plan, made for ``len(active)`` steps, at the steps ``active`` of a loop of ``steps``; it rests at the others."""
@@ -41,6 +49,7 @@ class SegmentPlan:
             commits=(0,) * before + self.commits + (0,) * after,
             window=(0,) * before + self.window + (len(self.span),) * after,
             choice=(0.0,) * before + self.choice + (0.0,) * after,
+            reveal=(0.0,) * before + self.reveal + (0.0,) * after if self.reveal else (),
         )
 
 
@@ -82,6 +91,15 @@ def late_image_plan(span: Span, updates: int, steps: int, temperature: float, ch
     return SegmentPlan(span, tuple(commits), (len(span),) * steps, temperature, annealed(choice_temperature, steps))
 
 
+def emerge_plan(span: Span, updates: int, steps: int, temperature: float) -> SegmentPlan:
+    """MaskGRPO's emerge sampler, its updates spread as those of ``image_plan``: as many tokens on average, but each by its own chance, so
+    that neither what is committed nor how much of it depends on how sure the policy is."""
+    chances = [0.0] * steps
+    for step, chance in zip(spread(updates, steps), reveal_chances(updates), strict=True):
+        chances[step] = chance
+    return SegmentPlan(span, (0,) * steps, (len(span),) * steps, temperature, (0.0,) * steps, tuple(chances))
+
+
 def annealed(temperature: float, steps: int) -> tuple[float, ...]:
     """From ``temperature`` linearly to 0 at the last step."""
     return tuple(temperature * (1 - (step + 1) / steps) for step in range(steps))
@@ -114,8 +132,16 @@ def most_confident(confidence: Tensor, eligible: Tensor, count: int) -> Tensor:
     return chosen & eligible
 
 
+def chosen_at(plan: SegmentPlan, step: int, logprob: Tensor, masked: Tensor, uniform: Tensor) -> Tensor:
+    """Which masked positions [batch, n] are committed at a step, by the plan's chance or by confidence, with uniform noise [batch, n]."""
+    if plan.reveal:
+        return masked & (uniform < plan.reveal[step])
+    # clamp: a uniform of exactly 0 would make the Gumbel noise infinite
+    return commit(plan, step, logprob, masked, -(-uniform.clamp_min(1e-20).log()).clamp_min(1e-20).log())
+
+
 def commit(plan: SegmentPlan, step: int, logprob: Tensor, masked: Tensor, gumbel: Tensor) -> Tensor:
-    """Which masked positions [batch, n] are committed at a step, from the log-probability of the drawn tokens under the sampler."""
+    """The same by confidence, the log-probability of the drawn tokens under the sampler."""
     eligible = masked.clone()
     eligible[:, plan.window[step] :] = False
     return most_confident(logprob + plan.choice[step] * gumbel, eligible, plan.commits[step])
@@ -145,7 +171,7 @@ def denoise(
     logps = [torch.zeros(len(ids), len(p.span), device=ids.device) for p in plans]
     ends = list(accumulate((len(p.span) for p in plans), initial=0))
     for step in range(steps):
-        moves = [i for i, plan in enumerate(plans) if plan.commits[step] or wanted is None or step in wanted]
+        moves = [i for i, plan in enumerate(plans) if plan.moves(step) or wanted is None or step in wanted]
         found = logits(ids, [plans[i].span for i in moves]) if moves else []
         guesses = [ids[:, place] for place in columns]
         for i, (plain, guided) in zip(moves, found, strict=True):
@@ -153,9 +179,7 @@ def denoise(
             rows = draw(guided, plan.temperature, uniform)[..., None]
             masked = stamps[i] < 0
             guesses[i] = torch.where(masked, rows.squeeze(-1) + offsets[i], guesses[i])
-            # clamp: a uniform of exactly 0 would make the Gumbel noise infinite
-            gumbel = -(-other.clamp_min(1e-20).log()).clamp_min(1e-20).log()
-            chosen = commit(plan, step, guided.float().log_softmax(-1).gather(-1, rows).squeeze(-1), masked, gumbel)
+            chosen = chosen_at(plan, step, guided.float().log_softmax(-1).gather(-1, rows).squeeze(-1), masked, other)
             logps[i] = torch.where(chosen, plain.float().log_softmax(-1).gather(-1, rows).squeeze(-1), logps[i])
             stamps[i] = torch.where(chosen, step, stamps[i])
         # Only now: every segment of this step has seen the same canvas.

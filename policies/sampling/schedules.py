@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 Decoding = Literal["parallel", "semi_parallel", "sequential", "released"]
+ImageSampler = Literal["maskgit", "emerge"]
 Schedule = Literal["cosine", "linear", "pow2", "sigmoid"]
 
 
@@ -39,6 +40,15 @@ def remaining(tokens: int, steps: int, known: int = 0, schedule: Schedule = "cos
         unknown = 0 if step == steps - 1 else min(unknown, left_masked(tokens, unknown, (step + 1) / steps, schedule))
         left.append(unknown)
     return left
+
+
+def reveal_chances(steps: int) -> list[float]:
+    """The chance of each masked token to be revealed at each step of MaskGRPO's emerge sampler: that between two steps of the cosine
+    schedule, ``1 - cos(pi/2 (step + 1) / steps) / cos(pi/2 step / steps)``, so that after each step as many tokens are masked as the
+    schedule says on average; 1 at the last. Source: arXiv 2510.02880, ``t2i_generate_emerge`` of martian422/MaskGRPO.
+    """
+    left = [math.cos(math.pi / 2 * step / steps) for step in range(steps)] + [0.0]
+    return [1 - after / before for before, after in zip(left, left[1:], strict=False)]
 
 
 def transfer_counts(tokens: int, steps: int) -> list[int]:

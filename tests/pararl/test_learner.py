@@ -76,7 +76,7 @@ def test_a_mixed_batch_has_the_gradient_of_its_tasks_taken_apart(
     def gradient(tasks: tuple[Task, ...]) -> torch.Tensor:
         learner = make(tiny_policy_dir, "best_of_n", config)
         draws = learner.policy.draws  # the masks of a task must not depend on the tasks before it here
-        monkeypatch.setattr(learner.policy, "draws", lambda rollouts, n, _: draws(rollouts, n, torch.Generator().manual_seed(0)))
+        monkeypatch.setattr(learner.policy, "draws", lambda rollouts, n, *_: draws(rollouts, n, torch.Generator().manual_seed(0)))
         kept = [r for r in sample(learner, ALL_TASKS, group=2) if r.prompt.task in tasks]
         learner.update(kept, Feedback(best=tuple(range(0, len(kept), 2))))
         return torch.cat([p.grad.flatten() for p in learner.parameters if p.grad is not None])
