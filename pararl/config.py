@@ -106,7 +106,10 @@ class RolloutConfig:
     guidance: float = 0.0
     """Classifier-free guidance scale s of images: logits (1 + s) conditional - s unconditional; 0 = one forward, no guidance."""
     text_guidance: float = 0.0
-    """The same for text; below 0 it pushes the text away from its prompt, as MMaDA-Parallel's code does by default (-2.5)."""
+    """The same for the text of outputs that have both; below 0 it pushes the text away from its prompt, as MMaDA-Parallel's code does by
+    default (-2.5)."""
+    input_guidance: float = 0.0
+    """Scale s of images towards the input image of their prompt: s (logits - those of the prompt without it) is added; 0 = none."""
     workers: int = 2
     """Rollout actors."""
     threads: int = 1

@@ -117,7 +117,8 @@ class Learner:
                 )
             for entry in self.optimizer.param_groups:
                 entry["lr"] = self.lr
-            self.optimizer.step()
+            if norm:  # where nothing is taught, AdamW's moments would still move the adapter
+                self.optimizer.step()
             figures |= {"preference/loss": loss, "preference/grad_norm": norm, "preference/lr": self.lr, **more}
         self.version += 1
         if rollouts[0].version:
@@ -178,6 +179,8 @@ class Learner:
             references = [self._reference_table(c, width) for c in chunks] if needs_reference else []
         records = [step_records(self.policy, c, width) for c in chunks]
         behaviour, committed = (torch.cat([record[i] for record in records]).to(self.policy.device) for i in range(2))
+        if not committed.any():  # nothing but fill at the recorded steps
+            return 0.0, {}
         # Where the policy is still the one that sampled, the sampler's own record is the first pass.
         on_policy = all(r.version == self.version for r in rollouts)
         known = [record[0].to(self.policy.device) for record in records] if on_policy else None
@@ -196,8 +199,7 @@ class Learner:
 
         def part(chunk: list[Rollout]) -> Tensor:
             table = step_table(self.policy, chunk, width)
-            if table.committed.any():
-                gaps.append((table.logprob.detach() - table.behaviour)[table.committed].abs().max().item())
+            gaps.extend((table.logprob.detach() - table.behaviour)[table.committed].abs().tolist())
             return table.logprob
 
         loss, figures = backward([partial(part, chunk) for chunk in chunks], loss_of, known)

@@ -16,6 +16,7 @@ def sampling_of(rollout: RolloutConfig) -> Sampling:
         image_steps=rollout.image_steps,
         guidance=rollout.guidance,
         text_guidance=rollout.text_guidance,
+        input_guidance=rollout.input_guidance,
     )
 
 

@@ -45,6 +45,7 @@ BOUNDS: dict[str, Bound] = {
     "rollout.choice_temperature": _AT_LEAST_0,
     "rollout.guidance": _AT_LEAST_0,
     "rollout.text_guidance": _ANY,
+    "rollout.input_guidance": _AT_LEAST_0,
     "rollout.image_steps": _AT_LEAST_0,
     "rollout.workers": _AT_LEAST_1,
     "rollout.threads": _AT_LEAST_1,
@@ -245,7 +246,7 @@ def _policy(config: Config) -> list[str]:
         windows["answer"] = ("text alone", steps)
     for name, (what, given) in windows.items():
         if {f"{name}_tokens", f"{name}_block"} <= settings.keys():
-            blocks = settings[f"{name}_tokens"] // settings[f"{name}_block"]
+            blocks = -(-settings[f"{name}_tokens"] // settings[f"{name}_block"])
             if given % blocks:
                 problems.append(
                     f"rollout.steps must be such that the text of {what} outputs gets a multiple of {blocks} steps, the text blocks of "

@@ -39,7 +39,11 @@ class Sampling:
     guidance: float = 0.0
     """Classifier-free guidance scale s of image tokens: (1 + s) conditional - s unconditional logits."""
     text_guidance: float = 0.0
-    """The same for text tokens; below 0 it pushes the text away from its prompt, as the code of MMaDA-Parallel does by default (-2.5)."""
+    """The same for the text of joint outputs; below 0 it pushes the text away from its prompt, as the code of MMaDA-Parallel does by
+    default (-2.5)."""
+    input_guidance: float = 0.0
+    """Guidance scale s of image tokens towards the input image: s (logits - those of the prompt without its image) is added, as in
+    MMaDA-Parallel-A's code."""
 
 
 ImageRows = Literal["codes", "all"]

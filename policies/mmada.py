@@ -2,22 +2,22 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Self, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from pararl.types import MODALITIES, Output, Prompt, Rollout, Segment
+from pararl.types import MODALITIES, Modality, Output, Prompt, Rollout, Segment
 from policies.backbones.llada import MMadaModelLM
 from policies.base import Sampling
-from policies.image.magvitv2 import MAGVITv2
-from policies.layout import Canvas, Span, Specials
-from policies.mmada_codec import IMAGE_INPUT, MMadaSettings
+from policies.image.base import ImageTokenizer
+from policies.layout import Canvas, Span
+from policies.mmada_codec import IMAGE_INPUT, MMadaSettings, Part
 from policies.mmada_likelihood import MMadaLikelihood
 from policies.sampling.denoise import (
     Logits,
@@ -30,9 +30,17 @@ from policies.sampling.denoise import (
     text_plan,
 )
 from policies.sampling.schedules import shared_steps
+from policies.sources import POLICY_FILE, Parts
 from policies.weights import check_plain, no_progress_bars, read_model
 
-POLICY_FILE = "policy.json"
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """A forward of classifier-free guidance: the same outputs behind prompts of which a part is left out."""
+
+    canvas: Canvas
+    scales: Mapping[Modality, float]
+    """By modality the scale s of ``logits + s (logits - those of the branch)``."""
 
 
 class MMadaPolicy(MMadaLikelihood):
@@ -42,7 +50,9 @@ class MMadaPolicy(MMadaLikelihood):
     # The head is called ff_out as well: only the ff_out inside a block may be wrapped.
     lora_targets = r".*\.blocks\.\d+\.(q_proj|k_proj|v_proj|attn_out|ff_proj|up_proj|ff_out)"
 
-    def __init__(self, model: MMadaModelLM, tokenizer: PreTrainedTokenizerFast, images: MAGVITv2, settings: MMadaSettings) -> None:
+    model_class: type[MMadaModelLM] = MMadaModelLM
+
+    def __init__(self, model: MMadaModelLM, tokenizer: PreTrainedTokenizerFast, images: ImageTokenizer, settings: MMadaSettings) -> None:
         super().__init__(tokenizer, images, settings)
         self.model = model.eval()
         self.tasks = settings.tasks
@@ -57,13 +67,19 @@ class MMadaPolicy(MMadaLikelihood):
         self.text_bias = bias
 
     @classmethod
-    def load(cls, directory: Path) -> "MMadaPolicy":
-        """Read a directory written by ``save``. Raises ValueError where its weights are not exactly those of the model."""
-        raw = json.loads((directory / POLICY_FILE).read_text())["settings"]
-        values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in raw.items()}
-        settings = MMadaSettings(**{**values, "specials": Specials(**raw["specials"])})
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(directory)
-        return cls(read_model(MMadaModelLM, directory), tokenizer, read_model(MAGVITv2, directory / "image_tokenizer"), settings)
+    def load(cls, parts: Parts) -> Self:
+        """Read a policy from where its parts lie. Raises ValueError where weights are not exactly those of the model."""
+        settings = cls.settings_class.read(parts.settings)
+        model = read_model(cls.model_class, parts.backbone, dtype=parts.dtype, device_map=parts.device_map)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(parts.backbone)
+        if parts.text_size not in (None, len(tokenizer)):
+            raise ValueError(
+                f"the text tokenizer in {parts.backbone} has {len(tokenizer)} ids, that of the release {parts.text_size}: the image codes, "
+                "whose rows begin behind them, would be others"
+            )
+        policy = cls(model, tokenizer, cls.read_images(parts.images), settings)
+        cast(nn.Module, policy.images).to(policy.device)
+        return policy
 
     def save(self, directory: Path) -> None:
         check_plain(self.model)
@@ -75,23 +91,23 @@ class MMadaPolicy(MMadaLikelihood):
 
     # ---- sampling
 
-    def logits(self, blank: Canvas, unconditional: Canvas | None, guidance: float, text_guidance: float = 0.0) -> Logits:
-        """The function that ``denoise`` calls; guidance runs both branches as one batch."""
-        scales = {"image": guidance, "text": text_guidance}
+    def logits(self, blank: Canvas, branches: Sequence["Branch"] = ()) -> Logits:
+        """The function that ``denoise`` calls; the branches of guidance that its spans need run with the prompt itself as one batch."""
 
         def call(ids: Tensor, spans: Sequence[Span]) -> list[tuple[Tensor, Tensor]]:
-            if unconditional is None:
-                hidden = self.model.hidden(ids, blank.attention)
-                return [(x, x) for x in (self.rows(hidden[:, s.columns], s.modality) for s in spans)]
-            free = unconditional.ids.clone()
-            free[:, blank.spans[0].start :] = ids[:, blank.spans[0].start :]
-            both = self.model.hidden(torch.cat((ids, free)), torch.cat((blank.attention, unconditional.attention)))
+            used = [b for b in branches if any(b.scales[s.modality] for s in spans)]
+            rows = [ids, *(torch.cat((b.canvas.ids[:, : blank.prefix], ids[:, blank.prefix :]), 1) for b in used)]
+            hidden = self.model.hidden(torch.cat(rows), torch.cat([blank.attention, *(b.canvas.attention for b in used)]))
             out = []
             for s in spans:
-                plain, without = self.rows(both[:, s.columns], s.modality).chunk(2)
-                # Forbidden rows are at -inf in both branches, which have no difference there.
-                gap = (plain - without).masked_fill_(plain.isneginf(), 0.0)
-                out.append((plain, plain + scales[s.modality] * gap))
+                plain, *others = hidden[:, s.columns].chunk(1 + len(used))
+                plain = guided = self.rows(plain, s.modality)
+                for branch, without in zip(used, others, strict=True):
+                    if branch.scales[s.modality]:
+                        # Forbidden rows are at -inf in both branches, which have no difference there.
+                        gap = (plain - self.rows(without, s.modality)).masked_fill_(plain.isneginf(), 0.0)
+                        guided = guided + branch.scales[s.modality] * gap
+                out.append((plain, guided))
             return out
 
         return call
@@ -133,16 +149,13 @@ class MMadaPolicy(MMadaLikelihood):
         return [done[i] for i in range(len(prompts))]
 
     def _generate(self, prompts: list[Prompt], seeds: list[int], sampling: Sampling, version: int) -> list[Rollout]:
-        shown = self.shown(prompts)
-        blank = self._to_device(self.canvas(prompts, shown=shown))
-        guided = (sampling.guidance and blank.span("image")) or (sampling.text_guidance and blank.span("text"))
-        unconditional = self._to_device(self.canvas(prompts, False, self._prefix_width(blank), shown)) if guided else None
+        blank, branches = self._canvases(prompts, sampling)
         plans = self.plans(blank, sampling)
         noise = torch.stack([self._noise(seed, sampling.steps, sum(len(p.span) for p in plans)) for seed in seeds], dim=2).to(self.device)
         offsets = [self.offset(p.span.modality) for p in plans]
-        logits = self.logits(blank, unconditional, sampling.guidance, sampling.text_guidance)
-        traces = denoise(logits, blank, plans, noise, self.settings.specials.mask, offsets)
         recorded, decoded = zip(*(recorded_steps(prompt, sampling) for prompt in prompts), strict=True)
+        wanted = {step for steps in recorded for step in steps}
+        traces = denoise(self.logits(blank, branches), blank, plans, noise, self.settings.specials.mask, offsets, wanted)
         outputs = self._outputs(traces, None)
         guesses = self._guesses(traces, recorded, decoded)
         return [
@@ -170,8 +183,18 @@ class MMadaPolicy(MMadaLikelihood):
         found = [dict(zip(row, outputs, strict=True)) for row, *outputs in zip(decoded, *columns, strict=True)]
         return [tuple(by_step.get(step) for step in steps) for steps, by_step in zip(recorded, found, strict=True)]
 
-    def _prefix_width(self, blank: Canvas) -> int:
-        return blank.spans[0].start - 1
+    def _canvases(self, prompts: Sequence[Prompt], sampling: Sampling) -> tuple[Canvas, list["Branch"]]:
+        """The blank canvas of prompts of one task, and the branches of guidance."""
+        makes = {s.modality for s in self.tail(prompts[0].task).spans}
+        scales: dict[Part, dict[Modality, float]] = {}
+        # Answers in text alone are not guided.
+        if "image" in makes and (sampling.guidance or ("text" in makes and sampling.text_guidance)):
+            scales["text"] = {"image": sampling.guidance, "text": sampling.text_guidance}
+        if "image" in makes and sampling.input_guidance and any(p.image is not None for p in prompts):
+            scales["image"] = {"image": sampling.input_guidance, "text": 0.0}
+        blank, *without = self.canvases(prompts, [None, *scales], self.shown(prompts))
+        branches = [Branch(c.to(self.device), scale) for c, scale in zip(without, scales.values(), strict=True)]
+        return blank.to(self.device), branches
 
     @staticmethod
     def _noise(seed: int, steps: int, tokens: int) -> Tensor:
@@ -195,7 +218,7 @@ class MMadaPolicy(MMadaLikelihood):
     def canary(self) -> Tensor:
         task = "t2i" if "t2i" in self.settings.tasks else self.settings.tasks[0]
         black = np.zeros((*self.image_size, 3), np.uint8) if IMAGE_INPUT[task] else None
-        blank = self._to_device(self.canvas([Prompt("canary", task, "", image=black)]))
+        blank = self.canvas([Prompt("canary", task, "", image=black)]).to(self.device)
         span = blank.spans[0]
         hidden = self.model.hidden(blank.ids, blank.attention)[:, span.columns]
         return self.model.head(hidden, self.vocabulary.rows(span.modality)).float().cpu()

@@ -29,14 +29,11 @@ class MMadaLikelihood(MMadaCodec, Policy):
     def offset(self, modality: Modality) -> int:
         return self.vocabulary.rows(modality).start
 
-    def _to_device(self, c: Canvas) -> Canvas:
-        return Canvas(c.ids.to(self.device), c.attention.to(self.device), c.spans)
-
     def _filled(self, rollouts: Sequence[Rollout]) -> tuple[Canvas, dict[Modality, tuple[Tensor, Tensor, Tensor]]]:
         """The blank canvas of rollouts of one task, and per modality their tokens, commit steps and behaviour log-probs [batch, n]."""
         if len({r.prompt.task for r in rollouts}) != 1:
             raise ValueError("a likelihood batch holds rollouts of one task; split it by task")
-        blank = self._to_device(self.canvas([r.prompt for r in rollouts]))
+        blank = self.canvas([r.prompt for r in rollouts]).to(self.device)
         out: dict[Modality, tuple[Tensor, Tensor, Tensor]] = {}
         for span in blank.spans:
             segments = [r.segment(span.modality) for r in rollouts]
@@ -56,8 +53,8 @@ class MMadaLikelihood(MMadaCodec, Policy):
         clock = mask_ratios(n, len(prompts), 0.0, 1.0, generator)  # one for both modalities, as in training and in the sampler
         for seg in rollouts[0].segments:
             uniforms = torch.rand(n, len(prompts), len(seg.tokens), generator=generator)
-            blocks = self._text_blocks(rollouts[0]) if seg.modality == "text" and how.text_masks == "block" else 1
-            found = hidden_sets(clock, uniforms, self._ratios(seg.modality, how), blocks)
+            block = self._text_block(rollouts[0]) if seg.modality == "text" and how.text_masks == "block" else None
+            found = hidden_sets(clock, uniforms, self._ratios(seg.modality, how), block)
             masks[seg.modality], counted[seg.modality], weights[seg.modality] = (x[:, which].to(self.device) for x in found)
         return Draws(masks, counted, weights, how.image_rows)
 
@@ -67,10 +64,9 @@ class MMadaLikelihood(MMadaCodec, Policy):
         asked = how.image_ratio if modality == "image" else how.text_ratio
         return low if asked is None else asked, high
 
-    def _text_blocks(self, rollout: Rollout) -> int:
-        """How many blocks the text sampler of a rollout's task has."""
-        s = self.settings
-        return s.answer_tokens // s.answer_block if rollout.segment("image") is None else s.text_tokens // s.text_block
+    def _text_block(self, rollout: Rollout) -> int:
+        """Tokens of a block of the text sampler."""
+        return self.settings.answer_block if rollout.segment("image") is None else self.settings.text_block
 
     def log_likelihood(self, rollouts: Sequence[Rollout], draws: Draws) -> Tensor:
         total = torch.zeros(len(rollouts), 2, device=self.device)

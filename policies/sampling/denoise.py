@@ -5,8 +5,9 @@ them, the most confident or each by a chance. Image alone is MaskGIT, text alone
 MMaDA-Parallel's parallel sampler.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -36,6 +37,10 @@ class SegmentPlan:
     """Chance of each masked position to be committed at each step, whatever its confidence and in place of ``commits``; empty = by
     ``commits``."""
 
+    def moves(self, step: int) -> bool:
+        """Whether it may commit a token at a step."""
+        return bool(self.reveal[step] if self.reveal else self.commits[step])
+
     def within(self, active: range, steps: int) -> "SegmentPlan":
         """The plan, made for ``len(active)`` steps, at the steps ``active`` of a loop of ``steps``; it rests at the others."""
         before, after = active.start, steps - active.stop
@@ -60,7 +65,7 @@ class SegmentTrace:
     logprob: Tensor
     """float32 [batch, n]: guidance-free log-probability of each token at its commit step."""
     guesses: Tensor
-    """int64 [steps, batch, n]: what the sampler would return after each step."""
+    """int64 [steps, batch, n]: what the sampler would return after each step; where that was not wanted, the tokens before it."""
 
 
 def image_plan(span: Span, updates: int, steps: int, temperature: float, choice_temperature: float) -> SegmentPlan:
@@ -79,8 +84,9 @@ def late_image_plan(span: Span, updates: int, steps: int, temperature: float, ch
     """The image as the code of MMaDA-Parallel decodes it: nothing for a quarter of the steps, then at each of ``late_updates`` as much as
     the cosine schedule of the whole loop says, so that the first one commits many tokens at once. The last commits all that is left."""
     commits, unknown = [0] * steps, len(span)
-    for step in late_updates(steps, updates):
-        left = 0 if step == steps - 1 else min(unknown, left_masked(len(span), unknown, (step + 1) / steps))
+    moments = late_updates(steps, updates)
+    for step in moments:
+        left = 0 if step == moments[-1] else min(unknown, left_masked(len(span), unknown, (step + 1) / steps))
         commits[step], unknown = unknown - left, left
     return SegmentPlan(span, tuple(commits), (len(span),) * steps, temperature, annealed(choice_temperature, steps))
 
@@ -142,35 +148,46 @@ def commit(plan: SegmentPlan, step: int, logprob: Tensor, masked: Tensor, gumbel
 
 
 def denoise(
-    logits: Logits, canvas: Canvas, plans: Sequence[SegmentPlan], noise: Tensor, mask_id: int, offsets: Sequence[int]
+    logits: Logits,
+    canvas: Canvas,
+    plans: Sequence[SegmentPlan],
+    noise: Tensor,
+    mask_id: int,
+    offsets: Sequence[int],
+    wanted: Collection[int] | None = None,
 ) -> list[SegmentTrace]:
     """Fill a canvas.
 
     ``noise`` float32 [2, steps, batch, generated]: uniforms in [0, 1) for draws and for confidences, the spans one behind the other.
-    ``offsets``: first vocabulary row of each plan's logits. Returns one trace per plan; no position is left at MASK.
+    ``offsets``: first vocabulary row of each plan's logits. ``wanted``: the steps whose guesses matter, None = all; at the others a
+    segment that rests is left alone, and a step at which all rest needs no forward. Returns one trace per plan; no position is left at
+    MASK.
     """
     ids = canvas.ids.clone()
     steps = len(plans[0].commits)
+    columns = [plan.span.columns for plan in plans]
     records: list[list[Tensor]] = [[] for _ in plans]
     stamps = [torch.full((len(ids), len(p.span)), -1, dtype=torch.int64, device=ids.device) for p in plans]
     logps = [torch.zeros(len(ids), len(p.span), device=ids.device) for p in plans]
+    ends = list(accumulate((len(p.span) for p in plans), initial=0))
     for step in range(steps):
-        before = 0
-        for i, (plan, (plain, guided)) in enumerate(zip(plans, logits(ids, [p.span for p in plans]), strict=True)):
-            uniform, other = noise[:, step, :, before : before + len(plan.span)]
-            before += len(plan.span)
+        moves = [i for i, plan in enumerate(plans) if plan.moves(step) or wanted is None or step in wanted]
+        found = logits(ids, [plans[i].span for i in moves]) if moves else []
+        guesses = [ids[:, place] for place in columns]
+        for i, (plain, guided) in zip(moves, found, strict=True):
+            plan, (uniform, other) = plans[i], noise[:, step, :, ends[i] : ends[i + 1]]
             rows = draw(guided, plan.temperature, uniform)[..., None]
             masked = stamps[i] < 0
-            guess = torch.where(masked, rows.squeeze(-1) + offsets[i], ids[:, plan.span.columns])
+            guesses[i] = torch.where(masked, rows.squeeze(-1) + offsets[i], guesses[i])
             chosen = chosen_at(plan, step, guided.float().log_softmax(-1).gather(-1, rows).squeeze(-1), masked, other)
             logps[i] = torch.where(chosen, plain.float().log_softmax(-1).gather(-1, rows).squeeze(-1), logps[i])
             stamps[i] = torch.where(chosen, step, stamps[i])
-            records[i].append(guess)
         # Only now: every segment of this step has seen the same canvas.
-        for i, plan in enumerate(plans):
-            kept = torch.where(stamps[i] == step, records[i][-1], ids[:, plan.span.columns])
-            ids[:, plan.span.columns] = torch.where(stamps[i] >= 0, kept, mask_id)
+        for i, place in enumerate(columns):
+            records[i].append(guesses[i])
+            kept = torch.where(stamps[i] == step, guesses[i], ids[:, place])
+            ids[:, place] = torch.where(stamps[i] >= 0, kept, mask_id)
     return [
-        SegmentTrace(plan.span.modality, ids[:, plan.span.columns].clone(), stamps[i], logps[i], torch.stack(records[i]))
+        SegmentTrace(plan.span.modality, ids[:, columns[i]].clone(), stamps[i], logps[i], torch.stack(records[i]))
         for i, plan in enumerate(plans)
     ]
