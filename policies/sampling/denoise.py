@@ -38,8 +38,8 @@ class SegmentPlan:
     ``commits``."""
 
     def moves(self, step: int) -> bool:
-        """Whether it may commit a token at a step."""
-        return bool(self.reveal[step] if self.reveal else self.commits[step])
+        """Whether any token may be committed at a step."""
+        return bool(self.commits[step] or (self.reveal and self.reveal[step]))
 
     def within(self, active: range, steps: int) -> "SegmentPlan":
         """The plan, made for ``len(active)`` steps, at the steps ``active`` of a loop of ``steps``; it rests at the others."""

@@ -169,7 +169,7 @@ def test_settings_of_a_run_reach_the_draws_and_the_sampler() -> None:
     config = LearnerConfig(image_ratio=0.0, text_ratio=0.6, text_masks="block", image_rows="all")
     assert drawing_of(config) == Drawing(image_ratio=0.0, text_ratio=0.6, text_masks="block", image_rows="all")
     other = RolloutConfig(steps=3, recorded=2, temperature=0.5, choice_temperature=2.0, image_sampler="emerge", decoding="sequential")
-    other = replace(other, image_steps=2, guidance=1.5, text_guidance=0.5, input_guidance=0.7)
+    other = replace(other, image_steps=2, guidance=1.5, text_guidance=0.5, input_guidance=2.5)
     names = {f.name for f in fields(RolloutConfig)} & {f.name for f in fields(Sampling)}
     assert len(names) == 10
     assert all(getattr(sampling_of(other), name) == getattr(other, name) != getattr(Sampling(), name) for name in names)

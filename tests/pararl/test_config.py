@@ -349,7 +349,8 @@ def test_constraints_lie_within_the_declared_ranges() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pins = dict(line.lower().replace("_", "-").split("==") for line in lines if not line.startswith("#"))
-    for declared in map(Requirement, [*project["dependencies"], *project["optional-dependencies"]["dev"]]):
+    extras = [line for extra in project["optional-dependencies"].values() for line in extra]
+    for declared in map(Requirement, [*project["dependencies"], *extras]):
         assert pins[declared.name.lower()] in declared.specifier, declared
 
 
