@@ -97,10 +97,11 @@ class MMadaPolicy(MMadaLikelihood):
         def call(ids: Tensor, spans: Sequence[Span]) -> list[tuple[Tensor, Tensor]]:
             used = [b for b in branches if any(b.scales[s.modality] for s in spans)]
             rows = [ids, *(torch.cat((b.canvas.ids[:, : blank.prefix], ids[:, blank.prefix :]), 1) for b in used)]
-            hidden = self.model.hidden(torch.cat(rows), torch.cat([blank.attention, *(b.canvas.attention for b in used)]))
+            attention = torch.cat([blank.attention, *(b.canvas.attention for b in used)])
+            found = self.hidden(torch.cat(rows), attention, spans)
             out = []
-            for s in spans:
-                plain, *others = hidden[:, s.columns].chunk(1 + len(used))
+            for s, hidden in zip(spans, found, strict=True):
+                plain, *others = hidden.chunk(1 + len(used))
                 plain = guided = self.rows(plain, s.modality)
                 for branch, without in zip(used, others, strict=True):
                     if branch.scales[s.modality]:

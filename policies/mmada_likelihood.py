@@ -26,6 +26,12 @@ class MMadaLikelihood(MMadaCodec, Policy):
         logits = self.model.head(hidden, self.vocabulary.rows(modality))
         return logits + self.text_bias.to(logits) if modality == "text" else logits
 
+    def hidden(self, ids: Tensor, attention: Tensor, spans: Sequence[Span]) -> list[Tensor]:
+        """Last hidden states [batch, n, width] of the tokens of each span."""
+        columns = torch.cat([torch.arange(ids.shape[1])[s.columns] for s in spans]).to(ids.device)
+        found = self.model.hidden(ids, attention, columns)
+        return list(found.split([len(s) for s in spans], 1))
+
     def offset(self, modality: Modality) -> int:
         return self.vocabulary.rows(modality).start
 
@@ -82,14 +88,13 @@ class MMadaLikelihood(MMadaCodec, Policy):
         ids = blank.ids.clone()
         for span in blank.spans:
             ids[:, span.columns] = tokens[span.modality][0].masked_fill(draw.masks[span.modality][0], self.settings.specials.mask)
-        hidden = self.model.hidden(ids, blank.attention)
+        hidden = self.hidden(ids, blank.attention, blank.spans)
         return {
-            s.modality: self._token_logprobs(hidden, s, tokens[s.modality][0], draw.counted[s.modality][0], draw.image_rows)
-            for s in blank.spans
+            s.modality: self._token_logprobs(own, s.modality, tokens[s.modality][0], draw.counted[s.modality][0], draw.image_rows)
+            for s, own in zip(blank.spans, hidden, strict=True)
         }
 
-    def _token_logprobs(self, hidden: Tensor, span: Span, targets: Tensor, wanted: Tensor, image_rows: ImageRows = "codes") -> Tensor:
-        modality, own = span.modality, hidden[:, span.columns]
+    def _token_logprobs(self, own: Tensor, modality: Modality, targets: Tensor, wanted: Tensor, image_rows: ImageRows = "codes") -> Tensor:
         if modality == "image" and image_rows == "all":
             return hidden_token_logprobs(own, self.model.head, targets, wanted, 0)
         return hidden_token_logprobs(own, lambda h: self.rows(h, modality), targets, wanted, self.offset(modality))
@@ -104,12 +109,12 @@ class MMadaLikelihood(MMadaCodec, Policy):
         for span in blank.spans:
             values, stamps, _ = (x.repeat_interleave(count, 0) for x in tokens[span.modality])
             ids[:, span.columns] = torch.where(stamps < when, values, self.settings.specials.mask)
-        hidden = self.model.hidden(ids, blank.attention.repeat_interleave(count, 0))
+        hidden = self.hidden(ids, blank.attention.repeat_interleave(count, 0), blank.spans)
         out: dict[Modality, StepTokens] = {}
-        for span in blank.spans:
+        for span, own in zip(blank.spans, hidden, strict=True):
             values, stamps, behaviour = (x.repeat_interleave(count, 0) for x in tokens[span.modality])
             committed = stamps == when
-            logp = self._token_logprobs(hidden, span, values, committed)
+            logp = self._token_logprobs(own, span.modality, values, committed)
             shape = (batch, count, len(span))
             out[span.modality] = StepTokens(logp.view(shape), committed.view(shape), (behaviour * committed).view(shape))
         return out

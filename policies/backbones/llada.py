@@ -122,14 +122,18 @@ class LLaDABlock(nn.Module):
         self.up_proj = nn.Linear(width, hidden, bias=False)
         self.ff_out = nn.Linear(hidden, width, bias=False)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, kept: Tensor | None = None) -> Tensor:
+        """[batch, length, d_model], or its columns ``kept`` [n] alone: as queries, while every column is a key."""
         batch, length, width = x.shape
         y = self.attn_norm(x)
-        q = rotate(self.q_proj(y).view(batch, length, self.heads, self.head_dim).transpose(1, 2), cos, sin)
+        asked, angles = (y, (cos, sin)) if kept is None else (y[:, kept], (cos[kept], sin[kept]))
+        if kept is not None:
+            x, mask = x[:, kept], None if mask is None else mask[:, :, kept]
+        q = rotate(self.q_proj(asked).view(batch, -1, self.heads, self.head_dim).transpose(1, 2), *angles)
         k = rotate(self.k_proj(y).view(batch, length, self.kv_heads, self.head_dim).transpose(1, 2), cos, sin)
         v = self.v_proj(y).view(batch, length, self.kv_heads, self.head_dim).transpose(1, 2)
         y = attention(q, k, v, mask)
-        x = x + self.attn_out(y.transpose(1, 2).reshape(batch, length, width))
+        x = x + self.attn_out(y.transpose(1, 2).reshape(batch, -1, width))
         y = self.ff_norm(x)
         return x + self.ff_out(F.silu(self.ff_proj(y)) * self.up_proj(y))
 
@@ -181,8 +185,9 @@ class MMadaModelLM(PreTrainedModel):
     def get_output_embeddings(self) -> nn.Module:
         return self.model.transformer["ff_out"]
 
-    def hidden(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Last hidden states after the final norm, [batch, length, d_model].
+    def hidden(self, input_ids: Tensor, attention_mask: Tensor | None = None, columns: Tensor | None = None) -> Tensor:
+        """Last hidden states after the final norm, [batch, length, d_model], or of the ``columns`` int64 [n] alone, [batch, n, d_model],
+        for which the last layer does less.
 
         ``attention_mask`` [batch, length]: true or 1 at real tokens; padding is hidden as a key, attention stays bidirectional. Positions
         are relative (rotary), so left padding of any width leaves the hidden states of real tokens unchanged.
@@ -195,11 +200,13 @@ class MMadaModelLM(PreTrainedModel):
             # A padding query may look at everything: a row without any key would be undefined, and nobody reads it.
             keys = attention_mask.bool()
             mask = (keys[:, None, :] | ~keys[:, :, None])[:, None]
-        for block in layers["blocks"]:
+        last = len(layers["blocks"]) - 1
+        for i, block in enumerate(layers["blocks"]):
+            kept = columns if i == last else None
             if self.gradient_checkpointing and self.training:
-                x = checkpoint(block, x, cos, sin, mask, use_reentrant=False)
+                x = checkpoint(block, x, cos, sin, mask, kept, use_reentrant=False)
             else:
-                x = block(x, cos, sin, mask)
+                x = block(x, cos, sin, mask, kept)
         return layers["ln_f"](x)
 
     def head(self, hidden: Tensor, rows: slice | None = None) -> Tensor:

@@ -188,9 +188,9 @@ def test_what_is_recorded_does_not_change_what_is_sampled(policy: MMadaPolicy, m
     rows: list[int] = []
     hidden = policy.model.hidden
 
-    def counted(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def counted(ids: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
         rows.append(len(ids))
-        return hidden(ids, mask)
+        return hidden(ids, *others)
 
     monkeypatch.setattr(policy.model, "hidden", counted)
     sampling = Sampling(steps=STEPS, decoding="released", image_steps=3, guidance=1.5, recorded=STEPS)

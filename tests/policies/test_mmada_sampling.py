@@ -328,9 +328,9 @@ def test_tasks_of_text_alone_ignore_guidance(policy: MMadaPolicy, monkeypatch: p
     rows: list[int] = []
     hidden = policy.model.hidden
 
-    def counted(ids: Tensor, attention: Tensor) -> Tensor:
+    def counted(ids: Tensor, *others: Tensor) -> Tensor:
         rows.append(len(ids))
-        return hidden(ids, attention)
+        return hidden(ids, *others)
 
     monkeypatch.setattr(policy.model, "hidden", counted)
     guided = policy.generate(prompts(kind), range(5), Sampling(steps=STEPS, recorded=2, guidance=3.0))
