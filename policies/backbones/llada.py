@@ -175,8 +175,9 @@ class MMadaModelLM(PreTrainedModel):
             keys = attention_mask.bool()
             mask = (keys[:, None, :] | ~keys[:, :, None])[:, None]
         for block in layers["blocks"]:
-            if self.gradient_checkpointing and self.training:
-                x = checkpoint(block, x, cos, sin, mask, use_reentrant=False)
+            # Whether in training mode or not: policies learn in evaluation mode, and no layer here draws random numbers.
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, cos, sin, mask, use_reentrant=False, preserve_rng_state=False)
             else:
                 x = block(x, cos, sin, mask)
         return layers["ln_f"](x)
