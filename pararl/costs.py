@@ -1,0 +1,129 @@
+"""How many forwards and floating-point operations an update of an arm takes. Pure functions of the configuration and the model's shape.
+
+Counted are the products of matrices, a multiplication and an addition as two operations, on sequences with prompts at their longest;
+not counted are the image tokenizer and the rewards. The backward pass goes through frozen weights, of which it needs no gradients: it
+takes as much as the forward pass in them, and twice as much in attention and in the adapter.
+"""
+
+from dataclasses import dataclass
+
+from pararl.arms import ARM_SPECS, ArmSpec
+from pararl.config import Arm, Config, for_arm
+from pararl.quotas import task_shares
+from pararl.shapes import ModelShape
+from pararl.types import Kind
+
+KL_ROLLOUTS = 32
+"""Rollouts of a batch on which the learner estimates the KL to the base."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a part of an update takes."""
+
+    forwards: float = 0.0
+    """Sequences that go forward through the backbone, those of the backward pass not counted again."""
+    flops: float = 0.0
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(self.forwards + other.forwards, self.flops + other.flops)
+
+    def times(self, count: float) -> "Cost":
+        return Cost(self.forwards * count, self.flops * count)
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateCost:
+    """What an update of an arm takes, on average over a run."""
+
+    rollout: Cost
+    learner: Cost
+    """The passes whose gradient is taken, with what they compute again, and the first of two passes where that is needed."""
+    reference: Cost
+    """The reference policy, and the base for the KL."""
+
+
+def blocks_flops(shape: ModelShape, length: int) -> float:
+    """Of the frozen matrices of all blocks, for one sequence."""
+    return 2.0 * shape.block_weights * length
+
+
+def attention_flops(shape: ModelShape, length: int) -> float:
+    """Of queries against keys and of weights against values, every position with every other."""
+    return 4.0 * shape.layers * shape.width * length**2
+
+
+def adapter_flops(shape: ModelShape, length: int, rank: int) -> float:
+    return 2.0 * shape.adapter_parameters(rank) * length
+
+
+def head_flops(shape: ModelShape, kind: Kind, share: float = 1.0) -> float:
+    """Of the head at a share of the generated positions, over the rows of their modality."""
+    return share * sum(2.0 * shape.width * tokens * rows for tokens, rows in shape.outputs(kind).values())
+
+
+def forward_flops(shape: ModelShape, kind: Kind, rank: int = 0, share: float = 1.0) -> float:
+    """Of one sequence without a gradient; ``rank`` of the adapter, 0 = off."""
+    length = shape.length(kind)
+    body = blocks_flops(shape, length) + attention_flops(shape, length) + adapter_flops(shape, length, rank)
+    return body + head_flops(shape, kind, share)
+
+
+def gradient_flops(shape: ModelShape, kind: Kind, rank: int, share: float, checkpointing: bool) -> float:
+    """Of one sequence forward and backward; ``checkpointing`` computes the blocks once more."""
+    length, again = shape.length(kind), int(checkpointing)
+    frozen, twice = blocks_flops(shape, length), attention_flops(shape, length) + adapter_flops(shape, length, rank)
+    return (2 + again) * frozen + (3 + again) * twice + 2 * head_flops(shape, kind, share)
+
+
+def branches(shape: ModelShape, kind: Kind, config: Config) -> int:
+    """Sequences per rollout and step: more than one where one of its modalities is guided."""
+    rollout = config.rollout
+    scales = {"image": rollout.guidance, "text": rollout.text_guidance}
+    return shape.branches if any(scales[modality] for modality in shape.outputs(kind)) else 1
+
+
+def update_cost(config: Config, arm: Arm, shape: ModelShape) -> UpdateCost:
+    """Of an average update of an arm, over the kinds of prompts in their shares."""
+    config, spec, shares = for_arm(config, arm), ARM_SPECS[arm], task_shares(config.curriculum.tasks)
+    total = UpdateCost(Cost(), Cost(), Cost())
+    for kind, share in shares.items():
+        prompts = config.rollout.prompts * share / sum(shares.values())
+        part = _of_prompt(config, spec, shape, kind)
+        total = UpdateCost(*(getattr(total, n) + getattr(part, n).times(prompts) for n in ("rollout", "learner", "reference")))
+    return total
+
+
+def _of_prompt(config: Config, spec: ArmSpec, shape: ModelShape, kind: Kind) -> UpdateCost:
+    """What one prompt adds to an update."""
+    rollout, learner = config.rollout, config.learner
+    current, rank = spec.data == "current", config.policy.lora_rank
+    calls = 1 + rollout.scored if spec.reward == "final" and rollout.equal_calls else 1
+    sampled, used = rollout.group * calls, 1 if spec.objective == "best" else rollout.group
+    sampling = Cost(1, forward_flops(shape, kind, rank if current else 0)).times(sampled * rollout.steps * branches(shape, kind, config))
+    if learner.likelihood == "elbo":
+        sequences, share = used * learner.draws, 0.5  # the mean mask ratio of text, and close to it of images
+    else:
+        sequences, share = used * rollout.recorded, 1 / rollout.steps  # every token is committed at one of the steps
+    first = learner.likelihood == "elbo" or not current  # the sampler's record is the first pass of the policy that sampled
+    gradient = Cost(
+        1 + first + learner.gradient_checkpointing,
+        first * forward_flops(shape, kind, rank, share) + gradient_flops(shape, kind, rank, share, learner.gradient_checkpointing),
+    )
+    plain = Cost(1, forward_flops(shape, kind, rank, share))
+    kl = Cost(1, forward_flops(shape, kind, 0, 1 / rollout.steps)).times(
+        current * min(1.0, KL_ROLLOUTS / (rollout.prompts * sampled)) * sampled * rollout.recorded
+    )
+    return UpdateCost(sampling, gradient.times(sequences), plain.times(sequences * _reference_share(config, spec)) + kl)
+
+
+def _reference_share(config: Config, spec: ArmSpec) -> float:
+    """In which share of the updates the reference takes a forward: the sampler's record spares it where the reference sampled."""
+    learner = config.learner
+    if spec.objective == "best" or (spec.objective == "grpo" and not learner.kl):
+        return 0.0
+    if learner.likelihood == "elbo":
+        return 1.0
+    if spec.data != "current":
+        return 0.0 if not learner.reference_every else 1.0
+    return 1.0 if not learner.reference_every else 1 - 1 / learner.reference_every
