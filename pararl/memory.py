@@ -89,22 +89,29 @@ def learner_memory(config: Config, arm: Arm, shape: ModelShape, gpu: bool = True
     return _whole(shape, b, parts, gpu)
 
 
+def rollout_pass(shape: ModelShape, kind: Kind, chunk: int, both: int, b: int) -> float:
+    """Bytes of one denoising step of so many rollouts, each of ``both`` sequences under guidance, 1 without; with the head."""
+    length = shape.length(kind)
+    body = both * chunk * (length * block_working(shape, b) + mask_bytes(length, b))
+    return body + _draws(shape, kind, chunk, both, b)
+
+
+def _draws(shape: ModelShape, kind: Kind, chunk: int, both: int, b: int) -> float:
+    """Logits of every branch, the text's with its forbidden rows, and with guidance their difference and their sum; then three float32
+    copies for one draw."""
+    logits = (2 * both + (2 if both > 1 else 0)) * b
+    return chunk * sum(tokens * rows for tokens, rows in shape.outputs(kind).values()) * (logits + 3 * FLOAT32)
+
+
 def rollout_memory(config: Config, shape: ModelShape, gpu: bool = True) -> Memory:
     """Of a rollout worker, at the kind of prompt that takes most."""
     b, chunk = weight_bytes(config, shape, gpu), config.rollout.chunk
-
-    def taken(kind: Kind) -> tuple[float, float]:
-        both, length = branches(shape, kind, config), shape.length(kind)
-        body = both * chunk * (length * block_working(shape, b) + mask_bytes(length, b))
-        # Logits of every branch, the text's with its forbidden rows, and with guidance their difference and their sum; then three float32
-        # copies for one draw.
-        logits = (2 * both + (2 if both > 1 else 0)) * b
-        head = chunk * sum(tokens * rows for tokens, rows in shape.outputs(kind).values()) * (logits + 3 * FLOAT32)
-        return body, head
-
-    body, head = max((taken(kind) for kind in task_shares(config.curriculum.tasks)), key=sum)
+    sequences = {kind: branches(shape, kind, config) for kind in task_shares(config.curriculum.tasks)}
+    most = max(sequences, key=lambda kind: rollout_pass(shape, kind, chunk, sequences[kind], b))
+    logits = _draws(shape, most, chunk, sequences[most], b)
+    body = rollout_pass(shape, most, chunk, sequences[most], b) - logits
     adapter = FLOAT32 * shape.adapter_parameters(config.policy.lora_rank)
-    return _whole(shape, b, {"adapter": adapter, "activations": body, "logits": head}, gpu)
+    return _whole(shape, b, {"adapter": adapter, "activations": body, "logits": logits}, gpu)
 
 
 def _whole(shape: ModelShape, b: int, parts: Mapping[str, float], gpu: bool) -> Memory:

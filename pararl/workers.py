@@ -52,16 +52,20 @@ class WorkerSettings:
 
 
 def load_policy(settings: WorkerSettings) -> "Policy":
-    """The policy of a rollout worker or a learner on its device and in its dtype, without an adapter yet.
+    """The policy of a rollout worker or a learner, placed, without an adapter yet. Raises what ``policies.load`` raises."""
+    import policies
+
+    return place(policies.load(settings.policy), settings)
+
+
+def place(policy: "Policy", settings: WorkerSettings) -> "Policy":
+    """The policy itself, on its device and in its dtype.
 
     On a GPU the float32 products of an adapter round their factors to TF32 where the backbone is bfloat16: that is finer than the
     bfloat16 sums they go into, and in full float32 these few per cent of the operations would take as long as a third of the others.
     """
     import torch
 
-    import policies
-
-    policy = policies.load(settings.policy)
     if settings.dtype == "auto":
         policy.to(settings.device, torch.float32 if settings.device == "cpu" else None)
     else:

@@ -109,8 +109,13 @@ class Policy(ABC):
         return self
 
     def checkpoint_gradients(self, on: bool) -> None:
-        """Whether the backward pass computes the blocks of the backbone again, of which only the inputs are kept then."""
-        self.model.gradient_checkpointing = on
+        """Whether the backward pass computes the blocks of the backbone again, of which only the inputs are kept then.
+
+        Raises ValueError where the backbone has no such switch.
+        """
+        if on and not hasattr(self.model, "gradient_checkpointing"):
+            raise ValueError(f"{type(self.model).__name__} cannot checkpoint gradients: set learner.gradient_checkpointing to false")
+        self.model.gradient_checkpointing = on  # type: ignore[assignment]
 
     @abstractmethod
     def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int], sampling: Sampling, version: int = 0) -> list[Rollout]:
