@@ -8,7 +8,8 @@ takes as much as the forward pass in them, and twice as much in attention and in
 from dataclasses import dataclass
 
 from pararl.arms import ARM_SPECS, ArmSpec
-from pararl.config import Arm, Config, for_arm
+from pararl.config import Arm, Config, RolloutConfig, for_arm
+from pararl.denoising import steps_of
 from pararl.quotas import task_shares
 from pararl.shapes import ModelShape
 from pararl.types import Kind
@@ -57,30 +58,38 @@ def adapter_flops(shape: ModelShape, length: int, rank: int) -> float:
     return 2.0 * shape.adapter_parameters(rank) * length
 
 
-def head_flops(shape: ModelShape, kind: Kind, share: float = 1.0) -> float:
-    """Of the head at a share of the generated positions, over the rows of their modality."""
-    return share * sum(2.0 * shape.width * tokens * rows for tokens, rows in shape.outputs(kind).values())
+def head_flops(shape: ModelShape, kind: Kind, share: float = 1.0, all_rows: bool = False) -> float:
+    """Of the head at a share of the generated positions, over the rows of their modality; ``all_rows``: an image's over all there are."""
+    made = shape.outputs(kind)
+    rows = {m: shape.rows if all_rows and m == "image" else rows for m, (_, rows) in made.items()}
+    return share * sum(2.0 * shape.width * tokens * rows[m] for m, (tokens, _) in made.items())
 
 
-def forward_flops(shape: ModelShape, kind: Kind, rank: int = 0, share: float = 1.0) -> float:
+def forward_flops(shape: ModelShape, kind: Kind, rank: int = 0, share: float = 1.0, all_rows: bool = False) -> float:
     """Of one sequence without a gradient; ``rank`` of the adapter, 0 = off."""
+    return body_flops(shape, kind, rank) + head_flops(shape, kind, share, all_rows)
+
+
+def body_flops(shape: ModelShape, kind: Kind, rank: int) -> float:
+    """The same without the head."""
     length = shape.length(kind)
-    body = blocks_flops(shape, length) + attention_flops(shape, length) + adapter_flops(shape, length, rank)
-    return body + head_flops(shape, kind, share)
+    return blocks_flops(shape, length) + attention_flops(shape, length) + adapter_flops(shape, length, rank)
 
 
-def gradient_flops(shape: ModelShape, kind: Kind, rank: int, share: float, checkpointing: bool) -> float:
+def rollout_cost(shape: ModelShape, kind: Kind, rollout: RolloutConfig, rank: int) -> Cost:
+    """Of one rollout, from its first step to its last."""
+    total, rows = Cost(), {m: rows for m, (_, rows) in shape.outputs(kind).items()}
+    for often, step in steps_of(shape, kind, rollout):
+        head = sum(2.0 * shape.width * n * rows[m] * step.branched[m] for m, n in step.positions.items())
+        total += Cost(step.sequences, step.sequences * body_flops(shape, kind, rank) + head).times(often)
+    return total
+
+
+def gradient_flops(shape: ModelShape, kind: Kind, rank: int, share: float, checkpointing: bool, all_rows: bool = False) -> float:
     """Of one sequence forward and backward; ``checkpointing`` computes the blocks once more."""
     length, again = shape.length(kind), int(checkpointing)
     frozen, twice = blocks_flops(shape, length), attention_flops(shape, length) + adapter_flops(shape, length, rank)
-    return (2 + again) * frozen + (3 + again) * twice + 2 * head_flops(shape, kind, share)
-
-
-def branches(shape: ModelShape, kind: Kind, config: Config) -> int:
-    """Sequences per rollout and step: more than one where one of its modalities is guided."""
-    rollout = config.rollout
-    scales = {"image": rollout.guidance, "text": rollout.text_guidance}
-    return shape.branches if any(scales[modality] for modality in shape.outputs(kind)) else 1
+    return (2 + again) * frozen + (3 + again) * twice + 2 * head_flops(shape, kind, share, all_rows)
 
 
 def update_cost(config: Config, arm: Arm, shape: ModelShape) -> UpdateCost:
@@ -100,17 +109,15 @@ def _of_prompt(config: Config, spec: ArmSpec, shape: ModelShape, kind: Kind) -> 
     current, rank = spec.data == "current", config.policy.lora_rank
     calls = 1 + rollout.scored if spec.reward == "final" and rollout.equal_calls else 1
     sampled, used = rollout.group * calls, 1 if spec.objective == "best" else rollout.group
-    sampling = Cost(1, forward_flops(shape, kind, rank if current else 0)).times(sampled * rollout.steps * branches(shape, kind, config))
+    sampling = rollout_cost(shape, kind, rollout, rank if current else 0).times(sampled)
     if learner.likelihood == "elbo":
         sequences, share = used * learner.draws, 0.5  # the mean mask ratio of text, and close to it of images
     else:
         sequences, share = used * rollout.recorded, 1 / rollout.steps  # every token is committed at one of the steps
     first = learner.likelihood == "elbo" or not current  # the sampler's record is the first pass of the policy that sampled
-    gradient = Cost(
-        1 + first + learner.gradient_checkpointing,
-        first * forward_flops(shape, kind, rank, share) + gradient_flops(shape, kind, rank, share, learner.gradient_checkpointing),
-    )
-    plain = Cost(1, forward_flops(shape, kind, rank, share))
+    again, rows = learner.gradient_checkpointing, learner.image_rows == "all"
+    plain = Cost(1, forward_flops(shape, kind, rank, share, rows))
+    gradient = plain.times(first) + Cost(1 + again, gradient_flops(shape, kind, rank, share, again, rows))
     kl = Cost(1, forward_flops(shape, kind, 0, 1 / rollout.steps)).times(
         current * min(1.0, KL_ROLLOUTS / (rollout.prompts * sampled)) * sampled * rollout.recorded
     )

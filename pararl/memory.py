@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from pararl.arms import ARM_SPECS
 from pararl.config import Arm, Config, for_arm
-from pararl.costs import branches
+from pararl.denoising import branches
 from pararl.quotas import task_shares
 from pararl.shapes import ModelShape
 from pararl.types import Kind
@@ -79,7 +79,8 @@ def learner_memory(config: Config, arm: Arm, shape: ModelShape, gpu: bool = True
 
     def taken(kind: Kind) -> tuple[float, float]:
         # Logits, their float32 copy, its softmax and the gradients of both.
-        head = rollouts * sum(tokens * rows for tokens, rows in shape.outputs(kind).values()) * (3 * FLOAT32 + 2 * b)
+        rows = {m: shape.rows if m == "image" and learner.image_rows == "all" else rows for m, (_, rows) in shape.outputs(kind).items()}
+        head = rollouts * sum(tokens * rows[m] for m, (tokens, _) in shape.outputs(kind).items()) * (3 * FLOAT32 + 2 * b)
         return learner_pass(shape, kind, sequences, b, rank, learner.gradient_checkpointing), head
 
     body, head = max((taken(kind) for kind in task_shares(config.curriculum.tasks)), key=sum)
@@ -106,7 +107,7 @@ def _draws(shape: ModelShape, kind: Kind, chunk: int, both: int, b: int) -> floa
 def rollout_memory(config: Config, shape: ModelShape, gpu: bool = True) -> Memory:
     """Of a rollout worker, at the kind of prompt that takes most."""
     b, chunk = weight_bytes(config, shape, gpu), config.rollout.chunk
-    sequences = {kind: branches(shape, kind, config) for kind in task_shares(config.curriculum.tasks)}
+    sequences = {kind: 1 + len(branches(shape, kind, config.rollout)) for kind in task_shares(config.curriculum.tasks)}
     most = max(sequences, key=lambda kind: rollout_pass(shape, kind, chunk, sequences[kind], b))
     logits = _draws(shape, most, chunk, sequences[most], b)
     body = rollout_pass(shape, most, chunk, sequences[most], b) - logits

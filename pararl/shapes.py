@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +24,19 @@ class ModelShape:
     codes: int = 8192
     """Image codes, the rows over which an image position is computed."""
     image_tokens: int = 1024
+    line_breaks: int = 0
+    """Tokens between the rows of an image."""
     text_tokens: int = 256
-    """Text window of interleaved outputs."""
+    text_block: int = 64
+    """Text window of interleaved outputs, and the block in which it is sampled."""
     answer_tokens: int = 512
-    """Text window of outputs that are text alone."""
+    answer_block: int = 128
+    """The same of outputs that are text alone."""
     prompt_tokens: int = 512
     """Longest prompt text."""
-    branches: int = 2
-    """Sequences per rollout and step under guidance: with the prompt, and without."""
+    blank_image: bool = False
+    """Whether interleaved prompts without an input image have its place all the same."""
+    family: str = "mmada"
     weight_bytes: int = 2
     """Per weight of the backbone, as the checkpoint holds it."""
     image_weights: int = 95_493_513
@@ -72,72 +77,109 @@ class ModelShape:
             return {"text": (self.answer_tokens, text_rows)}
         return image | ({"text": (self.text_tokens, text_rows)} if kind.startswith("interleaved") else {})
 
+    def block(self, kind: Kind) -> int:
+        """Text tokens that are sampled at a time."""
+        return self.answer_block if kind in ("t2t", "i2t") else self.text_block
+
     def length(self, kind: Kind) -> int:
-        """Tokens of a sequence with a prompt at its longest, special tokens included (the layouts of ``policies/mmada_codec.py``)."""
-        shown = self.image_tokens + 2 if kind in ("i2t", "edit", "interleaved_edit") else 0
+        """Tokens of a sequence with a prompt at its longest, special tokens included (the layouts of ``policies/mmada_codec.py`` and
+        ``policies/parallel_a.py``)."""
+        picture, joint = self.image_tokens + self.line_breaks + 2, kind.startswith("interleaved")
+        shows = kind in ("i2t", "edit", "interleaved_edit") or (kind == "interleaved" and self.blank_image)
+        shown = picture if shows else 0
+        if self.family == "mmada_parallel_a":
+            return self.prompt_tokens + shown + 2 + picture + (self.text_tokens if joint else 0)
         answers = kind in ("t2t", "i2t")
         prefix = (kind != "t2t") + shown + 1 + self.prompt_tokens + (not answers)
         if answers:
             return prefix + self.answer_tokens
-        return prefix + self.image_tokens + 2 + (1 + self.text_tokens if kind.startswith("interleaved") else 0)
+        return prefix + picture + (1 + self.text_tokens if joint else 0)
 
 
-RELEASES: dict[str, ModelShape] = {
-    "Gen-Verse/MMaDA-8B-Base": ModelShape(),
-    "Gen-Verse/MMaDA-8B-MixCoT": ModelShape(),
-    "tyfeld/MMaDA-Parallel-M": ModelShape(),
-    # Of -A its embedding rows are taken to be those of -M. A newline token stands behind each row of an image, guidance has a branch
-    # without the image as well, and the image tokenizer is aMUSEd's.
-    "tyfeld/MMaDA-Parallel-A": ModelShape(image_tokens=1024 + 32, branches=3),
-}
-"""Released policies by their name on the hub. Sources: the releases' ``config.json`` and ``policies/backbones/llada.py``."""
+ROOT = Path(__file__).resolve().parent.parent
+RELEASES = {path.stem.replace("--", "/"): path for path in sorted((ROOT / "policies" / "releases").glob("*.json"))}
+"""What released checkpoints do not say about themselves, by their names on the hub. Read as files: ``policies`` would load torch."""
+AMUSED_WEIGHTS = 146_000_000
+"""Parameters of the image tokenizer of MMaDA-Parallel-A, about."""
 
 
-RELEASED_SETTINGS = {"text_tokens": 256, "text_block": 64, "answer_tokens": 512, "answer_block": 128}
-"""What a ``policy.json`` would say of the text windows of a release, which comes without one: the defaults of ``MMadaSettings``."""
+def release_of(name: str) -> str | None:
+    """Which release a hub name, with or without a revision, or the folder of a copy is; None where nothing says."""
+    repository = name.partition("@")[0]
+    if repository in RELEASES:
+        return repository
+    folders = Path(name).resolve().parts if Path(name).is_dir() else ()
+    known = {release.rpartition("/")[2]: release for release in RELEASES}
+    known |= {"models--" + release.replace("/", "--"): release for release in RELEASES}
+    return next((known[folder] for folder in reversed(folders) if folder in known), None)
+
+
+def settings_of(name: str, directory: Path) -> Mapping[str, Any] | None:
+    """The settings of a policy: those of the ``policy.json`` in its directory, else those of its release; None where there are none."""
+    return _told(name, directory).get("settings", {}) if _told(name, directory) else None
+
+
+def _told(name: str, directory: Path) -> Mapping[str, Any]:
+    file, release = directory / "policy.json", release_of(name)
+    if file.is_file():
+        return _json(file)
+    return _json(RELEASES[release]) if release else {}
 
 
 def shape_of(name: str, directory: Path) -> ModelShape:
-    """The shape of a release by name, else of the policy in ``directory``. Raises ConfigError where its files do not tell."""
-    return RELEASES[name] if name in RELEASES else read_shape(directory)
-
-
-def read_shape(directory: Path) -> ModelShape:
-    """The shape that a directory's ``config.json`` and ``policy.json`` tell. Raises ConfigError where they do not."""
+    """The shape of the policy ``name``, whose files, where there are any, lie in ``directory``. A release that is not there yet has the
+    sizes of LLaDA-8B. Raises ConfigError where the files do not tell."""
     try:
-        model, images = (_json(directory / folder / "config.json") for folder in ("", "image_tokenizer"))
-        settings = _json(directory / "policy.json")["settings"]
+        told = _told(name, directory)
+        settings = told["settings"]
+        shape = _backbone(directory) if (directory / "config.json").is_file() or not release_of(name) else ModelShape()
         rows, columns = settings["grid"]
-        codes = 2 ** images["quantize"]["codebook_dim"]
-        factor = 2 ** (len(images["encoder"]["ch_mult"]) - 1)
-        return ModelShape(
-            width=model["d_model"],
-            layers=model["n_layers"],
-            heads=model["n_heads"],
-            kv_heads=model["n_kv_heads"],
-            mlp=model["mlp_hidden_size"],
-            rows=model["embedding_size"],
-            codes=codes,
-            image_tokens=rows * columns,
-            text_tokens=settings["text_tokens"],
-            answer_tokens=settings["answer_tokens"],
-            prompt_tokens=settings["prompt_tokens"],
-            weight_bytes=_weight_bytes(model),
-            image_weights=(directory / "image_tokenizer" / "model.safetensors").stat().st_size // 4,
-            pixels=rows * columns * factor**2,
-            image_channels=images["decoder"]["ch"] * images["decoder"]["ch_mult"][0],
-        )
-    except (KeyError, OSError, ValueError) as error:
+        images = directory / "image_tokenizer"
+        shape = _images(shape, images, rows * columns) if images.is_dir() else shape
+        windows = {key: settings[key] for key in ("prompt_tokens", "text_tokens", "text_block", "answer_tokens", "answer_block")}
+        breaks = {}
+        if told["family"] == "mmada_parallel_a":
+            breaks = {"line_breaks": rows, "image_weights": AMUSED_WEIGHTS}
+        blank = settings.get("blank_image") is not None
+        return replace(shape, image_tokens=rows * columns, family=told["family"], blank_image=blank, **windows, **breaks)
+    except (KeyError, OSError, TypeError, ValueError) as error:
         what = f"{type(error).__name__}: {error}"
         raise ConfigError(f"policy.name: {directory} does not tell the sizes of an mmada policy ({what}; set --policy.name)") from error
 
 
+def _backbone(directory: Path) -> ModelShape:
+    """The sizes in a backbone's ``config.json``."""
+    model = _json(directory / "config.json")
+    return ModelShape(
+        width=model["d_model"],
+        layers=model["n_layers"],
+        heads=model["n_heads"],
+        kv_heads=model.get("n_kv_heads") or model["n_heads"],
+        mlp=model.get("mlp_hidden_size") or model["d_model"] * model.get("mlp_ratio", 4),
+        rows=model.get("embedding_size") or model["vocab_size"],
+        weight_bytes=_weight_bytes(model),
+    )
+
+
+def _images(shape: ModelShape, directory: Path, tokens: int) -> ModelShape:
+    """``shape`` with the sizes of the MAGVIT-v2 in ``directory``."""
+    images = _json(directory / "config.json")
+    factor = 2 ** (len(images["encoder"]["ch_mult"]) - 1)
+    return replace(
+        shape,
+        codes=2 ** images["quantize"]["codebook_dim"],
+        image_weights=(directory / "model.safetensors").stat().st_size // 4,
+        pixels=tokens * factor**2,
+        image_channels=images["decoder"]["ch"] * images["decoder"]["ch_mult"][0],
+    )
+
+
 def held_bytes(name: str, directory: Path) -> int | None:
     """Bytes of a weight of the backbone as the checkpoint holds it; None where its files do not tell."""
-    if name in RELEASES:
-        return RELEASES[name].weight_bytes
     file = directory / "config.json"
-    return _weight_bytes(_json(file)) if file.is_file() else None
+    if file.is_file():
+        return _weight_bytes(_json(file))
+    return ModelShape().weight_bytes if release_of(name) else None
 
 
 def _weight_bytes(model: Mapping[str, Any]) -> int:

@@ -16,6 +16,8 @@ from pararl.sync import AdapterBuffer, SyncError
 from pararl.types import Judgement, Prompt, Receipt, Rollout
 
 if TYPE_CHECKING:
+    import torch
+
     from policies import Policy, Sampling
 
 
@@ -46,7 +48,7 @@ class WorkerSettings:
     def of(cls, config: Config, process: RolloutConfig | LearnerConfig | None = None) -> "WorkerSettings":
         """The settings of the rollout workers of a run, or with ``config.learner`` those of its learner."""
         name, process = config.policy.name, process or config.rollout
-        policy = str(Path(name).resolve()) if (Path(name) / "policy.json").exists() else name
+        policy = str(Path(name).resolve()) if Path(name).is_dir() else name
         rank, alpha, device = config.policy.lora_rank, config.policy.lora_alpha, "cuda" if process.gpus else "cpu"
         return cls(policy, rank, alpha, process.threads, device, config.policy.dtype)
 
@@ -55,7 +57,7 @@ def load_policy(settings: WorkerSettings) -> "Policy":
     """The policy of a rollout worker or a learner, placed, without an adapter yet. Raises what ``policies.load`` raises."""
     import policies
 
-    return place(policies.load(settings.policy), settings)
+    return place(policies.load(settings.policy, dtype=_dtype(settings)), settings)
 
 
 def place(policy: "Policy", settings: WorkerSettings) -> "Policy":
@@ -66,13 +68,19 @@ def place(policy: "Policy", settings: WorkerSettings) -> "Policy":
     """
     import torch
 
-    if settings.dtype == "auto":
-        policy.to(settings.device, torch.float32 if settings.device == "cpu" else None)
-    else:
-        policy.to(settings.device, getattr(torch, settings.dtype))
+    policy.to(settings.device, _dtype(settings))
     if settings.device != "cpu" and next(policy.model.parameters()).dtype == torch.bfloat16:
         torch.set_float32_matmul_precision("high")
     return policy
+
+
+def _dtype(settings: WorkerSettings) -> "torch.dtype | None":
+    """Of the backbone; None = as the checkpoint holds it."""
+    import torch
+
+    if settings.dtype == "auto":
+        return torch.float32 if settings.device == "cpu" else None
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[settings.dtype]
 
 
 class RewardError(RuntimeError):

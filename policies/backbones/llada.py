@@ -16,9 +16,27 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from policies.cpu import attention
 
+ARCHITECTURE = {
+    "activation_type": "silu",
+    "alibi": False,
+    "attention_layer_norm": False,
+    "block_type": "llama",
+    "include_bias": False,
+    "include_qkv_bias": False,
+    "input_emb_norm": False,
+    "layer_norm_type": "rms",
+    "rope": True,
+    "scale_logits": False,
+    "weight_tying": False,
+}
+"""Fields of a released configuration that must say this, where they say anything."""
+
 
 class MMadaConfig(PretrainedConfig):
-    """Sizes of an MMaDA backbone, under the released names. Released fields that do not change this architecture are kept and ignored."""
+    """Sizes of an MMaDA backbone, under the released names. Released fields that do not change this architecture are kept and ignored.
+
+    Raises ValueError for those that would: this is the block type "llama" without biases, its head not tied.
+    """
 
     model_type = "mmada"
 
@@ -28,26 +46,29 @@ class MMadaConfig(PretrainedConfig):
         n_layers: int = 32,
         n_heads: int = 32,
         n_kv_heads: int | None = None,
-        mlp_hidden_size: int = 12288,
+        mlp_hidden_size: int | None = 12288,
         rope_theta: float = 500000.0,
         rms_norm_eps: float = 1e-5,
         max_sequence_length: int = 4096,
-        embedding_size: int = 134656,
+        embedding_size: int | None = 134656,
         mask_token_id: int = 126336,
         codebook_size: int = 8192,
         num_vq_tokens: int = 1024,
         init_std: float = 0.02,
         **kwargs: Any,
     ) -> None:
+        for name, only in ARCHITECTURE.items():
+            if kwargs.get(name) not in (None, only):
+                raise ValueError(f"{name} is {kwargs[name]!r} in the configuration, which this backbone does not do: it has {only!r}")
         self.d_model = d_model
         self.n_layers = n_layers
         self.n_heads = n_heads
         self.n_kv_heads = n_heads if n_kv_heads is None else n_kv_heads
-        self.mlp_hidden_size = mlp_hidden_size
+        self.mlp_hidden_size = mlp_hidden_size or d_model * kwargs.get("mlp_ratio", 4)
         self.rope_theta = rope_theta
         self.rms_norm_eps = rms_norm_eps
         self.max_sequence_length = max_sequence_length
-        self.embedding_size = embedding_size
+        self.embedding_size = embedding_size or kwargs["vocab_size"]
         self.mask_token_id = mask_token_id
         self.codebook_size = codebook_size
         self.num_vq_tokens = num_vq_tokens
@@ -135,7 +156,7 @@ class MMadaModelLM(PreTrainedModel):
     positions and vocabulary rows only.
     """
 
-    config_class = MMadaConfig
+    config_class: type[MMadaConfig] = MMadaConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = ["LLaDABlock"]
@@ -190,3 +211,18 @@ class MMadaModelLM(PreTrainedModel):
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Logits over the whole vocabulary, [batch, length, embedding_size]; see ``hidden`` for the mask."""
         return self.head(self.hidden(input_ids, attention_mask))
+
+
+class LLaDAConfig(MMadaConfig):
+    """The configuration of MMaDA-Parallel-A, which calls the same sizes ``llada``."""
+
+    model_type = "llada"
+
+    def __init__(self, **kwargs: Any) -> None:  # without one of its own transformers would make one
+        super().__init__(**kwargs)
+
+
+class LLaDAForMultiModalGeneration(MMadaModelLM):
+    """The backbone of MMaDA-Parallel-A: the same layers and names, another vocabulary."""
+
+    config_class = LLaDAConfig

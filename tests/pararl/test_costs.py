@@ -11,14 +11,15 @@ from torch.utils.flop_counter import FlopCounterMode
 import policies
 from pararl import adapter
 from pararl.arms import ARM_SPECS
-from pararl.config import ARMS, Arm, Config, changed, for_arm
-from pararl.costs import KL_ROLLOUTS, attention_flops, forward_flops, gradient_flops, update_cost
+from pararl.config import ARMS, Arm, Config, RolloutConfig, changed, for_arm
+from pararl.costs import KL_ROLLOUTS, attention_flops, forward_flops, gradient_flops, rollout_cost, update_cost
 from pararl.learner import KL_ROLLOUTS as LEARNER_KL_ROLLOUTS
 from pararl.learner import Learner, step_table
 from pararl.prefer import Feedback
-from pararl.shapes import RELEASES, read_shape
+from pararl.shapes import ModelShape, shape_of
 from pararl.types import Kind, Pair, Prompt, Rollout
 from policies import Policy, Sampling
+from policies.mmada import MMadaPolicy
 from tests.pararl.learning import teach
 
 RANK = 4
@@ -43,23 +44,25 @@ def tiny(directory: Path) -> Policy:
     return policy
 
 
+@pytest.mark.parametrize("recorded", [0, 4])
 @pytest.mark.parametrize("kind", ["t2i", "interleaved"])
-def test_a_denoising_step_takes_the_operations_that_torch_counts(kind: Kind, tiny_policy_dir: Path) -> None:
-    policy, shape = tiny(tiny_policy_dir), read_shape(tiny_policy_dir)
+def test_a_rollout_takes_the_operations_that_torch_counts(kind: Kind, recorded: int, tiny_policy_dir: Path) -> None:
+    """With no step recorded and with all: whole outputs at all steps, or only what advances, which differ by the text blocks."""
+    policy, shape = tiny(tiny_policy_dir), shape_of(str(tiny_policy_dir), tiny_policy_dir)
+    assert isinstance(policy, MMadaPolicy)
     prompts = [Prompt("a", "interleaved" if kind == "interleaved" else "t2i", PROMPT)]
     with FlopCounterMode(display=False) as counter:
-        policy.generate(prompts, [0], Sampling(steps=4, guidance=1.0))
-    images: torch.nn.Module = policy.images  # type: ignore[attr-defined]
+        policy.generate(prompts, [0], Sampling(steps=4, recorded=recorded, guesses=0, guidance=1.0))
     with FlopCounterMode(display=False) as decoding:
-        policy.decode_images(torch.full((1, 16), policy.vocabulary.text_size))  # type: ignore[attr-defined]
-    assert images.training is False
+        policy.decode_images(torch.full((1, 16), policy.vocabulary.text_size))
     found = counter.get_total_flops() - decoding.get_total_flops()
-    assert found == pytest.approx(4 * 2 * forward_flops(shape, kind, RANK), rel=0.01), "the tiny vocabulary has a row to spare"
+    rollout = replace(RolloutConfig(), steps=4, recorded=recorded, guidance=1.0)
+    assert found == pytest.approx(rollout_cost(shape, kind, rollout, RANK).flops, rel=1e-9)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_a_gradient_takes_the_operations_that_torch_counts(checkpointing: bool, tiny_policy_dir: Path) -> None:
-    policy, shape = tiny(tiny_policy_dir), read_shape(tiny_policy_dir)
+    policy, shape = tiny(tiny_policy_dir), shape_of(str(tiny_policy_dir), tiny_policy_dir)
     rollouts = policy.generate([Prompt("a", "t2i", PROMPT)] * 2, [0, 1], Sampling(steps=4, recorded=4, guesses=0))
     policy.checkpoint_gradients(checkpointing)
     with FlopCounterMode(display=False) as counter:
@@ -95,7 +98,7 @@ def test_an_update_takes_the_forwards_that_pass_through_the_backbone(arm: Arm, e
     policy = policies.load(tiny_policy_dir)
     learner = Learner(policy, adapter.attach(policy, RANK, 8), own.learner, spec)
     counted = Counted(policy)
-    cost = update_cost(config, arm, read_shape(tiny_policy_dir))
+    cost = update_cost(config, arm, shape_of(str(tiny_policy_dir), tiny_policy_dir))
     group = 4 * (2 if spec.reward == "final" else 1)
     for version in (0, 1):  # at version 0 the policy is the base, which spares some passes: the second update is counted
         learner.version = version
@@ -126,7 +129,7 @@ def teach_four(rollouts: list[Rollout], group: int) -> Feedback:
 
 
 def test_a_forward_of_the_release_takes_two_operations_a_weight_and_token() -> None:
-    shape = RELEASES["Gen-Verse/MMaDA-8B-Base"]
+    shape = ModelShape()
     length = 512 + 3 + 1026
     by_hand = 2 * 6_979_321_856 * length + 4 * 32 * 4096 * length**2 + 2 * 4096 * 8192 * 1024
     assert forward_flops(shape, "t2i") == by_hand

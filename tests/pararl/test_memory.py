@@ -13,7 +13,7 @@ from pararl.arms import ARM_SPECS
 from pararl.config import Config, changed
 from pararl.learner import Learner
 from pararl.memory import block_saved, learner_memory, learner_pass, rollout_memory
-from pararl.shapes import ModelShape, read_shape
+from pararl.shapes import ModelShape, shape_of
 from pararl.types import Prompt
 from policies import Sampling
 from policies.backbones.llada import MMadaConfig, MMadaModelLM
@@ -73,7 +73,7 @@ def kept(model: MMadaModelLM) -> int:
 
 def test_what_a_learner_holds_is_planned_to_the_byte(tiny_policy_dir: Path) -> None:
     config = changed(Config(), {"policy.name": str(tiny_policy_dir), "policy.lora_rank": RANK})
-    planned = learner_memory(config, "pararl", read_shape(tiny_policy_dir), gpu=False).parts
+    planned = learner_memory(config, "pararl", shape_of(str(tiny_policy_dir), tiny_policy_dir), gpu=False).parts
     policy = policies.load(tiny_policy_dir)
     learner = Learner(policy, adapter.attach(policy, RANK, 8), replace(CONFIG, reference_every=1), ARM_SPECS["pararl"])
     rollouts = sample(learner)
@@ -96,7 +96,7 @@ def test_sampling_takes_no_more_than_planned_and_not_much_less(guidance: float, 
     model = adapter.attach(policy, RANK, 8)
     values = {"policy.name": str(tiny_policy_dir), "policy.lora_rank": RANK, "rollout.chunk": chunk, "rollout.guidance": guidance}
     values["curriculum.tasks"] = ("interleaved",)
-    planned = rollout_memory(changed(Config(), values), read_shape(tiny_policy_dir), gpu=False).parts
+    planned = rollout_memory(changed(Config(), values), shape_of(str(tiny_policy_dir), tiny_policy_dir), gpu=False).parts
     prompts = [Prompt("a", "interleaved", " ".join(["red"] * 48))] * chunk
     images: torch.nn.Module = policy.images  # type: ignore[attr-defined]
     with LiveBytes() as live:

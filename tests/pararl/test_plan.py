@@ -12,11 +12,11 @@ from pararl.config import Config, ConfigError, changed
 from pararl.gpus import GPUS, UTILISATION, Gpu, gpu, placed
 from pararl.plan import Plan, advice, refusal
 from pararl.plan_text import describe
-from pararl.shapes import RELEASES
+from pararl.shapes import shape_of
 
 ROOT = Path(__file__).resolve().parents[2]
 LARGE = ROOT / "pipelines" / "configs" / "mmada_8b.yaml"
-SHAPE = RELEASES["Gen-Verse/MMaDA-8B-MixCoT"]
+SHAPE = shape_of("Gen-Verse/MMaDA-8B-MixCoT", Path("nowhere"))
 
 
 def large(*arguments: str) -> Config:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import asdict, replace
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +12,17 @@ import torch
 import policies
 from pararl import adapter
 from pararl.config import ConfigError
-from pararl.shapes import RELEASED_SETTINGS, RELEASES, ModelShape, held_bytes, read_shape, shape_of
+from pararl.shapes import RELEASES, ModelShape, held_bytes, release_of, shape_of
 from pararl.types import KINDS, Kind, Prompt, Task
+from policies import sources
 from policies.backbones.llada import MMadaConfig, MMadaModelLM
 from policies.image.magvitv2 import MAGVITv2, MAGVITv2Config
 from policies.mmada import MMadaPolicy
-from policies.mmada_codec import MMadaSettings
+from tests.policies import releases
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "released_keys"
+NOWHERE = Path("nowhere")
+EIGHT_B = shape_of("Gen-Verse/MMaDA-8B-MixCoT", NOWHERE)
 SMALL = ModelShape(width=64, layers=3, heads=8, kv_heads=2, mlp=96, rows=200)
 
 
@@ -35,12 +38,16 @@ def on_meta(shape: ModelShape) -> MMadaModelLM:
 
 
 def test_the_release_has_as_many_parameters_as_its_recorded_keys() -> None:
-    shape = RELEASES["Gen-Verse/MMaDA-8B-MixCoT"]
-    assert shape.parameters == numel(GOLDEN / "mmada_8b.json")
-    assert shape.image_weights == numel(GOLDEN / "magvitv2.json")
+    assert EIGHT_B.parameters == numel(GOLDEN / "mmada_8b.json")
+    assert EIGHT_B.image_weights == numel(GOLDEN / "magvitv2.json")
 
 
-@pytest.mark.parametrize("shape", [SMALL, RELEASES["Gen-Verse/MMaDA-8B-Base"]], ids=["small", "8b"])
+@pytest.fixture(scope="module")
+def golden() -> Path:
+    return GOLDEN.parent
+
+
+@pytest.mark.parametrize("shape", [SMALL, EIGHT_B], ids=["small", "8b"])
 def test_parameters_are_those_of_the_model(shape: ModelShape) -> None:
     model = on_meta(shape)
     assert shape.parameters == sum(p.numel() for p in model.parameters())
@@ -52,13 +59,13 @@ def test_the_image_tokenizer_of_a_release_is_the_default_one() -> None:
     with torch.device("meta"):
         images = MAGVITv2(MAGVITv2Config())
     tensors = [*images.parameters(), *(b for b in images.quantize.buffers())]
-    assert RELEASES["tyfeld/MMaDA-Parallel-M"].image_weights == sum(t.numel() for t in tensors)
+    assert EIGHT_B.image_weights == sum(t.numel() for t in tensors)
     assert ModelShape().pixels == ModelShape().image_tokens * images.factor**2
     assert ModelShape().image_channels == images.config.decoder["ch"] * images.config.decoder["ch_mult"][0]
 
 
 def test_a_directory_tells_the_sizes_of_what_it_holds(tiny_policy_dir: Path) -> None:
-    policy, shape = policies.load(tiny_policy_dir), read_shape(tiny_policy_dir)
+    policy, shape = policies.load(tiny_policy_dir), shape_of(str(tiny_policy_dir), tiny_policy_dir)
     assert isinstance(policy, MMadaPolicy)
     assert shape.parameters == sum(p.numel() for p in policy.model.parameters())
     images = sum(t.numel() for t in (*policy.images.parameters(), *policy.images.buffers()))
@@ -70,7 +77,7 @@ def test_a_directory_tells_the_sizes_of_what_it_holds(tiny_policy_dir: Path) -> 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_sequence_is_as_long_as_the_canvas_of_the_longest_prompt(kind: Kind, tiny_policy_dir: Path) -> None:
-    policy, shape = policies.load(tiny_policy_dir), read_shape(tiny_policy_dir)
+    policy, shape = policies.load(tiny_policy_dir), shape_of(str(tiny_policy_dir), tiny_policy_dir)
     assert isinstance(policy, MMadaPolicy)
     image = np.zeros((32, 32, 3), np.uint8) if kind in ("i2t", "edit", "interleaved_edit") else None
     task: Task = "interleaved" if kind == "interleaved_edit" else kind
@@ -85,23 +92,53 @@ def test_a_sequence_is_as_long_as_the_canvas_of_the_longest_prompt(kind: Kind, t
         assert real.stop - real.start <= rows[span.modality] <= real.stop - real.start + 1
 
 
-def test_a_release_has_the_windows_of_the_default_settings() -> None:
-    settings, shape = asdict(MMadaSettings()), ModelShape()
-    assert {name: settings[name] for name in RELEASED_SETTINGS} == RELEASED_SETTINGS
-    assert (shape.text_tokens, shape.answer_tokens, shape.prompt_tokens) == (256, 512, settings["prompt_tokens"])
-    assert shape.image_tokens == math.prod(settings["grid"])
+@pytest.mark.parametrize("name", RELEASES)
+def test_sequences_of_a_release_are_as_long_as_its_policy_makes_them(name: str, tmp_path: Path, golden: Path) -> None:
+    """The released layouts and ids on a backbone a few numbers wide, in a folder called like the release."""
+    directory = tmp_path / name.partition("/")[2]
+    releases.backbone(directory, parallel_a="Parallel-A" in name)
+    if "Parallel-A" in name:
+        shutil.copytree(golden / "amused_vq", directory / "vqvae", ignore=shutil.ignore_patterns("cases*", "README*"))
+    policy = policies.load(directory, image_tokenizer=None if "Parallel-A" in name else releases.image_tokenizer(tmp_path / "images"))
+    assert isinstance(policy, MMadaPolicy) and release_of(str(directory)) == sources.release_of(str(directory)) == name
+    shape, codes = shape_of(str(directory), directory), shape_of(name, NOWHERE).image_tokens
+    assert shape.parameters == sum(p.numel() for p in policy.model.parameters())
+    kinds = [kind for kind in KINDS if kind.partition("_")[0] in policy.tasks]
+    assert kinds
+    for kind in kinds:
+        task: Task = "interleaved" if kind == "interleaved_edit" else kind
+        image = np.zeros((1, 1, 3), np.uint8) if kind in ("i2t", "edit", "interleaved_edit") else None
+        shown = [0] * codes if image is not None else []
+        read = policy.settings.prompt_tokens
+        while (made := try_prefix(policy, Prompt("long", task, " ".join(["w5"] * read), image=image), shown)) is None:
+            read -= 1
+        assert shape.length(kind) == len(made) + len(policy.tail(task).ids)
+        assert shape.length(kind) == shape_of(name, NOWHERE).length(kind)
+        assert {m: n for m, (n, _) in shape.outputs(kind).items()} == {s.modality: len(s) for s in policy.tail(task).spans}
+
+
+def try_prefix(policy: MMadaPolicy, prompt: Prompt, shown: list[int]) -> list[int] | None:
+    """The ids in front of the output; None where the text is too long."""
+    try:
+        return policy.prefix(prompt, shown)
+    except ValueError:
+        return None
+
+
+@pytest.mark.parametrize("name", ["Gen-Verse/MMaDA-8B-Base", "tyfeld/MMaDA-Parallel-M@0123abc", "scenes-mmada", "somebody/else", "nothing"])
+def test_a_release_goes_by_the_names_that_loading_knows(name: str) -> None:
+    assert release_of(name) == sources.release_of(name)
 
 
 def test_a_directory_that_does_not_tell_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "policy.json").write_text("{}")
     with pytest.raises(ConfigError, match="does not tell the sizes of an mmada policy.*--policy.name"):
         shape_of(str(tmp_path), tmp_path)
-    assert shape_of("Gen-Verse/MMaDA-8B-Base", tmp_path) == replace(ModelShape())
 
 
 def test_what_a_checkpoint_holds_is_read_from_its_config(tmp_path: Path, tiny_policy_dir: Path) -> None:
     assert held_bytes(str(tiny_policy_dir), tiny_policy_dir) == 4
     policies.load(tiny_policy_dir).to("cpu", torch.bfloat16).save(tmp_path)
     assert held_bytes(str(tmp_path), tmp_path) == 2
-    assert held_bytes("tyfeld/MMaDA-Parallel-M", tmp_path) == 2
+    assert held_bytes("tyfeld/MMaDA-Parallel-M", NOWHERE) == 2
     assert held_bytes("nothing", tmp_path / "nothing") is None
