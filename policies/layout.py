@@ -63,6 +63,14 @@ class Span:
         every = torch.arange(self.start, self.stop).view(-1, self.row + 1)
         return every[:, :-1].flatten()
 
+    def cut(self, part: slice) -> "Span":
+        """The span of some of its tokens. Raises ValueError for a part of an image with line breaks."""
+        if (part.start, part.stop) == (0, len(self)):
+            return self
+        if self.row:
+            raise ValueError("an image whose rows have line breaks is taken whole")
+        return replace(self, start=self.start + part.start, stop=self.start + part.stop)
+
     def __len__(self) -> int:
         whole = self.stop - self.start
         return whole - whole // (self.row + 1) if self.row else whole

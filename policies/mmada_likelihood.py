@@ -53,8 +53,8 @@ class MMadaLikelihood(MMadaCodec, Policy):
         clock = mask_ratios(n, len(prompts), 0.0, 1.0, generator)  # one for both modalities, as in training and in the sampler
         for seg in rollouts[0].segments:
             uniforms = torch.rand(n, len(prompts), len(seg.tokens), generator=generator)
-            blocks = self._text_blocks(rollouts[0]) if seg.modality == "text" and how.text_masks == "block" else 1
-            found = hidden_sets(clock, uniforms, self._ratios(seg.modality, how), blocks)
+            block = self._text_block(rollouts[0]) if seg.modality == "text" and how.text_masks == "block" else None
+            found = hidden_sets(clock, uniforms, self._ratios(seg.modality, how), block)
             masks[seg.modality], counted[seg.modality], weights[seg.modality] = (x[:, which].to(self.device) for x in found)
         return Draws(masks, counted, weights, how.image_rows)
 
@@ -64,11 +64,9 @@ class MMadaLikelihood(MMadaCodec, Policy):
         asked = how.image_ratio if modality == "image" else how.text_ratio
         return low if asked is None else asked, high
 
-    def _text_blocks(self, rollout: Rollout) -> int:
-        """How many blocks the text sampler of a rollout's task has."""
-        s = self.settings
-        tokens, block = (s.answer_tokens, s.answer_block) if rollout.segment("image") is None else (s.text_tokens, s.text_block)
-        return -(-tokens // block)
+    def _text_block(self, rollout: Rollout) -> int:
+        """Tokens of a block of the text sampler."""
+        return self.settings.answer_block if rollout.segment("image") is None else self.settings.text_block
 
     def log_likelihood(self, rollouts: Sequence[Rollout], draws: Draws) -> Tensor:
         total = torch.zeros(len(rollouts), 2, device=self.device)

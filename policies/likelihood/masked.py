@@ -32,27 +32,30 @@ def mask_ratios(n: int, batch: int, low: float, high: float, generator: torch.Ge
     return low + (high - low) * places
 
 
-def hidden_sets(clock: Tensor, uniforms: Tensor, ratio: tuple[float, float] = (0.0, 1.0), blocks: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+def hidden_sets(
+    clock: Tensor, uniforms: Tensor, ratio: tuple[float, float] = (0.0, 1.0), block: int | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Which tokens are hidden and which of them count, bool [..., n] each, and the weight n / k of each set [...].
 
-    ``clock`` [...] in (0, 1] is how much of the output is still to come, ``uniforms`` [..., n] decide which tokens. The clock stands in
-    one of ``blocks`` equal blocks: those before it are visible, those behind it hidden, and of its own s tokens exactly
-    k = ceil(r s) are hidden and count, any k alike, with r from ``ratio``'s bounds as the clock goes through the block.
+    ``clock`` [...] in (0, 1] is the share of the output that is still to come, ``uniforms`` [..., n] decide which tokens. The clock stands
+    in one of the blocks of ``block`` tokens (None = one block; the last may be shorter): those before it are visible, those behind it
+    hidden, and of its own s tokens exactly k = ceil(r s) are hidden and count, any k alike, with r from the first to the second bound of
+    ``ratio`` as more of the block is still to come.
 
-    With clocks uniform on (0, 1] and ratios in (0, 1] the weighted sum of log p has the expectation of ``blocks`` bounds one behind the
+    With clocks uniform on (0, 1] and ratios in (0, 1] the weighted sum of log p has the expectation of one bound a block, one behind the
     other, each of independent masks with weight 1 / ratio, without that weight's unbounded variance (LLaDA, arXiv 2502.09992, Eq. 6; masks
-    in blocks as the text sampler has them: SPG, arXiv 2510.09541). Raises ValueError where blocks do not divide the tokens evenly.
+    in blocks as the text sampler has them: SPG, arXiv 2510.09541).
     """
     n = uniforms.shape[-1]
-    if n % blocks:
-        raise ValueError(f"{n} tokens do not fall into {blocks} equal blocks")
-    behind = ((clock * blocks).ceil() - 1).clamp(0, blocks - 1)
+    block = block or n
+    which = ((n - clock * n) / block).floor().clamp(0, -(-n // block) - 1)
+    end = ((which + 1) * block).clamp_max(n)
+    size = end - which * block
     low, high = ratio
-    counts = ((low + (high - low) * (clock * blocks - behind)) * (n // blocks)).ceil().clamp(1, n // blocks)
-    ranks = uniforms.unflatten(-1, (blocks, n // blocks)).argsort(-1).argsort(-1)
-    place = torch.arange(blocks) - (blocks - 1 - behind)[..., None]  # of each block, seen from the one that the clock stands in
-    counted = (place == 0)[..., None] & (ranks < counts[..., None, None])
-    return (counted | (place > 0)[..., None]).flatten(-2), counted.flatten(-2), n / counts
+    counts = ((low + (high - low) * (clock * n - (n - end)) / size) * size).ceil().clamp_min(1).minimum(size)
+    place = torch.arange(n).div(block, rounding_mode="floor") - which[..., None]  # of each token's block, seen from that of the clock
+    counted = uniforms.masked_fill(place != 0, torch.inf).argsort(-1).argsort(-1) < counts[..., None]
+    return counted | (place > 0), counted, n / counts
 
 
 def elbo(token_logprobs: Tensor, weights: Tensor) -> Tensor:

@@ -41,6 +41,11 @@ class SegmentPlan:
         """Whether any token may be committed at a step."""
         return bool(self.commits[step] or (self.reveal and self.reveal[step]))
 
+    def part(self, step: int) -> slice:
+        """The positions that may be committed at a step: all, or the text block that is being filled."""
+        before = max((end for end in self.window[:step] if end < self.window[step]), default=0)
+        return slice(before, self.window[step])
+
     def within(self, active: range, steps: int) -> "SegmentPlan":
         """The plan, made for ``len(active)`` steps, at the steps ``active`` of a loop of ``steps``; it rests at the others."""
         before, after = active.start, steps - active.stop
@@ -132,18 +137,21 @@ def most_confident(confidence: Tensor, eligible: Tensor, count: int) -> Tensor:
     return chosen & eligible
 
 
-def chosen_at(plan: SegmentPlan, step: int, logprob: Tensor, masked: Tensor, uniform: Tensor) -> Tensor:
-    """Which masked positions [batch, n] are committed at a step, by the plan's chance or by confidence, with uniform noise [batch, n]."""
+def chosen_at(plan: SegmentPlan, step: int, logprob: Tensor, masked: Tensor, uniform: Tensor, first: int = 0) -> Tensor:
+    """Which masked positions [batch, n] are committed at a step, by the plan's chance or by confidence, with uniform noise [batch, n].
+
+    The positions are those of the span from its ``first`` on.
+    """
     if plan.reveal:
         return masked & (uniform < plan.reveal[step])
     # clamp: a uniform of exactly 0 would make the Gumbel noise infinite
-    return commit(plan, step, logprob, masked, -(-uniform.clamp_min(1e-20).log()).clamp_min(1e-20).log())
+    return commit(plan, step, logprob, masked, -(-uniform.clamp_min(1e-20).log()).clamp_min(1e-20).log(), first)
 
 
-def commit(plan: SegmentPlan, step: int, logprob: Tensor, masked: Tensor, gumbel: Tensor) -> Tensor:
+def commit(plan: SegmentPlan, step: int, logprob: Tensor, masked: Tensor, gumbel: Tensor, first: int = 0) -> Tensor:
     """The same by confidence, the log-probability of the drawn tokens under the sampler."""
     eligible = masked.clone()
-    eligible[:, plan.window[step] :] = False
+    eligible[:, plan.window[step] - first :] = False
     return most_confident(logprob + plan.choice[step] * gumbel, eligible, plan.commits[step])
 
 
@@ -159,9 +167,9 @@ def denoise(
     """Fill a canvas.
 
     ``noise`` float32 [2, steps, batch, generated]: uniforms in [0, 1) for draws and for confidences, the spans one behind the other.
-    ``offsets``: first vocabulary row of each plan's logits. ``wanted``: the steps whose guesses matter, None = all; at the others a
-    segment that rests is left alone, and a step at which all rest needs no forward. Returns one trace per plan; no position is left at
-    MASK.
+    ``offsets``: first vocabulary row of each plan's logits. ``wanted``: the steps whose guesses matter, None = all; at the others only
+    what may be committed is drawn: a segment that rests is left alone, and a step at which all rest needs no forward. Returns one trace
+    per plan; no position is left at MASK.
     """
     ids = canvas.ids.clone()
     steps = len(plans[0].commits)
@@ -171,17 +179,23 @@ def denoise(
     logps = [torch.zeros(len(ids), len(p.span), device=ids.device) for p in plans]
     ends = list(accumulate((len(p.span) for p in plans), initial=0))
     for step in range(steps):
-        moves = [i for i, plan in enumerate(plans) if plan.moves(step) or wanted is None or step in wanted]
-        found = logits(ids, [plans[i].span for i in moves]) if moves else []
-        guesses = [ids[:, place] for place in columns]
-        for i, (plain, guided) in zip(moves, found, strict=True):
-            plan, (uniform, other) = plans[i], noise[:, step, :, ends[i] : ends[i + 1]]
+        whole = wanted is None or step in wanted
+        moves = [i for i, plan in enumerate(plans) if whole or plan.moves(step)]
+        parts = [slice(0, len(plans[i].span)) if whole else plans[i].part(step) for i in moves]
+        spans = [plans[i].span.cut(part) for i, part in zip(moves, parts, strict=True)]
+        found = logits(ids, spans) if moves else []
+        guesses = [ids[:, place].clone() for place in columns]
+        for i, part, (plain, guided) in zip(moves, parts, found, strict=True):
+            plan = plans[i]
+            uniform, other = noise[:, step, :, ends[i] + part.start : ends[i] + part.stop]
             rows = draw(guided, plan.temperature, uniform)[..., None]
-            masked = stamps[i] < 0
-            guesses[i] = torch.where(masked, rows.squeeze(-1) + offsets[i], guesses[i])
-            chosen = chosen_at(plan, step, guided.float().log_softmax(-1).gather(-1, rows).squeeze(-1), masked, other)
-            logps[i] = torch.where(chosen, plain.float().log_softmax(-1).gather(-1, rows).squeeze(-1), logps[i])
-            stamps[i] = torch.where(chosen, step, stamps[i])
+            masked = stamps[i][:, part] < 0
+            guesses[i][:, part] = torch.where(masked, rows.squeeze(-1) + offsets[i], guesses[i][:, part])
+            sure = guided.float().log_softmax(-1).gather(-1, rows).squeeze(-1)
+            chosen = chosen_at(plan, step, sure, masked, other, part.start)
+            behaviour = sure if guided is plain else plain.float().log_softmax(-1).gather(-1, rows).squeeze(-1)
+            logps[i][:, part] = torch.where(chosen, behaviour, logps[i][:, part])
+            stamps[i][:, part] = torch.where(chosen, step, stamps[i][:, part])
         # Only now: every segment of this step has seen the same canvas.
         for i, place in enumerate(columns):
             records[i].append(guesses[i])

@@ -204,6 +204,16 @@ def test_what_is_recorded_does_not_change_what_is_sampled(policy: MMadaPolicy, m
             assert np.array_equal(x.tokens, y.tokens) and np.array_equal(x.commit_step, y.commit_step)
 
 
+@pytest.mark.parametrize(("task", "steps"), [("t2t", 6), ("interleaved", 8)])
+def test_a_text_is_drawn_block_by_block_as_if_drawn_whole(policy: MMadaPolicy, task: Task, steps: int) -> None:
+    prompts = [replace(p, task=task) for p in PROMPTS]
+    every, few = (policy.generate(prompts, [5, 6], Sampling(steps=steps, recorded=n, choice_temperature=2.0)) for n in (steps, 0))
+    for a, b in zip(every, few, strict=True):
+        for x, y in zip(a.segments, b.segments, strict=True):
+            assert np.array_equal(x.tokens, y.tokens) and np.array_equal(x.commit_step, y.commit_step)
+            assert np.allclose(x.logprob, y.logprob, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("task", ["t2t", "i2t"])
 def test_answers_in_text_alone_are_not_guided(policy: MMadaPolicy, task: Task) -> None:
     asked = [Prompt("a", task, "red circle", image=picture(0) if task == "i2t" else None)]

@@ -116,3 +116,13 @@ def test_text_is_sampled_as_ever(policy: MMadaPolicy, kind: Kind) -> None:
 def test_the_released_decoding_has_no_emerge_sampler(policy: MMadaPolicy) -> None:
     with pytest.raises(ValueError, match="does not go with the released decoding"):
         policy.generate(prompts("interleaved", 1), [0], Sampling(steps=STEPS, image_sampler="emerge", decoding="released"))
+
+
+def test_an_image_that_rests_reveals_nothing(policy: MMadaPolicy) -> None:
+    """Two updates in four steps, of which one is recorded: the others need no forward of the image, and the ratio stays 1."""
+    batch = prompts("interleaved", 5)
+    made = policy.generate(batch, range(5), Sampling(steps=STEPS, recorded=1, image_steps=2, image_sampler="emerge", guidance=1.0))
+    images = [image for rollout in made if (image := rollout.segment("image"))]
+    assert {int(step) for image in images for step in image.commit_step} == {1, 3}
+    tokens = policy.step_tokens(made, [range(STEPS)] * 5)["image"]
+    assert torch.allclose(tokens.logprob, tokens.behaviour, rtol=0, atol=1e-5)

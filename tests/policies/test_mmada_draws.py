@@ -155,6 +155,17 @@ def test_block_masks_follow_the_blocks_of_the_sampler(policy: MMadaPolicy, kind:
     assert second[~early].any(-1).all() and not second[~early].all(-1).all()
 
 
+def test_a_shorter_last_block_is_one_too(make_policy: MakePolicy) -> None:
+    """Five tokens in blocks of three: the sampler's second block has two."""
+    own = make_policy(answer_tokens=5, answer_block=3)
+    batch = own.generate(prompts("t2t", 4), range(4), Sampling(steps=4))
+    draws = own.draws(batch, 25, torch.Generator().manual_seed(0), Drawing(text_masks="block"))
+    first = draws.counted["text"][..., :3].any(-1)
+    assert first.sum(0).eq(15).all(), "drawn as often as it has tokens"
+    assert draws.masks["text"][first][:, 3:].all() and not draws.counted["text"][first][:, 3:].any()
+    assert not draws.masks["text"][~first][:, :3].any() and draws.counted["text"][~first][:, 3:].any(-1).all()
+
+
 def test_draws_follow_the_generator(policy: MMadaPolicy) -> None:
     batch = rollouts(policy, "t2i")
     a, b, c = (policy.draws(batch, 3, torch.Generator().manual_seed(s)) for s in (0, 0, 1))
