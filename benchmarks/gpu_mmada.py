@@ -28,8 +28,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import released_rows
 from pararl import adapter, sync
 from pararl.arms import ARM_SPECS
-from pararl.config import LearnerConfig, PreferConfig
-from pararl.costs import forward_flops, gradient_flops
+from pararl.config import LearnerConfig, PreferConfig, RolloutConfig
+from pararl.costs import gradient_flops, rollout_cost
 from pararl.learner import Learner, step_table
 from pararl.memory import learner_pass, rollout_pass
 from pararl.prefer import prefer
@@ -84,6 +84,7 @@ TINY = Size(
     words=6,
     steps=8,
     joint_steps=8,
+    image_steps=4,
     recorded=2,
     product=512,
 )
@@ -137,11 +138,10 @@ class Bench:
             codes=policy.images.codebook_size,
             image_tokens=s.grid[0] * s.grid[1],
             text_tokens=s.text_tokens,
+            text_block=s.text_block,
             prompt_tokens=size.words,
         )
         self.bytes = next(policy.model.parameters()).itemsize
-
-    # ---- measuring
 
     def measure(self, name: str, work: Callable[[], Any], **facts: Any) -> Any:
         """Run ``work`` once and note it; returns its result."""
@@ -178,15 +178,21 @@ class Bench:
             best = min(best, (time.perf_counter() - start) / 4)
         return 2.0 * side**3 / best
 
-    # ---- our rollouts, learner and publish
-
     def rollout(self, name: str, kind: Kind, prompts: int, group: int, sampling: Sampling) -> list[Any]:
         """Sample as the fleet does, from the published adapter, after one step to warm up."""
         asked = [Request(prompt(self.size, i, kind), k, 1000 * i + k) for i in range(prompts) for k in range(group)]
         version = self.sent.version if self.sent else 0
         warm = Sampling(steps=self.policy.settings.text_tokens // self.policy.settings.text_block, guidance=sampling.guidance)
         self.worker.generate(asked, warm, self.sent, version)
-        flops = len(asked) * sampling.steps * 2 * forward_flops(self.shape, kind, self.size.rank if self.sent else 0)
+        plan = RolloutConfig(
+            chunk=len(asked),
+            group=group,
+            steps=sampling.steps,
+            recorded=sampling.recorded,
+            image_steps=sampling.image_steps,
+            guidance=GUIDANCE,
+        )
+        flops = len(asked) * rollout_cost(self.shape, kind, plan, self.size.rank if self.sent else 0).flops
         planned = rollout_pass(self.shape, kind, len(asked), 2, self.bytes)
         facts = {"samples": len(asked), "flops": flops, "planned_bytes": planned}
         return self.measure(name, lambda: self.worker.generate(asked, sampling, self.sent, version), **facts)

@@ -34,7 +34,12 @@ def random_policy(width: int, layers: int, side: int, words: int) -> MMadaPolicy
     rows = len(embedded.tokenizer) + embedded.images.codebook_size
     sizes = {"d_model": width, "n_layers": layers, "n_heads": width // 32, "mlp_hidden_size": 3 * width, "embedding_size": rows}
     settings = MMadaSettings(
-        grid=(side, side), prompt_tokens=32, text_tokens=words, text_block=words // 4, dialogue="{text}", specials=embedded.settings.specials
+        grid=(side, side),
+        prompt_tokens=32,
+        text_tokens=words,
+        text_block=words // 4,
+        dialogue="{text}",
+        specials=embedded.settings.specials,
     )
     return MMadaPolicy(MMadaModelLM(MMadaConfig(**sizes, init_std=0.1)), embedded.tokenizer, embedded.images, settings)
 
@@ -66,7 +71,7 @@ def one_row(policy: MMadaPolicy, prompt: Prompt, seed: int, sampling: Sampling) 
     s, specials, shown = policy.settings, policy.settings.specials, policy.shown([prompt])[0]
     image, words, steps = s.grid[0] * s.grid[1], s.text_tokens, sampling.steps
     tail = [specials.soi, *[specials.mask] * image, specials.eoi, specials.bos, *[specials.mask] * words]
-    fronts = [policy.prefix(prompt, shown, without=part) for part in (None, "text", "image")]  # type: ignore[arg-type]
+    fronts = [policy.prefix(prompt, shown, without=part) for part in (None, "text", "image")]
     text_rows, first = len(policy.tokenizer), len(policy.tokenizer)
     never = [i for i in policy.vocabulary.forbidden if i < text_rows]
     noise = torch.rand(2, steps, image + words, generator=torch.Generator().manual_seed(seed))

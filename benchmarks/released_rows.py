@@ -25,7 +25,7 @@ def forward(policy: MMadaPolicy, ids: Tensor, attention: Tensor | None = None) -
 def t2i(policy: MMadaPolicy, asked: Prompt, steps: int, guidance: float) -> Run:
     """MMaDA's ``t2i_generate``: with and without the text as a batch of two."""
     rows, mask = policy.vocabulary.rows("image"), policy.settings.specials.mask
-    blank, free = policy.canvas([asked]), policy.canvas([asked], False, len(policy.prefix(asked)))
+    blank, free = policy.canvases([asked], [None, "text"], policy.shown([asked]))
     ids, seen = (torch.cat(pair).to(policy.device) for pair in ((blank.ids, free.ids), (blank.attention, free.attention)))
     columns = blank.spans[0].columns
 
@@ -44,14 +44,13 @@ def parallel(policy: MMadaPolicy, asked: Prompt, steps: int, image_steps: int) -
 
     -A's two prompts without text and without image are both the one without text here.
     """
-    width = len(policy.prefix(asked))
-    blank, free = policy.canvas([asked]), policy.canvas([asked], False, width)
-    ids, prefix = blank.ids.to(policy.device), free.ids[:, :width].to(policy.device)
+    blank, free = policy.canvases([asked], [None, "text"], policy.shown([asked]))
+    ids, prefix = blank.ids.to(policy.device), free.ids[:, : free.prefix].to(policy.device)
     image, text = blank.span("image"), blank.span("text")
     assert image is not None and text is not None
     plan = released.Parallel(
         image=torch.arange(image.start, image.stop, device=policy.device),
-        text=text.columns,
+        text=slice(text.start, text.stop),
         codes=policy.vocabulary.rows("image"),
         mask=policy.settings.specials.mask,
         text_steps=steps,

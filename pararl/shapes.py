@@ -116,21 +116,23 @@ def release_of(name: str) -> str | None:
 
 def settings_of(name: str, directory: Path) -> Mapping[str, Any] | None:
     """The settings of a policy: those of the ``policy.json`` in its directory, else those of its release; None where there are none."""
-    return _told(name, directory).get("settings", {}) if _told(name, directory) else None
+    told = _told(name, directory)
+    return None if told is None else told.get("settings", {})
 
 
-def _told(name: str, directory: Path) -> Mapping[str, Any]:
+def _told(name: str, directory: Path) -> Mapping[str, Any] | None:
+    """What ``policy.json`` says, or would say of a release; None where nothing does."""
     file, release = directory / "policy.json", release_of(name)
     if file.is_file():
         return _json(file)
-    return _json(RELEASES[release]) if release else {}
+    return _json(RELEASES[release]) if release else None
 
 
 def shape_of(name: str, directory: Path) -> ModelShape:
     """The shape of the policy ``name``, whose files, where there are any, lie in ``directory``. A release that is not there yet has the
     sizes of LLaDA-8B. Raises ConfigError where the files do not tell."""
     try:
-        told = _told(name, directory)
+        told = _told(name, directory) or {}
         settings = told["settings"]
         shape = _backbone(directory) if (directory / "config.json").is_file() or not release_of(name) else ModelShape()
         rows, columns = settings["grid"]

@@ -15,6 +15,7 @@ from pararl.sampling import sampling_of
 from pararl.shapes import shape_of
 from pararl.types import KINDS, Kind, Prompt, Task
 from policies.mmada import MMadaPolicy
+from policies.sampling.schedules import Decoding
 
 STEPS = 8
 
@@ -27,7 +28,7 @@ def given(kind: Kind) -> Prompt:
 
 @pytest.mark.parametrize("image_steps", [0, 1, 3])
 @pytest.mark.parametrize("decoding", ["parallel", "semi_parallel", "sequential", "released"])
-def test_segments_advance_when_the_plans_of_the_policy_do(decoding: str, image_steps: int, tiny_policy_dir: Path) -> None:
+def test_segments_advance_when_the_plans_of_the_policy_do(decoding: Decoding, image_steps: int, tiny_policy_dir: Path) -> None:
     policy, shape = policies.load(tiny_policy_dir), shape_of(str(tiny_policy_dir), tiny_policy_dir)
     assert isinstance(policy, MMadaPolicy)
     rollout = replace(RolloutConfig(), steps=STEPS, decoding=decoding, image_steps=image_steps)
@@ -37,15 +38,15 @@ def test_segments_advance_when_the_plans_of_the_policy_do(decoding: str, image_s
         assert [set(now) for now in moving(shape, kind, rollout)] == real, kind
 
 
-@pytest.mark.parametrize("scales", product((0.0, 1.0), repeat=3))
+@pytest.mark.parametrize("scales", list(product((0.0, 1.0), repeat=3)))
 @pytest.mark.parametrize("recorded", [0, STEPS])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_rollout_takes_the_sequences_that_pass_through_the_backbone(
     kind: Kind, recorded: int, scales: tuple[float, float, float], tiny_policy_dir: Path
 ) -> None:
     policy, shape = policies.load(tiny_policy_dir), shape_of(str(tiny_policy_dir), tiny_policy_dir)
-    guidance = dict(zip(("guidance", "text_guidance", "input_guidance"), scales, strict=True))
-    rollout = replace(RolloutConfig(), steps=STEPS, recorded=recorded, image_steps=3, decoding="semi_parallel", **guidance)
+    rollout = replace(RolloutConfig(), steps=STEPS, recorded=recorded, image_steps=3, decoding="semi_parallel")
+    rollout = replace(rollout, guidance=scales[0], text_guidance=scales[1], input_guidance=scales[2])
     rows: list[int] = []
     policy.model.get_input_embeddings().register_forward_pre_hook(lambda _, ids: rows.append(len(ids[0])))  # type: ignore[operator]
     with torch.no_grad():

@@ -68,6 +68,7 @@ def test_a_directory_tells_the_sizes_of_what_it_holds(tiny_policy_dir: Path) -> 
     policy, shape = policies.load(tiny_policy_dir), shape_of(str(tiny_policy_dir), tiny_policy_dir)
     assert isinstance(policy, MMadaPolicy)
     assert shape.parameters == sum(p.numel() for p in policy.model.parameters())
+    assert isinstance(policy.images, MAGVITv2)
     images = sum(t.numel() for t in (*policy.images.parameters(), *policy.images.buffers()))
     assert images <= shape.image_weights < 1.2 * images, "the file has a header"
     assert (shape.pixels, shape.codes) == (32 * 32, policy.images.codebook_size) and shape.weight_bytes == 4
