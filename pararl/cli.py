@@ -22,20 +22,29 @@ from pararl.config import ARMS, PER_ARM, SECTIONS, SETTINGS, Config, ConfigError
 from pararl.files import atomic_path
 from pararl.validation import validate
 
-USAGE = "python pipelines/pararl.py [--config FILE.yaml] [--section.key VALUE ...] [--resume RUN]"
+USAGE = "python pipelines/pararl.py [--config FILE.yaml] [--section.key VALUE ...] [--resume RUN] [--plan [GPU]]"
 DESCRIPTION = "Align a unified multimodal model on-policy, next to its offline DPO baseline. Lists are written a,b or [a, b]."
 OPTIONS = (
     ("--config", "FILE.yaml", "Settings to start from; the options below win over it."),
     ("--resume", "RUN", "Folder of a run to go on with, with the settings saved there."),
+    (
+        "--plan",
+        "[GPU]",
+        "Load and start nothing: print what the run takes (parameters, bytes, operations, expected seconds) on that GPU, or on each named "
+        "one. Exit code 1 where it cannot fit.",
+    ),
     (
         "--arm.NAME.SECTION.KEY",
         "VALUE",
         "Set learner.*, prefer.* or reward.*_mix for the arm NAME alone: --arm.offline_dpo.learner.lr 3e-4.",
     ),
 )
+ALONE = ("config", "resume", "plan")
+"""Options that are no settings."""
 ON_COMMAND_LINE = "on the command line"
 FREE_ON_RESUME = tuple(
-    "run.dir run.name run.checkpoint_every rollout.workers rollout.gpus reward.workers learner.gpus track.mode track.project".split()
+    "run.dir run.name run.checkpoint_every rollout.workers rollout.gpus reward.workers learner.gpus learner.gradient_checkpointing "
+    "track.mode track.project".split()
 )
 """Settings that a resumed run may change, because its figures do not depend on them."""
 
@@ -49,6 +58,8 @@ class Invocation:
     """Name of the configuration file without its ending; "default" when none was given."""
     resume: Path | None = None
     """Folder of the run to go on with, or None for a new run."""
+    plan: str | None = None
+    """The GPU whose plan is asked for in place of the run, "" for all named ones; None = run."""
 
 
 def parse(argv: list[str] | None = None, default: Path | None = None) -> Invocation:
@@ -106,11 +117,12 @@ def _invocation(argv: list[str], default: Path | None) -> Invocation:
     """``parse`` without the exit; raises ConfigError."""
     pairs = list(_options(argv))
     options = dict(pairs)
-    for name in ("config", "resume"):
+    for name in ALONE:
         if [key for key, _ in pairs].count(name) > 1:
             raise ConfigError(f"--{name} is given more than once")
     resume = Path(options.pop("resume")) if "resume" in options else None
     given = Path(options.pop("config")) if "config" in options else None
+    plan = options.pop("plan", None)
     wants_help = options.pop("help", None) is not None
     source = given or (None if resume else default)
     parser = _parser()
@@ -123,14 +135,14 @@ def _invocation(argv: list[str], default: Path | None) -> Invocation:
         parser.set_defaults(flat(config))
         parser.print_help()
         raise SystemExit(0)
-    validate(config)
+    validate(config, files=plan is None)
     if resume:
         _same_run(base, config, resume)
-        return Invocation(config, resume.name, resume)
+        return Invocation(config, resume.name, resume, plan)
     stem = source.stem if source else "default"
-    if config.run.name:
+    if config.run.name and plan is None:
         run_folder(config, stem)
-    return Invocation(config, stem)
+    return Invocation(config, stem, plan=plan)
 
 
 def _parser() -> ArgumentParser:
@@ -163,9 +175,11 @@ def _options(argv: list[str]) -> Iterator[tuple[str, str]]:
             words.append(argv[place])
             place += 1
         key = name.removeprefix("--")
-        if key not in ("config", "resume") and not key.startswith("arm."):
+        if key not in ALONE and not key.startswith("arm."):
             _check_known(key, ON_COMMAND_LINE)
-        if not words or (key in ("config", "resume") and not words[0]):
+        if key == "plan":  # the only one that may stand without a value
+            words = words or [""]
+        elif not words or (key in ALONE and not words[0]):
             raise ConfigError(f"{name} needs a value (see --help)")
         if len(words) > 1 and not _is_list(key):
             raise ConfigError(f"unexpected argument {words[1]!r} after {name} {words[0]} (options are written --section.key VALUE)")
@@ -265,7 +279,7 @@ def _typed(parser: ArgumentParser, setting: str, key: str, value: Any, source: s
         typed = None
     if typed is None:  # no setting is optional, so a YAML null is a mistake too
         origin, choices = typing.get_origin(SETTINGS[setting]), typing.get_args(SETTINGS[setting])
-        words = {int: "a whole number", float: "a number", str: "text", tuple: "a list such as [a, b]"}
+        words = {int: "a whole number", float: "a number", str: "text", bool: "true or false", tuple: "a list such as [a, b]"}
         wanted = f"one of {', '.join(choices)}" if origin is Literal else words[origin or SETTINGS[setting]]
         raise ConfigError(f"{key} {source} must be {wanted}, got {value!r}")
     return typed

@@ -55,6 +55,9 @@ class PolicyConfig:
     """Rank of the adapter."""
     lora_alpha: int = 32
     """LoRA scale: the adapter's product is multiplied by alpha / rank."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the backbone's weights. auto: as the checkpoint holds them on a GPU, float32 on a CPU, which has no fast bfloat16. The adapter,
+    its AdamW moments, log-probabilities and the image tokenizer stay float32 whatever this says."""
 
 
 @dataclass(frozen=True)
@@ -194,6 +197,9 @@ class LearnerConfig:
     micro: int = 32
     """Sequences per forward of the learner; fewer take less memory and give the same gradient. On a CPU few are fastest: their
     activations stay in the cache."""
+    gradient_checkpointing: bool = False
+    """Whether only the inputs of the backbone's blocks are kept for the backward pass, which computes each block again: the same gradient
+    in about a twentieth of the memory, for half as much time again."""
     threads: int = 2
     """Threads of the learner."""
     gpus: float = 0.0

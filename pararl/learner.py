@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 
 import numpy as np
@@ -92,6 +92,7 @@ class Learner:
         if config.negatives == "spg" and (config.likelihood != "elbo" or arm.objective != "preference"):
             raise ValueError("learner.negatives spg is about the rejected sides of pairs measured by ELBOs: use learner.negatives elbo")
         self.policy, self.peft, self.config, self.arm, self.seed = policy, peft, config, arm, seed
+        policy.checkpoint_gradients(config.gradient_checkpointing)
         self.updates = updates
         self.version = 0
         self.reference: dict[str, Tensor] | None = None
@@ -168,11 +169,15 @@ class Learner:
             return sorted({*np.flatnonzero(teaches).tolist(), *(i for i, words in feedback.words.items() if words.any())})
         return sorted({i for p in feedback.pairs for i in (p.chosen, p.rejected)} | set(feedback.best))
 
+    def _chunks(self, rollouts: list[Rollout]) -> list[list[Rollout]]:
+        """So many rollouts together that their recorded steps are ``learner.micro`` sequences; one at least."""
+        count = max(1, self.config.micro // len(rollouts[0].recorded))
+        return [rollouts[i : i + count] for i in range(0, len(rollouts), count)]
+
     def _backward(self, rollouts: list[Rollout], feedback: Feedback, place: dict[int, int]) -> tuple[float, Figures]:
         if self.config.likelihood == "elbo":
             return self._backward_elbo(rollouts, feedback, place)
-        count = max(1, self.config.micro // len(rollouts[0].recorded))
-        chunks = [rollouts[i : i + count] for i in range(0, len(rollouts), count)]
+        chunks = self._chunks(rollouts)
         width = longest(rollouts)
         needs_reference = self.arm.objective == "preference" or (self.arm.objective == "grpo" and self.config.kl > 0)
         with torch.no_grad():
@@ -318,7 +323,8 @@ class Learner:
         base itself."""
         some = [rollouts[i] for i in np.linspace(0, len(rollouts) - 1, min(len(rollouts), KL_ROLLOUTS)).astype(int)]
         with adapter.base(self.peft):
-            return kl_figures(step_table(self.policy, some))
+            tables = [step_table(self.policy, chunk, longest(some)) for chunk in self._chunks(some)]
+        return kl_figures(Table(*(torch.cat([getattr(t, f.name) for t in tables]) for f in fields(Table))))
 
 
 def by_task(rollouts: Sequence[Rollout], index: Sequence[int]) -> list[int]:

@@ -12,7 +12,7 @@ from pararl.config import Arm, Config
 from pararl.prefer import Feedback
 from pararl.sync import AdapterBuffer, pack
 from pararl.types import Rollout
-from pararl.workers import WorkerSettings
+from pararl.workers import WorkerSettings, load_policy
 
 Figures = dict[str, float]
 State = tuple[dict[str, np.ndarray], dict[str, float]]
@@ -35,18 +35,15 @@ class LocalTrainer:
     """A learner in this process. ``config`` is that of the arm (``for_arm``)."""
 
     def __init__(self, config: Config, arm: Arm) -> None:
-        import policies
         from pararl import adapter
         from pararl.learner import Learner
         from policies import cpu
 
         cpu.use(config.learner.threads)
-        settings = WorkerSettings.of(config)
+        settings = WorkerSettings.of(config, config.learner)
         self.name = settings.policy
-        policy = policies.load(settings.policy)
-        if config.learner.gpus:
-            policy.to("cuda")
-        model = adapter.attach(policy, config.policy.lora_rank, config.policy.lora_alpha, seed=config.run.seed)
+        policy = load_policy(settings)
+        model = adapter.attach(policy, settings.rank, settings.alpha, seed=config.run.seed)
         self.learner = Learner(policy, model, config.learner, ARM_SPECS[arm], config.run.seed, config.run.updates)
 
     def ready(self) -> None:

@@ -1,6 +1,5 @@
 """What a configuration must satisfy, checked before a model is loaded or an actor started."""
 
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 from pararl.arm_checks import arm_problems
 from pararl.config import ARMS, PER_ARM, Config, ConfigError, flat
 from pararl.quotas import quotas, task_shares
+from pararl.shapes import RELEASES, held_bytes, release_of, settings_of
 from pararl.types import TASKS, Kind
 
 SPLITS = ("id", "ood_pair", "ood_rel", "ood_count", "ood_ops", "para", "canary")
@@ -84,13 +84,16 @@ BOUNDS: dict[str, Bound] = {
 """The range of every number in the configuration."""
 
 
-def validate(config: Config) -> None:
-    """Raise one ConfigError with everything in ``config`` that cannot be; loads and starts nothing."""
+def validate(config: Config, files: bool = True) -> None:
+    """Raise one ConfigError with everything in ``config`` that cannot be; loads and starts nothing.
+
+    ``files``: whether the user's prompt files are read as well.
+    """
     values = flat(config)
     numbers = [_out_of_range(key, key, values[key]) for key in BOUNDS]
     problems = [problem for problem in numbers if problem] + _steps(config) + _lists(config) + _names(config) + _overrides(config)
     problems = problems or arm_problems(config) + _curriculum(config)
-    problems = problems or _policy(config) + _files(config)
+    problems = problems or _policy(config) + (_files(config) if files else [])
     if problems:
         raise ConfigError("; ".join(problems))
 
@@ -153,9 +156,12 @@ def _names(config: Config) -> list[str]:
         problems.append(f"run.name must be a plain folder name, got {name!r} (the folder above it is --run.dir)")
     embedded = sorted(path.name for path in EMBEDDED.iterdir() if path.is_dir()) if EMBEDDED.is_dir() else []
     policy = config.policy.name
-    if policy not in embedded and not (policy and Path(policy).is_dir()):
+    if policy not in embedded and not release_of(policy) and not (policy and Path(policy).is_dir()):
         known_policies = ", ".join(embedded) or "none"
-        problems.append(f"policy.name: {policy!r} is neither an embedded policy ({known_policies}) nor a directory (set --policy.name)")
+        problems.append(
+            f"policy.name: {policy!r} is neither an embedded policy ({known_policies}) nor a directory, nor a release "
+            f"({', '.join(RELEASES)}; set --policy.name)"
+        )
     return problems
 
 
@@ -222,16 +228,15 @@ def _curriculum(config: Config) -> list[str]:
 def _policy(config: Config) -> list[str]:
     """What the settings ask of the policy that its ``policy.json`` rules out."""
     directory = policy_directory(config)
-    file = directory / "policy.json"
-    if not file.is_file():
+    settings = settings_of(config.policy.name, directory)
+    if settings is None:
         return [f"policy.name: {directory} has no policy.json, so it is no directory that policies.load reads (set --policy.name)"]
-    settings = json.loads(file.read_text(encoding="utf-8")).get("settings", {})
     kinds = dict.fromkeys((*task_shares(config.curriculum.tasks), *task_shares(config.eval.tasks)))
     can = settings.get("tasks", TASKS)
     if unable := [kind for kind in kinds if kind.partition("_")[0] not in can]:
         return [f"{config.policy.name} was not trained for {', '.join(unable)}; it does {', '.join(can)} (set --curriculum.tasks)"]
     windows: dict[str, tuple[str, int]] = {}
-    steps, problems = config.rollout.steps, []
+    steps, problems = config.rollout.steps, _one_dtype(config)
     if any(kind.startswith("interleaved") for kind in kinds):
         decoding = config.rollout.decoding
         part = {"semi_parallel": (3, 4), "sequential": (1, 2)}.get(decoding, (1, 1))
@@ -253,6 +258,18 @@ def _policy(config: Config) -> list[str]:
                     f"{config.policy.name}; {steps} give it {given}"
                 )
     return problems
+
+
+def _one_dtype(config: Config) -> list[str]:
+    """What is wrong where only rollout workers or only the learner have a GPU: auto would give them different models."""
+    if config.policy.dtype != "auto" or bool(config.rollout.gpus) == bool(config.learner.gpus):
+        return []
+    if held_bytes(config.policy.name, policy_directory(config)) in (None, 4):
+        return []
+    return [
+        "policy.dtype auto is float32 on a CPU and less on a GPU, and rollout workers and learner must be one model "
+        "(set --policy.dtype, or both --rollout.gpus and --learner.gpus)"
+    ]
 
 
 def policy_directory(config: Config) -> Path:
@@ -284,7 +301,8 @@ def _files(config: Config) -> list[str]:
                 problems.append(
                     f"{key}: {count} prompts of kind {kind} are wanted, {source} has {found} (set --{key} or --curriculum.tasks)"
                 )
-        if told := unfit(prompts, policy_directory(config)):
+        # A release's tokenizer may still be on the hub; its vocabulary is open.
+        if not release_of(config.policy.name) and (told := unfit(prompts, policy_directory(config))):
             problems.append(f"{key}: {'; '.join(told[:3])}{f'; and {len(told) - 3} more' if len(told) > 3 else ''}")
     return problems
 

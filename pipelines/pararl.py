@@ -1,6 +1,6 @@
 """Align a unified multimodal model on-policy, next to its offline DPO baseline.
 
-python pipelines/pararl.py [--config FILE.yaml] [--section.key VALUE ...] [--resume RUN]
+python pipelines/pararl.py [--config FILE.yaml] [--section.key VALUE ...] [--resume RUN] [--plan [GPU]]
 """
 
 import sys
@@ -14,7 +14,12 @@ sys.path[:] = [str(ROOT), *(entry for entry in sys.path if Path(entry).resolve()
 from typing import TYPE_CHECKING
 
 from pararl.cli import fail, parse
-from pararl.config import Arm, ConfigError
+from pararl.config import Arm, Config, ConfigError
+from pararl.gpus import gpu
+from pararl.plan import Plan, refusal
+from pararl.plan_text import describe
+from pararl.shapes import shape_of
+from pararl.validation import policy_directory
 
 if TYPE_CHECKING:
     from pararl.session import Session
@@ -37,9 +42,23 @@ def train(session: "Session", arm: Arm) -> "ArmResult":
         return t.result()
 
 
+def show_plan(config: Config, name: str) -> None:
+    """Print what the job takes, on the GPU ``name`` or on each named one; exits with one line and code 1 where it cannot fit."""
+    plan = Plan.of(config, shape_of(config.policy.name, policy_directory(config)))
+    asked = gpu(name) if name else None
+    print(describe(plan, asked))
+    if told := refusal(plan, asked):
+        fail(told, code=1)
+
+
 def main() -> None:
     """Run the job that the command line and the configuration file describe."""
     invocation = parse(default=DEFAULT)
+    if invocation.plan is not None:
+        try:
+            return show_plan(invocation.config, invocation.plan)
+        except ConfigError as error:
+            fail(str(error))
     # What loads torch or Ray is imported below this line only, so that --help and mistakes are answered within a second.
     from pararl.session import Session
 

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+import policies
 from pararl import scenes
 from pararl.quotas import quotas
 from pararl.scenes.pixels import render_cells
@@ -179,7 +180,9 @@ def train_slips(args: argparse.Namespace) -> None:
     """Stage 3: the finished policy on examples of which some have a slip."""
     if not (args.out / "policy.json").exists():
         raise SystemExit(f"{args.out / 'policy.json'} is missing: run the policy stage first")
-    fit(args, MMadaPolicy.load(args.out), SLIPS)
+    policy = policies.load(args.out)
+    assert isinstance(policy, MMadaPolicy)
+    fit(args, policy, SLIPS)
 
 
 def fit(args: argparse.Namespace, policy: MMadaPolicy, recipe: Recipe) -> None:

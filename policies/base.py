@@ -127,12 +127,26 @@ class Policy(ABC):
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
-    def to(self, device: str) -> "Policy":
-        """Move every part that is a torch module; returns the policy itself."""
+    def to(self, device: str, dtype: torch.dtype | None = None) -> "Policy":
+        """Move every part that is a torch module, the backbone as ``dtype`` (None = as it is); returns the policy itself.
+
+        Other parts keep their dtype: the image tokenizer's codes are the signs of numbers near 0. Cast before an adapter is attached,
+        which is float32 then whatever the backbone is.
+        """
         for part in vars(self).values():
             if isinstance(part, nn.Module):
                 part.to(device)
+        self.model.to(dtype)
         return self
+
+    def checkpoint_gradients(self, on: bool) -> None:
+        """Whether the backward pass computes the blocks of the backbone again, of which only the inputs are kept then.
+
+        Raises ValueError where the backbone has no such switch.
+        """
+        if on and not hasattr(self.model, "gradient_checkpointing"):
+            raise ValueError(f"{type(self.model).__name__} cannot checkpoint gradients: set learner.gradient_checkpointing to false")
+        self.model.gradient_checkpointing = on  # type: ignore[assignment]
 
     @abstractmethod
     def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int], sampling: Sampling, version: int = 0) -> list[Rollout]:

@@ -20,6 +20,8 @@ from policies.weights import load_exactly
 
 TEXT_ONLY: tuple[Task, ...] = ("t2t", "i2t")
 """Tasks whose output is text alone."""
+DECODED_PIXELS = 2**18
+"""Pixels that are decoded at once: one image of 512 x 512, whose widest features of 128 channels take 134 MB, or 256 of 32 x 32."""
 MAGVITV2_FILES = ("model.safetensors", "pytorch_model.safetensors", "pytorch_model.bin")
 """Weights of an image tokenizer, as saved here and as released (``showlab/magvitv2``)."""
 Part = Literal["text", "image"]
@@ -139,8 +141,9 @@ class MMadaCodec:
         return self.images.get_code(x) + self.vocabulary.text_size
 
     @torch.no_grad()
-    def decode_images(self, ids: Tensor, micro: int = 256) -> np.ndarray:
-        """Pixels uint8 [batch, height, width, 3] of vocabulary ids [batch, tokens]."""
+    def decode_images(self, ids: Tensor) -> np.ndarray:
+        """Pixels uint8 [batch, height, width, 3] of vocabulary ids [batch, tokens], so many images at once as have DECODED_PIXELS."""
+        micro = max(1, DECODED_PIXELS // (ids.shape[1] * self.images.factor**2))
         parts = [self.images.decode_code(part - self.vocabulary.text_size, self.settings.grid) for part in ids.split(micro)]
         return ((torch.cat(parts).clamp(-1, 1) + 1) * 127.5).round().byte().movedim(1, -1).cpu().numpy()
 

@@ -203,8 +203,9 @@ class MMadaModelLM(PreTrainedModel):
         last = len(layers["blocks"]) - 1
         for i, block in enumerate(layers["blocks"]):
             kept = columns if i == last else None
-            if self.gradient_checkpointing and self.training:
-                x = checkpoint(block, x, cos, sin, mask, kept, use_reentrant=False)
+            # Whether in training mode or not: policies learn in evaluation mode, and no layer here draws random numbers.
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, cos, sin, mask, kept, use_reentrant=False, preserve_rng_state=False)
             else:
                 x = block(x, cos, sin, mask, kept)
         return layers["ln_f"](x)

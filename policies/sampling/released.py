@@ -24,7 +24,10 @@ UNKNOWN = -1
 
 
 class Chance:
-    """The random choices about an image: draws, and which drawn tokens stay masked. MMaDA's; -A has normal noise in place of Gumbel's."""
+    """The random choices about an image: draws, and which drawn tokens stay masked. MMaDA's; -A has normal noise in place of Gumbel's.
+
+    ``generator``: of the device that the model is on.
+    """
 
     def __init__(self, generator: torch.Generator | None = None, normal: bool = False) -> None:
         self.generator, self.normal = generator, normal
@@ -37,10 +40,11 @@ class Chance:
 
     def stay(self, probabilities: Tensor, counts: Tensor, temperature: float) -> Tensor:
         """Which tokens are masked again, bool [batch, n]: the ``counts`` [batch] least sure ones, sureness [batch, n] blurred by noise."""
+        device = probabilities.device
         if self.normal:
-            noise = torch.randn(probabilities.shape, generator=self.generator)
+            noise = torch.randn(probabilities.shape, generator=self.generator, device=device)
         else:
-            uniform = torch.rand(probabilities.shape, generator=self.generator)
+            uniform = torch.rand(probabilities.shape, generator=self.generator, device=device)
             noise = -(-uniform.clamp_min(1e-20).log()).clamp_min(1e-20).log()
         sure = probabilities.clamp_min(1e-20).log() + temperature * noise
         return sure.argsort(-1).argsort(-1) < counts[:, None]
@@ -70,7 +74,7 @@ def image_step(step: int, guided: Tensor, codes: Tensor, ratio: float, draw_at: 
     unknown = codes == UNKNOWN
     drawn = torch.where(unknown, chance.draw(probabilities, draw_at), codes)
     sure = probabilities.gather(-1, drawn[..., None]).squeeze(-1).masked_fill(~unknown, torch.finfo(torch.float32).max)
-    left = torch.tensor([left_masked(codes.shape[1], int(count), ratio) for count in unknown.sum(-1)])
+    left = torch.tensor([left_masked(codes.shape[1], int(count), ratio) for count in unknown.sum(-1)], device=codes.device)
     return ImageStep(step, probabilities, drawn, left, chance.stay(sure, left, blur))
 
 
@@ -93,7 +97,7 @@ def most_probable(logits: Tensor, ids: Tensor, mask: int, counts: Sequence[int],
 
 def answer(forward: Forward, prompt: Tensor, length: int, steps: int, block: int, mask: int) -> Tensor:
     """MMaDA's text after ``prompt`` [batch, p], block by block: ids [batch, p + length]."""
-    ids = torch.cat((prompt, torch.full((len(prompt), length), mask)), 1)
+    ids = torch.cat((prompt, torch.full((len(prompt), length), mask, device=prompt.device)), 1)
     each = steps // (length // block)
     for start in range(prompt.shape[1], ids.shape[1], block):
         tables = [transfer_counts(int(n), each) for n in (ids[:, start : start + block] == mask).sum(1)]

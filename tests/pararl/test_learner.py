@@ -233,13 +233,27 @@ def test_the_kl_to_the_base_is_estimated_on_rollouts_of_every_kind(tiny_policy_d
 
     real = pararl.learner.step_table
 
-    def watched(policy: Policy, some: list[Rollout]) -> Table:
+    def watched(policy: Policy, some: list[Rollout], width: int) -> Table:
         asked.extend(some)
-        return real(policy, some)
+        return real(policy, some, width)
 
     monkeypatch.setattr(pararl.learner, "step_table", watched)
     learner.kl(sorted(rollouts, key=lambda r: r.prompt.kind))
     assert len(asked) == 32 and {r.prompt.kind for r in asked} == set(KINDS)
+
+
+def test_the_kl_to_the_base_does_not_depend_on_the_chunks(tiny_policy_dir: Path) -> None:
+    learner = make(tiny_policy_dir)
+    for _ in range(2):
+        rollouts = sample(learner, ALL_TASKS)
+        learner.update(rollouts, teach(rollouts, learner.arm))
+    fresh = sample(learner, ALL_TASKS, prompts=1, group=5)
+    found = []
+    for micro in (1, 6, 1024):
+        learner.config = replace(learner.config, micro=micro)
+        found.append(learner.kl(fresh))
+    assert found[0]["kl/total"] > 0
+    assert found[0] == pytest.approx(found[2], rel=1e-4) and found[1] == pytest.approx(found[2], rel=1e-4)
 
 
 @pytest.mark.parametrize("arm", ["pararl", "pararl_grpo", "output"])

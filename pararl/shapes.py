@@ -1,0 +1,196 @@
+"""The sizes of a policy, as its files or the table of releases tell them: what a plan of a run is counted from. Loads no torch."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pararl.config import ConfigError
+from pararl.types import Kind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelShape:
+    """Sizes of a masked-diffusion policy of the LLaDA kind, bidirectional, with an untied head."""
+
+    width: int = 4096
+    layers: int = 32
+    heads: int = 32
+    kv_heads: int = 32
+    mlp: int = 12288
+    rows: int = 134656
+    """Rows of the embedding and of the head: text, image codes, spare ones."""
+    codes: int = 8192
+    """Image codes, the rows over which an image position is computed."""
+    image_tokens: int = 1024
+    line_breaks: int = 0
+    """Tokens between the rows of an image."""
+    text_tokens: int = 256
+    text_block: int = 64
+    """Text window of interleaved outputs, and the block in which it is sampled."""
+    answer_tokens: int = 512
+    answer_block: int = 128
+    """The same of outputs that are text alone."""
+    prompt_tokens: int = 512
+    """Longest prompt text."""
+    blank_image: bool = False
+    """Whether interleaved prompts without an input image have its place all the same."""
+    family: str = "mmada"
+    weight_bytes: int = 2
+    """Per weight of the backbone, as the checkpoint holds it."""
+    image_weights: int = 95_493_513
+    """Parameters of the image tokenizer, which is float32."""
+    pixels: int = 512 * 512
+    """Of an image."""
+    image_channels: int = 128
+    """Of the image decoder's features at full resolution."""
+
+    @property
+    def kv_width(self) -> int:
+        return self.width // self.heads * self.kv_heads
+
+    @property
+    def projections(self) -> tuple[tuple[int, int], ...]:
+        """Inputs and outputs of the seven matrices of a block, in the order in which they are applied: what an adapter wraps."""
+        d, k, h = self.width, self.kv_width, self.mlp
+        return (d, d), (d, k), (d, k), (d, d), (d, h), (d, h), (h, d)
+
+    @property
+    def block_weights(self) -> int:
+        """Weights of the matrices of all blocks: two operations each for every token of a forward."""
+        return self.layers * sum(a * b for a, b in self.projections)
+
+    @property
+    def parameters(self) -> int:
+        """Of the backbone: embedding, head, blocks and the gains of the norms."""
+        return 2 * self.rows * self.width + self.block_weights + (2 * self.layers + 1) * self.width
+
+    def adapter_parameters(self, rank: int) -> int:
+        """Of a LoRA of that rank on every matrix of the blocks."""
+        return self.layers * sum(rank * (a + b) for a, b in self.projections)
+
+    def outputs(self, kind: Kind) -> dict[str, tuple[int, int]]:
+        """Per generated modality of a kind of prompt: its tokens, and the rows of the head that they need."""
+        image, text_rows = {"image": (self.image_tokens, self.codes)}, self.rows - self.codes
+        if kind in ("t2t", "i2t"):
+            return {"text": (self.answer_tokens, text_rows)}
+        return image | ({"text": (self.text_tokens, text_rows)} if kind.startswith("interleaved") else {})
+
+    def block(self, kind: Kind) -> int:
+        """Text tokens that are sampled at a time."""
+        return self.answer_block if kind in ("t2t", "i2t") else self.text_block
+
+    def length(self, kind: Kind) -> int:
+        """Tokens of a sequence with a prompt at its longest, special tokens included (the layouts of ``policies/mmada_codec.py`` and
+        ``policies/parallel_a.py``)."""
+        picture, joint = self.image_tokens + self.line_breaks + 2, kind.startswith("interleaved")
+        shows = kind in ("i2t", "edit", "interleaved_edit") or (kind == "interleaved" and self.blank_image)
+        shown = picture if shows else 0
+        if self.family == "mmada_parallel_a":
+            return self.prompt_tokens + shown + 2 + picture + (self.text_tokens if joint else 0)
+        answers = kind in ("t2t", "i2t")
+        prefix = (kind != "t2t") + shown + 1 + self.prompt_tokens + (not answers)
+        if answers:
+            return prefix + self.answer_tokens
+        return prefix + picture + (1 + self.text_tokens if joint else 0)
+
+
+ROOT = Path(__file__).resolve().parent.parent
+RELEASES = {path.stem.replace("--", "/"): path for path in sorted((ROOT / "policies" / "releases").glob("*.json"))}
+"""What released checkpoints do not say about themselves, by their names on the hub. Read as files: ``policies`` would load torch."""
+AMUSED_WEIGHTS = 146_000_000
+"""Parameters of the image tokenizer of MMaDA-Parallel-A, about."""
+
+
+def release_of(name: str) -> str | None:
+    """Which release a hub name, with or without a revision, or the folder of a copy is; None where nothing says."""
+    repository = name.partition("@")[0]
+    if repository in RELEASES:
+        return repository
+    folders = Path(name).resolve().parts if Path(name).is_dir() else ()
+    known = {release.rpartition("/")[2]: release for release in RELEASES}
+    known |= {"models--" + release.replace("/", "--"): release for release in RELEASES}
+    return next((known[folder] for folder in reversed(folders) if folder in known), None)
+
+
+def settings_of(name: str, directory: Path) -> Mapping[str, Any] | None:
+    """The settings of a policy: those of the ``policy.json`` in its directory, else those of its release; None where there are none."""
+    told = _told(name, directory)
+    return None if told is None else told.get("settings", {})
+
+
+def _told(name: str, directory: Path) -> Mapping[str, Any] | None:
+    """What ``policy.json`` says, or would say of a release; None where nothing does."""
+    file, release = directory / "policy.json", release_of(name)
+    if file.is_file():
+        return _json(file)
+    return _json(RELEASES[release]) if release else None
+
+
+def shape_of(name: str, directory: Path) -> ModelShape:
+    """The shape of the policy ``name``, whose files, where there are any, lie in ``directory``. A release that is not there yet has the
+    sizes of LLaDA-8B. Raises ConfigError where the files do not tell."""
+    try:
+        told = _told(name, directory) or {}
+        settings = told["settings"]
+        shape = _backbone(directory) if (directory / "config.json").is_file() or not release_of(name) else ModelShape()
+        rows, columns = settings["grid"]
+        images = directory / "image_tokenizer"
+        shape = _images(shape, images, rows * columns) if images.is_dir() else shape
+        windows = {key: settings[key] for key in ("prompt_tokens", "text_tokens", "text_block", "answer_tokens", "answer_block")}
+        breaks = {}
+        if told["family"] == "mmada_parallel_a":
+            breaks = {"line_breaks": rows, "image_weights": AMUSED_WEIGHTS}
+        blank = settings.get("blank_image") is not None
+        return replace(shape, image_tokens=rows * columns, family=told["family"], blank_image=blank, **windows, **breaks)
+    except (KeyError, OSError, TypeError, ValueError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"policy.name: {directory} does not tell the sizes of an mmada policy ({what}; set --policy.name)") from error
+
+
+def _backbone(directory: Path) -> ModelShape:
+    """The sizes in a backbone's ``config.json``."""
+    model = _json(directory / "config.json")
+    return ModelShape(
+        width=model["d_model"],
+        layers=model["n_layers"],
+        heads=model["n_heads"],
+        kv_heads=model.get("n_kv_heads") or model["n_heads"],
+        mlp=model.get("mlp_hidden_size") or model["d_model"] * model.get("mlp_ratio", 4),
+        rows=model.get("embedding_size") or model["vocab_size"],
+        weight_bytes=_weight_bytes(model),
+    )
+
+
+def _images(shape: ModelShape, directory: Path, tokens: int) -> ModelShape:
+    """``shape`` with the sizes of the MAGVIT-v2 in ``directory``."""
+    images = _json(directory / "config.json")
+    factor = 2 ** (len(images["encoder"]["ch_mult"]) - 1)
+    return replace(
+        shape,
+        codes=2 ** images["quantize"]["codebook_dim"],
+        image_weights=(directory / "model.safetensors").stat().st_size // 4,
+        pixels=tokens * factor**2,
+        image_channels=images["decoder"]["ch"] * images["decoder"]["ch_mult"][0],
+    )
+
+
+def held_bytes(name: str, directory: Path) -> int | None:
+    """Bytes of a weight of the backbone as the checkpoint holds it; None where its files do not tell."""
+    file = directory / "config.json"
+    if file.is_file():
+        return _weight_bytes(_json(file))
+    return ModelShape().weight_bytes if release_of(name) else None
+
+
+def _weight_bytes(model: Mapping[str, Any]) -> int:
+    """From a ``config.json`` of transformers, which named the dtype otherwise before its fifth version; float32 where it has none."""
+    return {"bfloat16": 2, "float16": 2}.get(model.get("dtype") or model.get("torch_dtype") or "", 4)
+
+
+def _json(file: Path) -> Mapping[str, Any]:
+    found = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(found, dict):
+        raise ValueError(f"{file} is not a JSON object")
+    return found

@@ -1,0 +1,145 @@
+"""Sizes that plans are counted from: those of the models themselves, of the released keys, and of the sequences that policies build."""
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import policies
+from pararl import adapter
+from pararl.config import ConfigError
+from pararl.shapes import RELEASES, ModelShape, held_bytes, release_of, shape_of
+from pararl.types import KINDS, Kind, Prompt, Task
+from policies import sources
+from policies.backbones.llada import MMadaConfig, MMadaModelLM
+from policies.image.magvitv2 import MAGVITv2, MAGVITv2Config
+from policies.mmada import MMadaPolicy
+from tests.policies import releases
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "released_keys"
+NOWHERE = Path("nowhere")
+EIGHT_B = shape_of("Gen-Verse/MMaDA-8B-MixCoT", NOWHERE)
+SMALL = ModelShape(width=64, layers=3, heads=8, kv_heads=2, mlp=96, rows=200)
+
+
+def numel(keys: Path) -> int:
+    return sum(math.prod(shape) for shape, _ in json.loads(keys.read_text()).values())
+
+
+def on_meta(shape: ModelShape) -> MMadaModelLM:
+    """The real class with these sizes, its weights not allocated."""
+    sizes = {"d_model": shape.width, "n_layers": shape.layers, "n_heads": shape.heads, "n_kv_heads": shape.kv_heads}
+    with torch.device("meta"):
+        return MMadaModelLM(MMadaConfig(**sizes, mlp_hidden_size=shape.mlp, embedding_size=shape.rows))
+
+
+def test_the_release_has_as_many_parameters_as_its_recorded_keys() -> None:
+    assert EIGHT_B.parameters == numel(GOLDEN / "mmada_8b.json")
+    assert EIGHT_B.image_weights == numel(GOLDEN / "magvitv2.json")
+
+
+@pytest.fixture(scope="module")
+def golden() -> Path:
+    return GOLDEN.parent
+
+
+@pytest.mark.parametrize("shape", [SMALL, EIGHT_B], ids=["small", "8b"])
+def test_parameters_are_those_of_the_model(shape: ModelShape) -> None:
+    model = on_meta(shape)
+    assert shape.parameters == sum(p.numel() for p in model.parameters())
+    blocks = [p for name, p in model.named_parameters() if ".blocks." in name and p.ndim == 2]
+    assert shape.block_weights == sum(p.numel() for p in blocks)
+
+
+def test_the_image_tokenizer_of_a_release_is_the_default_one() -> None:
+    with torch.device("meta"):
+        images = MAGVITv2(MAGVITv2Config())
+    tensors = [*images.parameters(), *(b for b in images.quantize.buffers())]
+    assert EIGHT_B.image_weights == sum(t.numel() for t in tensors)
+    assert ModelShape().pixels == ModelShape().image_tokens * images.factor**2
+    assert ModelShape().image_channels == images.config.decoder["ch"] * images.config.decoder["ch_mult"][0]
+
+
+def test_a_directory_tells_the_sizes_of_what_it_holds(tiny_policy_dir: Path) -> None:
+    policy, shape = policies.load(tiny_policy_dir), shape_of(str(tiny_policy_dir), tiny_policy_dir)
+    assert isinstance(policy, MMadaPolicy)
+    assert shape.parameters == sum(p.numel() for p in policy.model.parameters())
+    assert isinstance(policy.images, MAGVITv2)
+    images = sum(t.numel() for t in (*policy.images.parameters(), *policy.images.buffers()))
+    assert images <= shape.image_weights < 1.2 * images, "the file has a header"
+    assert (shape.pixels, shape.codes) == (32 * 32, policy.images.codebook_size) and shape.weight_bytes == 4
+    model = adapter.attach(policy, rank=4, alpha=8)
+    assert shape.adapter_parameters(4) == sum(x.numel() for x in adapter.tensors(model).values())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_sequence_is_as_long_as_the_canvas_of_the_longest_prompt(kind: Kind, tiny_policy_dir: Path) -> None:
+    policy, shape = policies.load(tiny_policy_dir), shape_of(str(tiny_policy_dir), tiny_policy_dir)
+    assert isinstance(policy, MMadaPolicy)
+    image = np.zeros((32, 32, 3), np.uint8) if kind in ("i2t", "edit", "interleaved_edit") else None
+    task: Task = "interleaved" if kind == "interleaved_edit" else kind
+    # The tiny policy's dialogue adds one token to a question.
+    words = policy.settings.prompt_tokens - (task in ("t2t", "i2t"))
+    canvas = policy.canvas([Prompt("long", task, " ".join(["red"] * words), image=image)])
+    assert shape.length(kind) == canvas.ids.shape[1]
+    assert {m: tokens for m, (tokens, _) in shape.outputs(kind).items()} == {s.modality: len(s) for s in canvas.spans}
+    rows = {m: rows for m, (_, rows) in shape.outputs(kind).items()}
+    for span in canvas.spans:
+        real = policy.vocabulary.rows(span.modality)
+        assert real.stop - real.start <= rows[span.modality] <= real.stop - real.start + 1
+
+
+@pytest.mark.parametrize("name", RELEASES)
+def test_sequences_of_a_release_are_as_long_as_its_policy_makes_them(name: str, tmp_path: Path, golden: Path) -> None:
+    """The released layouts and ids on a backbone a few numbers wide, in a folder called like the release."""
+    directory = tmp_path / name.partition("/")[2]
+    releases.backbone(directory, parallel_a="Parallel-A" in name)
+    if "Parallel-A" in name:
+        shutil.copytree(golden / "amused_vq", directory / "vqvae", ignore=shutil.ignore_patterns("cases*", "README*"))
+    policy = policies.load(directory, image_tokenizer=None if "Parallel-A" in name else releases.image_tokenizer(tmp_path / "images"))
+    assert isinstance(policy, MMadaPolicy) and release_of(str(directory)) == sources.release_of(str(directory)) == name
+    shape, codes = shape_of(str(directory), directory), shape_of(name, NOWHERE).image_tokens
+    assert shape.parameters == sum(p.numel() for p in policy.model.parameters())
+    kinds = [kind for kind in KINDS if kind.partition("_")[0] in policy.tasks]
+    assert kinds
+    for kind in kinds:
+        task: Task = "interleaved" if kind == "interleaved_edit" else kind
+        image = np.zeros((1, 1, 3), np.uint8) if kind in ("i2t", "edit", "interleaved_edit") else None
+        shown = [0] * codes if image is not None else []
+        read = policy.settings.prompt_tokens
+        while (made := try_prefix(policy, Prompt("long", task, " ".join(["w5"] * read), image=image), shown)) is None:
+            read -= 1
+        assert shape.length(kind) == len(made) + len(policy.tail(task).ids)
+        assert shape.length(kind) == shape_of(name, NOWHERE).length(kind)
+        assert {m: n for m, (n, _) in shape.outputs(kind).items()} == {s.modality: len(s) for s in policy.tail(task).spans}
+
+
+def try_prefix(policy: MMadaPolicy, prompt: Prompt, shown: list[int]) -> list[int] | None:
+    """The ids in front of the output; None where the text is too long."""
+    try:
+        return policy.prefix(prompt, shown)
+    except ValueError:
+        return None
+
+
+@pytest.mark.parametrize("name", ["Gen-Verse/MMaDA-8B-Base", "tyfeld/MMaDA-Parallel-M@0123abc", "scenes-mmada", "somebody/else", "nothing"])
+def test_a_release_goes_by_the_names_that_loading_knows(name: str) -> None:
+    assert release_of(name) == sources.release_of(name)
+
+
+def test_a_directory_that_does_not_tell_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "policy.json").write_text("{}")
+    with pytest.raises(ConfigError, match="does not tell the sizes of an mmada policy.*--policy.name"):
+        shape_of(str(tmp_path), tmp_path)
+
+
+def test_what_a_checkpoint_holds_is_read_from_its_config(tmp_path: Path, tiny_policy_dir: Path) -> None:
+    assert held_bytes(str(tiny_policy_dir), tiny_policy_dir) == 4
+    policies.load(tiny_policy_dir).to("cpu", torch.bfloat16).save(tmp_path)
+    assert held_bytes(str(tmp_path), tmp_path) == 2
+    assert held_bytes("tyfeld/MMaDA-Parallel-M", NOWHERE) == 2
+    assert held_bytes("nothing", tmp_path / "nothing") is None
