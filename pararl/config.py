@@ -94,6 +94,9 @@ class RolloutConfig:
     """Temperature of the token draws."""
     choice_temperature: float = 8.0
     """Gumbel temperature of the confidence that picks which drawn tokens are committed, annealed to 0."""
+    image_sampler: Literal["maskgit", "emerge"] = "maskgit"
+    """Which drawn image tokens are committed at a step. maskgit: the most confident. emerge: each by its own chance, as many on average
+    (MaskGRPO's, for groups that differ more); choice_temperature has then no effect."""
     decoding: Literal["parallel", "semi_parallel", "sequential", "released"] = "parallel"
     """How text and image of one output share the steps. parallel: both throughout. sequential: the text in the first half, the image
     in the second. semi_parallel: the text in the first three quarters, the image in the last three. released: as MMaDA-Parallel's code
@@ -103,7 +106,10 @@ class RolloutConfig:
     guidance: float = 0.0
     """Classifier-free guidance scale s of images: logits (1 + s) conditional - s unconditional; 0 = one forward, no guidance."""
     text_guidance: float = 0.0
-    """The same for text; below 0 it pushes the text away from its prompt, as MMaDA-Parallel's code does by default (-2.5)."""
+    """The same for the text of outputs that have both; below 0 it pushes the text away from its prompt, as MMaDA-Parallel's code does by
+    default (-2.5)."""
+    input_guidance: float = 0.0
+    """Scale s of images towards the input image of their prompt: s (logits - those of the prompt without it) is added; 0 = none."""
     workers: int = 2
     """Rollout actors."""
     threads: int = 1
@@ -174,6 +180,21 @@ class LearnerConfig:
     """steps: exact conditionals of the tokens committed at the recorded steps. elbo: ELBO at shared draws, whatever the trajectory."""
     draws: int = 4
     """Monte-Carlo draws of an ELBO."""
+    image_ratio: float = -1.0
+    """Lowest share of an image's tokens that a draw hides, up to 1 = always all; -1 = the policy's own setting (0.6, after MaskGRPO)."""
+    text_ratio: float = -1.0
+    """The same for a text, or for the block of it that a draw is about; -1 = the policy's own setting (0)."""
+    text_masks: Literal["random", "block"] = "random"
+    """Which text tokens a draw hides. random: any. block: some of one block and all behind it, as the block-wise sampler meets them (SPG);
+    those behind it do not count."""
+    image_rows: Literal["codes", "all"] = "codes"
+    """Whether the probability of an image token of an ELBO is shared with the other image codes alone, or with the whole vocabulary."""
+    negatives: Literal["elbo", "spg"] = "elbo"
+    """What the rejected side of a pair is measured by under likelihood elbo. spg: spg_mix x upper bound + (1 - spg_mix) x ELBO."""
+    spg_mix: float = 0.5
+    """Weight of the upper bound in that mixture."""
+    spg_beta: float = 1.5
+    """Power of the upper bound, at least 1: the larger, the more it is about the draws in which a token is likely."""
     micro: int = 32
     """Sequences per forward of the learner; fewer take less memory and give the same gradient. On a CPU few are fastest: their
     activations stay in the cache."""

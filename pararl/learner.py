@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 from pararl import adapter
 from pararl.accumulate import backward
 from pararl.arms import ArmSpec
+from pararl.bounds import Bounds, Evidence
 from pararl.config import LearnerConfig
 from pararl.objectives import accuracy, clipped_loss, k3, likelihood_loss, preference_loss
 from pararl.prefer import Feedback
@@ -89,6 +89,8 @@ class Learner:
             raise ValueError(f"learner.schedule {config.schedule} needs the number of updates of the run")
         if config.likelihood == "elbo" and (arm.reward == "step" or arm.objective == "grpo"):
             raise ValueError("an ELBO is the likelihood of a whole output: this arm learns from steps, use learner.likelihood steps")
+        if config.negatives == "spg" and (config.likelihood != "elbo" or arm.objective != "preference"):
+            raise ValueError("learner.negatives spg is about the rejected sides of pairs measured by ELBOs: use learner.negatives elbo")
         self.policy, self.peft, self.config, self.arm, self.seed = policy, peft, config, arm, seed
         self.updates = updates
         self.version = 0
@@ -115,7 +117,8 @@ class Learner:
                 )
             for entry in self.optimizer.param_groups:
                 entry["lr"] = self.lr
-            self.optimizer.step()
+            if norm:  # where nothing is taught, AdamW's moments would still move the adapter
+                self.optimizer.step()
             figures |= {"preference/loss": loss, "preference/grad_norm": norm, "preference/lr": self.lr, **more}
         self.version += 1
         if rollouts[0].version:
@@ -176,6 +179,8 @@ class Learner:
             references = [self._reference_table(c, width) for c in chunks] if needs_reference else []
         records = [step_records(self.policy, c, width) for c in chunks]
         behaviour, committed = (torch.cat([record[i] for record in records]).to(self.policy.device) for i in range(2))
+        if not committed.any():  # nothing but fill at the recorded steps
+            return 0.0, {}
         # Where the policy is still the one that sampled, the sampler's own record is the first pass.
         on_policy = all(r.version == self.version for r in rollouts)
         known = [record[0].to(self.policy.device) for record in records] if on_policy else None
@@ -194,7 +199,7 @@ class Learner:
 
         def part(chunk: list[Rollout]) -> Tensor:
             table = step_table(self.policy, chunk, width)
-            gaps.append((table.logprob.detach() - table.behaviour)[table.committed].abs().max().item())
+            gaps.extend((table.logprob.detach() - table.behaviour)[table.committed].abs().tolist())
             return table.logprob
 
         loss, figures = backward([partial(part, chunk) for chunk in chunks], loss_of, known)
@@ -203,35 +208,23 @@ class Learner:
         return loss, figures | ({"sync/logprob_gap": max(gaps)} if on_policy and gaps else {})
 
     def _backward_elbo(self, rollouts: list[Rollout], feedback: Feedback, place: dict[int, int]) -> tuple[float, Figures]:
-        """The same with ELBOs at shared draws in place of the exact conditionals: one part per draw and chunk, each of one task.
-
-        Takes rollouts in the order of ``by_task``.
-        """
+        """The same with bounds at shared draws in place of the exact conditionals; takes rollouts in the order of ``by_task``."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.version)
-        batches = [list(batch) for _, batch in groupby(rollouts, lambda r: r.prompt.task)]
-        draws = [self.policy.draws(batch, self.config.draws, generator) for batch in batches]
-        cells = [
-            (draw.rows(span), [batch[i] for i in span])
-            for at_once in zip(*draws, strict=True)
-            for draw, batch in zip(at_once, batches, strict=True)
-            for span in torch.arange(len(batch)).split(self.config.micro)
-        ]
-        reference = None
+        evidence = Evidence(self.policy, rollouts, self.config, generator)
+        reference: Bounds | None = None
         if self.arm.objective == "preference":
             with torch.no_grad(), self._as_reference():
-                reference = self._mean_of_draws([self.policy.log_likelihood(rs, draw) for draw, rs in cells])
+                reference = evidence.bounds([part() for part in evidence.parts()])
 
         def loss_of(parts: list[Tensor]) -> tuple[Tensor, Figures]:
-            loglik = self._weigh(self._mean_of_draws(parts))[:, None]
+            found = evidence.bounds(parts)
+            loglik = self._weigh(found.lower)[:, None]
             if reference is None:
                 return likelihood_loss(loglik.mean(1))
-            return self._preference(loglik, self._weigh(reference)[:, None], feedback, place)
+            rejected = self._weigh(found.rejected - reference.rejected)[:, None]
+            return self._preference(loglik, self._weigh(reference.lower)[:, None], feedback, place, rejected)
 
-        return backward([lambda d=d, rs=rs: self.policy.log_likelihood(rs, d) for d, rs in cells], loss_of)  # type: ignore[misc]
-
-    def _mean_of_draws(self, parts: list[Tensor]) -> Tensor:
-        """Mean over the draws, [batch, modality], of parts that come draw by draw."""
-        return torch.cat(parts).unflatten(0, (self.config.draws, -1)).mean(0)
+        return backward(evidence.parts(), loss_of)
 
     def _weigh(self, per_modality: Tensor) -> Tensor:
         """Weighted sum over the last, modality axis."""
@@ -240,14 +233,18 @@ class Learner:
     def _weight(self, modality: Modality) -> float:
         return {"text": self.config.text_weight, "image": self.config.image_weight}[modality]
 
-    def _preference(self, policy: Tensor, reference: Tensor, feedback: Feedback, place: dict[int, int]) -> tuple[Tensor, Figures]:
-        """DPO on log-likelihoods [batch, level]: of the recorded steps, and last of the final output."""
+    def _preference(
+        self, policy: Tensor, reference: Tensor, feedback: Feedback, place: dict[int, int], against: Tensor | None = None
+    ) -> tuple[Tensor, Figures]:
+        """DPO on log-likelihoods [batch, level]: of the recorded steps, and last of the final output. ``against``: log-ratios of rejected
+        sides, where they are measured otherwise than chosen ones."""
         ratio = policy - reference
+        against = ratio if against is None else against
         column = torch.tensor([ratio.shape[1] - 1 if p.step is None else p.step for p in feedback.pairs])
         chosen = torch.tensor([place[p.chosen] for p in feedback.pairs])
         rejected = torch.tensor([place[p.rejected] for p in feedback.pairs])
         weights = torch.tensor([p.margin if p.weight is None else p.weight for p in feedback.pairs], device=ratio.device)
-        loss, figures = preference_loss(ratio[chosen, column], ratio[rejected, column], self.config.beta, weights)
+        loss, figures = preference_loss(ratio[chosen, column], against[rejected, column], self.config.beta, weights)
         # Against a reference that is the policy itself, margins are 0: how the policy ranks the pairs without one is logged beside them.
         gaps = (policy[chosen, column] - policy[rejected, column]).detach()
         figures["preference/likelihood_margin"] = gaps.mean().item()
@@ -263,7 +260,7 @@ class Learner:
         alone, has no tokens. Modalities are normalised by their own tokens and weighed, so that the longer does not swamp the shorter."""
         assert feedback.advantages is not None
         advantages = torch.from_numpy(feedback.advantages[used]).to(table.logprob.device)
-        loss = torch.zeros((), device=table.logprob.device)
+        loss = table.logprob[:0].sum()  # 0, with a gradient even where the recorded steps committed nothing
         figures: Figures = {}
         for m, modality in enumerate(MODALITIES):
             logprob, behaviour, committed = (x[:, :, m] for x in (table.logprob, table.behaviour, table.committed))

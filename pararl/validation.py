@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import rewards.names
-from pararl.arms import ARM_SPECS
-from pararl.config import ARMS, PER_ARM, Config, ConfigError, checking, flat, for_arm, measuring
+from pararl.arm_checks import arm_problems
+from pararl.config import ARMS, PER_ARM, Config, ConfigError, checking, flat, measuring
 from pararl.quotas import quotas, task_shares
 from pararl.types import TASKS, Kind
 
@@ -25,6 +25,8 @@ _POSITIVE: Bound = ("> 0", lambda value: value > 0)
 _AT_LEAST_0: Bound = (">= 0", lambda value: value >= 0)
 _AT_LEAST_1: Bound = (">= 1", lambda value: value >= 1)
 _GPUS: Bound = ("a whole number, or a fraction below 1", lambda value: 0 <= value and (value < 1 or value == int(value)))
+_SHARE: Bound = (">= 0 and <= 1", lambda value: 0 <= value <= 1)
+_LOWEST: Bound = ("between 0 and 1, or -1 for the policy's own", lambda value: value == -1 or 0 <= value <= 1)
 _SEED: Bound = ("between 0 and 2**32 - 1", lambda value: 0 <= value < 2**32)
 
 BOUNDS: dict[str, Bound] = {
@@ -42,6 +44,7 @@ BOUNDS: dict[str, Bound] = {
     "rollout.choice_temperature": _AT_LEAST_0,
     "rollout.guidance": _AT_LEAST_0,
     "rollout.text_guidance": _ANY,
+    "rollout.input_guidance": _AT_LEAST_0,
     "rollout.image_steps": _AT_LEAST_0,
     "rollout.workers": _AT_LEAST_1,
     "rollout.threads": _AT_LEAST_1,
@@ -49,9 +52,9 @@ BOUNDS: dict[str, Bound] = {
     "rollout.gpus": _GPUS,
     "reward.workers": _AT_LEAST_1,
     "reward.calibration": ("0, or >= 2 (one score has no deviation)", lambda value: value == 0 or value >= 2),
-    "reward.step_mix": (">= 0 and <= 1", lambda value: 0 <= value <= 1),
+    "reward.step_mix": _SHARE,
     "prefer.credit": (">= 0", lambda value: value >= 0),
-    "reward.strict_mix": (">= 0 and <= 1", lambda value: 0 <= value <= 1),
+    "reward.strict_mix": _SHARE,
     "prefer.min_margin": _AT_LEAST_0,
     "learner.lr": _POSITIVE,
     "learner.weight_decay": _AT_LEAST_0,
@@ -62,6 +65,10 @@ BOUNDS: dict[str, Bound] = {
     "learner.clip_ratio": ("> 0 and < 1", lambda value: 0 < value < 1),
     "learner.nll": _AT_LEAST_0,
     "learner.draws": _AT_LEAST_1,
+    "learner.image_ratio": _LOWEST,
+    "learner.text_ratio": _LOWEST,
+    "learner.spg_mix": _SHARE,
+    "learner.spg_beta": _AT_LEAST_1,
     "learner.micro": _AT_LEAST_1,
     "learner.threads": _AT_LEAST_1,
     "learner.gpus": _GPUS,
@@ -82,7 +89,7 @@ def validate(config: Config) -> None:
     values = flat(config)
     numbers = [_out_of_range(key, key, values[key]) for key in BOUNDS]
     problems = [problem for problem in numbers if problem] + _steps(config) + _lists(config) + _names(config) + _overrides(config)
-    problems = problems or _arms(config) + _curriculum(config)
+    problems = problems or arm_problems(config) + _curriculum(config)
     problems = problems or _policy(config) + _files(config)
     if problems:
         raise ConfigError("; ".join(problems))
@@ -104,6 +111,11 @@ def _steps(config: Config) -> list[str]:
         problems.append(f"rollout.recorded must be <= rollout.steps ({steps}), got {recorded} (set --rollout.recorded)")
     if config.rollout.scored > recorded:
         problems.append(f"rollout.scored must be <= rollout.recorded ({recorded}), got {config.rollout.scored} (set --rollout.scored)")
+    if config.rollout.image_sampler == "emerge" and config.rollout.decoding == "released":
+        problems.append(
+            "rollout.image_sampler emerge does not go with rollout.decoding released, which says itself how much of an image comes when "
+            "(set --rollout.image_sampler maskgit)"
+        )
     if learner.text_weight == learner.image_weight == 0:
         problems.append("learner.text_weight and learner.image_weight must not both be 0 (set --learner.image_weight)")
     return problems
@@ -161,26 +173,6 @@ def _overrides(config: Config) -> list[str]:
                 problems.append(f"{name}: an arm may set learner.*, prefer.* and reward.*_mix only")
             elif key in BOUNDS and (problem := _out_of_range(name, key, value)):
                 problems.append(problem)
-    return problems
-
-
-def _arms(config: Config) -> list[str]:
-    """What is wrong with the settings of single arms once their overrides are applied."""
-    problems = []
-    taking = [arm for arm in config.run.arms if ARM_SPECS[arm].objective == "grpo"]  # type: ignore[index]
-    if config.prefer.credit and not taking:
-        problems.append(f"prefer.credit has an effect in arm pararl_grpo only, not in {', '.join(config.run.arms)} (set --run.arms)")
-    for arm in config.run.arms:
-        spec = ARM_SPECS[arm]  # type: ignore[index]
-        if config.arm.get(arm, {}).get("prefer.credit") and arm not in taking:
-            problems.append(
-                f"arm.{arm}.prefer.credit has no effect: only arm pararl_grpo takes credit (set --arm.pararl_grpo.prefer.credit)"
-            )
-        if for_arm(config, arm).learner.likelihood == "elbo" and (spec.reward == "step" or spec.objective == "grpo"):
-            problems.append(
-                f"learner.likelihood elbo is that of a whole output, and arm {arm} learns from steps "
-                f"(set --arm.{arm}.learner.likelihood steps, or elbo for other arms alone: --arm.offline_dpo.learner.likelihood elbo)"
-            )
     return problems
 
 
@@ -259,7 +251,7 @@ def _policy(config: Config) -> list[str]:
         windows["answer"] = ("text alone", steps)
     for name, (what, given) in windows.items():
         if {f"{name}_tokens", f"{name}_block"} <= settings.keys():
-            blocks = settings[f"{name}_tokens"] // settings[f"{name}_block"]
+            blocks = -(-settings[f"{name}_tokens"] // settings[f"{name}_block"])
             if given % blocks:
                 problems.append(
                     f"rollout.steps must be such that the text of {what} outputs gets a multiple of {blocks} steps, the text blocks of "

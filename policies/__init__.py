@@ -4,28 +4,41 @@ policy = policies.load("scenes-mmada")
 policy.sample("two red circles left of a blue square")[0].image
 """
 
-import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from policies.base import Draws, Policy, Sampling, StepTokens
-from policies.mmada import POLICY_FILE, MMadaPolicy
+import torch
 
-FAMILIES: dict[str, type[MMadaPolicy]] = {"mmada": MMadaPolicy}
-CHECKPOINTS = Path(__file__).parent / "checkpoints"
+from policies import sources
+from policies.base import Drawing, Draws, Policy, Sampling, StepTokens
+from policies.mmada import MMadaPolicy
+from policies.parallel_a import ParallelAPolicy
+from policies.sources import CHECKPOINTS, RELEASES
 
-__all__ = ["CHECKPOINTS", "FAMILIES", "Draws", "Policy", "Sampling", "StepTokens", "load"]
+FAMILIES: dict[str, type[MMadaPolicy]] = {kind.family: kind for kind in (MMadaPolicy, ParallelAPolicy)}
+
+__all__ = ["CHECKPOINTS", "FAMILIES", "RELEASES", "Drawing", "Draws", "Policy", "Sampling", "StepTokens", "load"]
 
 
-def load(name: str | Path) -> Policy:
-    """The policy of an embedded checkpoint (``"scenes-mmada"``) or of a directory that ``Policy.save`` wrote.
+def load(
+    name: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device_map: str | dict[str, Any] | None = None,
+    release: str | None = None,
+    image_tokenizer: str | Path | None = None,
+) -> Policy:
+    """The policy of an embedded checkpoint (``"scenes-mmada"``), of a directory that ``Policy.save`` wrote, or of a release.
 
-    Raises FileNotFoundError when there is no such checkpoint, ValueError for a family that is not known.
+    A release is ``"Gen-Verse/MMaDA-8B-MixCoT"``, with a revision behind an ``@``, or a directory that holds a copy; ``release`` says of
+    which, where the directory's name does not. ``image_tokenizer``: a directory or a hub name in place of the one it was released with.
+    ``dtype`` and ``device_map`` are the backbone's, as in ``from_pretrained``; weights stay mapped from their file until they are used.
+
+    Raises FileNotFoundError when there is no such checkpoint, ValueError for a family that is not known and for weights, shapes or a
+    vocabulary that are not exactly those of the model, with the keys.
     """
-    directory = Path(name) if (Path(name) / POLICY_FILE).exists() else CHECKPOINTS / name
-    if not (directory / POLICY_FILE).exists():
-        known = sorted(p.parent.name for p in CHECKPOINTS.glob(f"*/{POLICY_FILE}"))
-        raise FileNotFoundError(f"no policy {str(name)!r}: neither a directory with a {POLICY_FILE} nor one of {known}")
-    family = json.loads((directory / POLICY_FILE).read_text())["family"]
-    if family not in FAMILIES:
-        raise ValueError(f"{directory / POLICY_FILE}: unknown family {family!r}, known are {sorted(FAMILIES)}")
-    return FAMILIES[family].load(directory)
+    parts = replace(sources.find(name, release, image_tokenizer), dtype=dtype, device_map=device_map)
+    if parts.family not in FAMILIES:
+        raise ValueError(f"{parts.backbone / sources.POLICY_FILE}: unknown family {parts.family!r}, known are {sorted(FAMILIES)}")
+    return FAMILIES[parts.family].load(parts)

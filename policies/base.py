@@ -4,13 +4,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pararl.types import Modality, Output, Prompt, Rollout, Segment, Task
-from policies.sampling.schedules import Decoding
+from policies.sampling.schedules import Decoding, ImageSampler
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +30,8 @@ class Sampling:
     """Temperature of the token draws; 0 = arg-max."""
     choice_temperature: float = 1.0
     """Gumbel temperature of the confidence that picks which drawn image tokens are committed, annealed linearly to 0."""
+    image_sampler: ImageSampler = "maskgit"
+    """maskgit: the most confident drawn image tokens are committed. emerge: each by its own chance, confident or not (MaskGRPO)."""
     decoding: Decoding = "parallel"
     """How text and image of one output share the steps; see ``policies.sampling.schedules.shared_steps``."""
     image_steps: int = 0
@@ -36,7 +39,28 @@ class Sampling:
     guidance: float = 0.0
     """Classifier-free guidance scale s of image tokens: (1 + s) conditional - s unconditional logits."""
     text_guidance: float = 0.0
-    """The same for text tokens; below 0 it pushes the text away from its prompt, as the code of MMaDA-Parallel does by default (-2.5)."""
+    """The same for the text of joint outputs; below 0 it pushes the text away from its prompt, as the code of MMaDA-Parallel does by
+    default (-2.5)."""
+    input_guidance: float = 0.0
+    """Guidance scale s of image tokens towards the input image: s (logits - those of the prompt without its image) is added, as in
+    MMaDA-Parallel-A's code."""
+
+
+ImageRows = Literal["codes", "all"]
+"""Which rows of the vocabulary share the probability of an image token: the image codes, or all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawing:
+    """How the draws of a likelihood are made. Policies without masks have no use for it."""
+
+    image_ratio: float | None = None
+    """Lowest share of an image's tokens that is hidden; None = the policy's own setting."""
+    text_ratio: float | None = None
+    """The same for a text, or for a block of it."""
+    text_masks: Literal["random", "block"] = "random"
+    """random: anywhere in a text. block: as the block-wise sampler meets it, within one block, those behind it hidden."""
+    image_rows: ImageRows = "codes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +69,11 @@ class Draws:
 
     masks: dict[Modality, Tensor]
     """bool [draw, batch, n]: which tokens of the modality are hidden."""
+    counted: dict[Modality, Tensor]
+    """bool [draw, batch, n]: which of them count; all but those of later blocks."""
     weights: dict[Modality, Tensor]
-    """float32 [draw, batch]: importance weight of the draw, 1 / share of hidden tokens."""
+    """float32 [draw, batch]: importance weight of the draw, 1 / share of counted tokens."""
+    image_rows: ImageRows = "codes"
 
     def __len__(self) -> int:
         return len(next(iter(self.weights.values())))
@@ -54,11 +81,15 @@ class Draws:
     def __iter__(self) -> Iterator["Draws"]:
         """The draws one by one, each a Draws of length 1: what draw-by-draw accumulation loops over."""
         for i in range(len(self)):
-            yield Draws({m: x[i : i + 1] for m, x in self.masks.items()}, {m: x[i : i + 1] for m, x in self.weights.items()})
+            yield self._at((slice(i, i + 1),))
 
     def rows(self, index: Tensor) -> "Draws":
         """The draws of some of the batch's rollouts."""
-        return Draws({m: x[:, index] for m, x in self.masks.items()}, {m: x[:, index] for m, x in self.weights.items()})
+        return self._at((slice(None), index))
+
+    def _at(self, place: tuple[slice | Tensor, ...]) -> "Draws":
+        masks, counted, weights = ({m: x[place] for m, x in part.items()} for part in (self.masks, self.counted, self.weights))
+        return Draws(masks, counted, weights, self.image_rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,12 +143,19 @@ class Policy(ABC):
         """
 
     @abstractmethod
-    def draws(self, rollouts: Sequence[Rollout], n: int, generator: torch.Generator) -> Draws:
-        """Shared randomness for ``n`` Monte-Carlo draws; rollouts of one prompt get the same."""
+    def draws(self, rollouts: Sequence[Rollout], n: int, generator: torch.Generator, drawing: Drawing | None = None) -> Draws:
+        """Shared randomness for ``n`` Monte-Carlo draws, made as ``drawing`` says; rollouts of one prompt get the same."""
 
     @abstractmethod
     def log_likelihood(self, rollouts: Sequence[Rollout], draws: Draws) -> Tensor:
         """Mean over the draws of the estimated log-likelihood per token, float32 [batch, modality], differentiable; 0 where absent."""
+
+    def draw_tokens(self, rollouts: Sequence[Rollout], draw: Draws) -> dict[Modality, Tensor]:
+        """Log-probabilities of the tokens that one draw counts, per modality float32 [batch, n], differentiable; 0 at the others.
+
+        Raises ValueError for a policy whose likelihood has no masks.
+        """
+        raise ValueError(f"a policy of family {self.family} hides no tokens, which an upper bound needs (set --learner.negatives elbo)")
 
     @abstractmethod
     def step_tokens(self, rollouts: Sequence[Rollout], steps: Sequence[Sequence[int]]) -> dict[Modality, StepTokens]:

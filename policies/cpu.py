@@ -74,5 +74,12 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Te
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=shared > 1)
     if shared > 1:
         k, v = k.repeat_interleave(shared, -3), v.repeat_interleave(shared, -3)
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
-    return (scores if mask is None else scores.masked_fill(~mask, -torch.inf)).softmax(-1) @ v
+    batch, heads, length, width = q.shape
+    flat = (batch * heads, -1, width)
+    keys = k.reshape(flat).transpose(-2, -1)
+    if mask is None:
+        scores = torch.bmm(q.reshape(flat), keys) * width**-0.5
+    else:  # hidden keys at -inf, added within the product
+        hidden = torch.zeros_like(mask, dtype=q.dtype).masked_fill_(~mask, -torch.inf).expand(batch, heads, length, -1)
+        scores = torch.baddbmm(hidden.reshape(batch * heads, length, -1), q.reshape(flat), keys, alpha=width**-0.5)
+    return torch.bmm(scores.softmax(-1), v.reshape(flat)).view(batch, heads, length, -1)

@@ -5,7 +5,7 @@ sequence of a batch occupies the same columns.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -52,13 +52,37 @@ class Span:
     modality: Modality
     start: int
     stop: int
+    row: int = 0
+    """Tokens of a row of an image whose rows each end in a line break, which is given; 0 = there is none between the tokens."""
 
     @property
-    def columns(self) -> slice:
-        return slice(self.start, self.stop)
+    def columns(self) -> slice | Tensor:
+        """What indexes the tokens along the length of a canvas."""
+        if not self.row:
+            return slice(self.start, self.stop)
+        every = torch.arange(self.start, self.stop).view(-1, self.row + 1)
+        return every[:, :-1].flatten()
+
+    def cut(self, part: slice) -> "Span":
+        """The span of some of its tokens. Raises ValueError for a part of an image with line breaks."""
+        if (part.start, part.stop) == (0, len(self)):
+            return self
+        if self.row:
+            raise ValueError("an image whose rows have line breaks is taken whole")
+        return replace(self, start=self.start + part.start, stop=self.start + part.stop)
 
     def __len__(self) -> int:
-        return self.stop - self.start
+        whole = self.stop - self.start
+        return whole - whole // (self.row + 1) if self.row else whole
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """The generated part of a sequence, all of it still MASK: the same behind every prompt of a task."""
+
+    ids: tuple[int, ...]
+    spans: tuple[Span, ...]
+    """Columns counted from the first of the tail."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +94,15 @@ class Canvas:
     attention: Tensor
     """bool [batch, length]: false at padding."""
     spans: tuple[Span, ...]
+    prefix: int = 0
+    """Columns of the prompts; the tail begins behind them."""
 
     def span(self, modality: Modality) -> Span | None:
         return next((s for s in self.spans if s.modality == modality), None)
+
+    def to(self, device: torch.device) -> "Canvas":
+        """The canvas with its tensors on ``device``."""
+        return replace(self, ids=self.ids.to(device), attention=self.attention.to(device))
 
 
 def pad_left(rows: Sequence[Sequence[int]], pad: int, width: int | None = None) -> tuple[Tensor, Tensor]:
@@ -86,22 +116,27 @@ def pad_left(rows: Sequence[Sequence[int]], pad: int, width: int | None = None) 
     return torch.from_numpy(ids), torch.from_numpy(mask)
 
 
-def canvas(prefixes: Sequence[Sequence[int]], image_tokens: int, text_tokens: int, specials: Specials, width: int | None = None) -> Canvas:
-    """The canvas of prompt prefixes: ``prefix <soi> MASK*image_tokens <eoi> <bos> MASK*text_tokens``.
+def tail(image_tokens: int, text_tokens: int, specials: Specials) -> Tail:
+    """MMaDA's: ``<soi> MASK*image_tokens <eoi> <bos> MASK*text_tokens``.
 
     A count of 0 leaves its part out. Text alone follows its prefix directly: an answer goes on where the question ended.
     """
-    ids, mask = pad_left(prefixes, specials.pad, width)
-    tail: list[int] = []
+    ids: list[int] = []
     spans: list[Span] = []
     if image_tokens:
-        start = ids.shape[1] + len(tail) + 1
-        spans.append(Span("image", start, start + image_tokens))
-        tail += [specials.soi, *[specials.mask] * image_tokens, specials.eoi]
+        spans.append(Span("image", 1, 1 + image_tokens))
+        ids += [specials.soi, *[specials.mask] * image_tokens, specials.eoi]
     if text_tokens:
-        tail += [specials.bos] if image_tokens else []
-        start = ids.shape[1] + len(tail)
-        spans.append(Span("text", start, start + text_tokens))
-        tail += [specials.mask] * text_tokens
-    behind = torch.tensor(tail).expand(len(prefixes), -1)
-    return Canvas(torch.cat((ids, behind), 1), torch.cat((mask, torch.ones_like(behind, dtype=torch.bool)), 1), tuple(spans))
+        ids += [specials.bos] if image_tokens else []
+        spans.append(Span("text", len(ids), len(ids) + text_tokens))
+        ids += [specials.mask] * text_tokens
+    return Tail(tuple(ids), tuple(spans))
+
+
+def canvas(prefixes: Sequence[Sequence[int]], behind: Tail, pad: int, width: int | None = None) -> Canvas:
+    """The canvas of prompt prefixes, padded on the left to the longest (or to ``width`` columns), each with the tail behind it."""
+    ids, mask = pad_left(prefixes, pad, width)
+    first = ids.shape[1]
+    rest = torch.tensor(behind.ids).expand(len(prefixes), -1)
+    spans = tuple(replace(span, start=span.start + first, stop=span.stop + first) for span in behind.spans)
+    return Canvas(torch.cat((ids, rest), 1), torch.cat((mask, torch.ones_like(rest, dtype=torch.bool)), 1), spans, first)

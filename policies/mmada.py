@@ -2,40 +2,59 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Self, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from pararl.types import MODALITIES, Modality, Output, Prompt, Rollout, Segment
 from policies.backbones.llada import MMadaModelLM
-from policies.base import Draws, Policy, Sampling, StepTokens
-from policies.image.magvitv2 import MAGVITv2
-from policies.layout import Canvas, Span, Specials
-from policies.likelihood.masked import elbo, hidden_sets, hidden_token_logprobs, mask_ratios
-from policies.mmada_codec import IMAGE_INPUT, MMadaCodec, MMadaSettings
-from policies.sampling.denoise import Logits, SegmentPlan, SegmentTrace, denoise, image_plan, late_image_plan, text_plan
+from policies.base import Sampling
+from policies.image.base import ImageTokenizer
+from policies.layout import Canvas, Span
+from policies.mmada_codec import IMAGE_INPUT, MMadaSettings, Part
+from policies.mmada_likelihood import MMadaLikelihood
+from policies.sampling.denoise import (
+    Logits,
+    SegmentPlan,
+    SegmentTrace,
+    denoise,
+    emerge_plan,
+    image_plan,
+    late_image_plan,
+    text_plan,
+)
 from policies.sampling.schedules import shared_steps
+from policies.sources import POLICY_FILE, Parts
 from policies.weights import check_plain, no_progress_bars, read_model
 
-POLICY_FILE = "policy.json"
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """A forward of classifier-free guidance: the same outputs behind prompts of which a part is left out."""
+
+    canvas: Canvas
+    scales: Mapping[Modality, float]
+    """By modality the scale s of ``logits + s (logits - those of the branch)``."""
 
 
-class MMadaPolicy(MMadaCodec, Policy):
+class MMadaPolicy(MMadaLikelihood):
     """MMaDA: text and image tokens of one vocabulary, denoised together with bidirectional attention."""
 
     family = "mmada"
     # The head is called ff_out as well: only the ff_out inside a block may be wrapped.
     lora_targets = r".*\.blocks\.\d+\.(q_proj|k_proj|v_proj|attn_out|ff_proj|up_proj|ff_out)"
 
-    def __init__(self, model: MMadaModelLM, tokenizer: PreTrainedTokenizerFast, images: MAGVITv2, settings: MMadaSettings) -> None:
+    model_class: type[MMadaModelLM] = MMadaModelLM
+
+    def __init__(self, model: MMadaModelLM, tokenizer: PreTrainedTokenizerFast, images: ImageTokenizer, settings: MMadaSettings) -> None:
         super().__init__(tokenizer, images, settings)
-        self.model: MMadaModelLM = model.eval()
+        self.model = model.eval()
         self.tasks = settings.tasks
         self.grid = settings.grid
         self.sampling = Sampling(steps=settings.steps, choice_temperature=settings.choice_temperature)
@@ -48,13 +67,19 @@ class MMadaPolicy(MMadaCodec, Policy):
         self.text_bias = bias
 
     @classmethod
-    def load(cls, directory: Path) -> "MMadaPolicy":
-        """Read a directory written by ``save``. Raises ValueError where its weights are not exactly those of the model."""
-        raw = json.loads((directory / POLICY_FILE).read_text())["settings"]
-        values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in raw.items()}
-        settings = MMadaSettings(**{**values, "specials": Specials(**raw["specials"])})
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(directory)
-        return cls(read_model(MMadaModelLM, directory), tokenizer, read_model(MAGVITv2, directory / "image_tokenizer"), settings)
+    def load(cls, parts: Parts) -> Self:
+        """Read a policy from where its parts lie. Raises ValueError where weights are not exactly those of the model."""
+        settings = cls.settings_class.read(parts.settings)
+        model = read_model(cls.model_class, parts.backbone, dtype=parts.dtype, device_map=parts.device_map)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(parts.backbone)
+        if parts.text_size not in (None, len(tokenizer)):
+            raise ValueError(
+                f"the text tokenizer in {parts.backbone} has {len(tokenizer)} ids, that of the release {parts.text_size}: the image codes, "
+                "whose rows begin behind them, would be others"
+            )
+        policy = cls(model, tokenizer, cls.read_images(parts.images), settings)
+        cast(nn.Module, policy.images).to(policy.device)
+        return policy
 
     def save(self, directory: Path) -> None:
         check_plain(self.model)
@@ -64,41 +89,39 @@ class MMadaPolicy(MMadaCodec, Policy):
             self.images.save_pretrained(directory / "image_tokenizer")
         (directory / POLICY_FILE).write_text(json.dumps({"family": self.family, "settings": asdict(self.settings)}, indent=1) + "\n")
 
-    # ---- forward on the needed positions and rows
+    # ---- sampling
 
-    def rows(self, hidden: Tensor, modality: Modality) -> Tensor:
-        """Logits over the rows of a modality; forbidden text rows at -inf."""
-        logits = self.model.head(hidden, self.vocabulary.rows(modality))
-        return logits + self.text_bias.to(logits) if modality == "text" else logits
-
-    def offset(self, modality: Modality) -> int:
-        return self.vocabulary.rows(modality).start
-
-    def logits(self, blank: Canvas, unconditional: Canvas | None, guidance: float, text_guidance: float = 0.0) -> Logits:
-        """The function that ``denoise`` calls; guidance runs both branches as one batch."""
-        scales = {"image": guidance, "text": text_guidance}
+    def logits(self, blank: Canvas, branches: Sequence["Branch"] = ()) -> Logits:
+        """The function that ``denoise`` calls; the branches of guidance that its spans need run with the prompt itself as one batch."""
 
         def call(ids: Tensor, spans: Sequence[Span]) -> list[tuple[Tensor, Tensor]]:
-            if unconditional is None:
-                hidden = self.model.hidden(ids, blank.attention)
-                return [(x, x) for x in (self.rows(hidden[:, s.columns], s.modality) for s in spans)]
-            free = unconditional.ids.clone()
-            free[:, blank.spans[0].start :] = ids[:, blank.spans[0].start :]
-            both = self.model.hidden(torch.cat((ids, free)), torch.cat((blank.attention, unconditional.attention)))
+            used = [b for b in branches if any(b.scales[s.modality] for s in spans)]
+            rows = [ids, *(torch.cat((b.canvas.ids[:, : blank.prefix], ids[:, blank.prefix :]), 1) for b in used)]
+            attention = torch.cat([blank.attention, *(b.canvas.attention for b in used)])
+            found = self.hidden(torch.cat(rows), attention, spans)
             out = []
-            for s in spans:
-                plain, without = self.rows(both[:, s.columns], s.modality).chunk(2)
-                # Forbidden rows are at -inf in both branches, which have no difference there.
-                gap = (plain - without).masked_fill_(plain.isneginf(), 0.0)
-                out.append((plain, plain + scales[s.modality] * gap))
+            for s, hidden in zip(spans, found, strict=True):
+                plain, *others = hidden.chunk(1 + len(used))
+                plain = guided = self.rows(plain, s.modality)
+                for branch, without in zip(used, others, strict=True):
+                    if branch.scales[s.modality]:
+                        # Forbidden rows are at -inf in both branches, which have no difference there.
+                        gap = (plain - self.rows(without, s.modality)).masked_fill_(plain.isneginf(), 0.0)
+                        guided = guided + branch.scales[s.modality] * gap
+                out.append((plain, guided))
             return out
 
         return call
 
     def plans(self, blank: Canvas, sampling: Sampling) -> list[SegmentPlan]:
-        """One plan a span: MaskGIT for images, block-wise for text; both share the steps as ``sampling.decoding`` says."""
+        """One plan a span: MaskGIT or emerge for images, block-wise for text; both share the steps as ``sampling.decoding`` says.
+
+        Raises ValueError for emerge with the released decoding, which says itself how much of an image comes when.
+        """
         joint = len(blank.spans) > 1
-        late = joint and sampling.decoding == "released"
+        late, emerge = joint and sampling.decoding == "released", sampling.image_sampler == "emerge"
+        if late and emerge:
+            raise ValueError("the emerge sampler does not go with the released decoding: take image_sampler maskgit or another decoding")
         plans = []
         for span in blank.spans:
             active = range(sampling.steps)
@@ -106,8 +129,11 @@ class MMadaPolicy(MMadaCodec, Policy):
                 active = shared_steps(sampling.steps, sampling.decoding)[MODALITIES.index(span.modality)]
             if span.modality == "image":
                 updates = (sampling.image_steps if joint else 0) or len(active)
-                make = late_image_plan if late else image_plan
-                plan = make(span, updates, len(active), sampling.temperature, sampling.choice_temperature)
+                if emerge:
+                    plan = emerge_plan(span, updates, len(active), sampling.temperature)
+                else:
+                    make = late_image_plan if late else image_plan
+                    plan = make(span, updates, len(active), sampling.temperature, sampling.choice_temperature)
             else:
                 block = len(span) if late else self.settings.text_block if joint else self.settings.answer_block
                 plan = text_plan(span, len(active), block, sampling.temperature)
@@ -124,16 +150,13 @@ class MMadaPolicy(MMadaCodec, Policy):
         return [done[i] for i in range(len(prompts))]
 
     def _generate(self, prompts: list[Prompt], seeds: list[int], sampling: Sampling, version: int) -> list[Rollout]:
-        shown = self.shown(prompts)
-        blank = self._to_device(self.canvas(prompts, shown=shown))
-        guided = (sampling.guidance and blank.span("image")) or (sampling.text_guidance and blank.span("text"))
-        unconditional = self._to_device(self.canvas(prompts, False, self._prefix_width(blank), shown)) if guided else None
+        blank, branches = self._canvases(prompts, sampling)
         plans = self.plans(blank, sampling)
         noise = torch.stack([self._noise(seed, sampling.steps, sum(len(p.span) for p in plans)) for seed in seeds], dim=2).to(self.device)
         offsets = [self.offset(p.span.modality) for p in plans]
-        logits = self.logits(blank, unconditional, sampling.guidance, sampling.text_guidance)
-        traces = denoise(logits, blank, plans, noise, self.settings.specials.mask, offsets)
         recorded, decoded = zip(*(recorded_steps(prompt, sampling) for prompt in prompts), strict=True)
+        wanted = {step for steps in recorded for step in steps}
+        traces = denoise(self.logits(blank, branches), blank, plans, noise, self.settings.specials.mask, offsets, wanted)
         outputs = self._outputs(traces, None)
         guesses = self._guesses(traces, recorded, decoded)
         return [
@@ -161,11 +184,18 @@ class MMadaPolicy(MMadaCodec, Policy):
         found = [dict(zip(row, outputs, strict=True)) for row, *outputs in zip(decoded, *columns, strict=True)]
         return [tuple(by_step.get(step) for step in steps) for steps, by_step in zip(recorded, found, strict=True)]
 
-    def _prefix_width(self, blank: Canvas) -> int:
-        return blank.spans[0].start - 1
-
-    def _to_device(self, c: Canvas) -> Canvas:
-        return Canvas(c.ids.to(self.device), c.attention.to(self.device), c.spans)
+    def _canvases(self, prompts: Sequence[Prompt], sampling: Sampling) -> tuple[Canvas, list["Branch"]]:
+        """The blank canvas of prompts of one task, and the branches of guidance."""
+        makes = {s.modality for s in self.tail(prompts[0].task).spans}
+        scales: dict[Part, dict[Modality, float]] = {}
+        # Answers in text alone are not guided.
+        if "image" in makes and (sampling.guidance or ("text" in makes and sampling.text_guidance)):
+            scales["text"] = {"image": sampling.guidance, "text": sampling.text_guidance}
+        if "image" in makes and sampling.input_guidance and any(p.image is not None for p in prompts):
+            scales["image"] = {"image": sampling.input_guidance, "text": 0.0}
+        blank, *without = self.canvases(prompts, [None, *scales], self.shown(prompts))
+        branches = [Branch(c.to(self.device), scale) for c, scale in zip(without, scales.values(), strict=True)]
+        return blank.to(self.device), branches
 
     @staticmethod
     def _noise(seed: int, steps: int, tokens: int) -> Tensor:
@@ -185,80 +215,11 @@ class MMadaPolicy(MMadaCodec, Policy):
         count = len(traces[0].tokens)
         return [Output(**{name: values[i] for name, values in parts.items()}) for i in range(count)]
 
-    # ---- likelihoods
-
-    def _filled(self, rollouts: Sequence[Rollout]) -> tuple[Canvas, dict[Modality, tuple[Tensor, Tensor, Tensor]]]:
-        """The blank canvas of rollouts of one task, and per modality their tokens, commit steps and behaviour log-probs [batch, n]."""
-        if len({r.prompt.task for r in rollouts}) != 1:
-            raise ValueError("a likelihood batch holds rollouts of one task; split it by task")
-        blank = self._to_device(self.canvas([r.prompt for r in rollouts]))
-        out: dict[Modality, tuple[Tensor, Tensor, Tensor]] = {}
-        for span in blank.spans:
-            segments = [r.segment(span.modality) for r in rollouts]
-            stacked = [np.stack([getattr(s, name) for s in segments]) for name in ("tokens", "commit_step", "logprob")]
-            out[span.modality] = tuple(torch.from_numpy(x).to(self.device) for x in stacked)  # type: ignore[assignment]
-        return blank, out
-
-    def draws(self, rollouts: Sequence[Rollout], n: int, generator: torch.Generator) -> Draws:
-        prompts = list(dict.fromkeys(r.prompt.id for r in rollouts))
-        which = torch.tensor([prompts.index(r.prompt.id) for r in rollouts])
-        masks: dict[Modality, Tensor] = {}
-        weights: dict[Modality, Tensor] = {}
-        clock = mask_ratios(n, len(prompts), 0.0, 1.0, generator)  # one for both modalities, as in training and in the sampler
-        for seg in rollouts[0].segments:
-            low, high = self.settings.image_ratio if seg.modality == "image" else self.settings.text_ratio
-            ratios = low + (high - low) * clock
-            uniforms = torch.rand(n, len(prompts), len(seg.tokens), generator=generator)
-            masks_of, weights_of = hidden_sets(ratios, uniforms)
-            masks[seg.modality], weights[seg.modality] = masks_of[:, which].to(self.device), weights_of[:, which].to(self.device)
-        return Draws(masks, weights)
-
-    def log_likelihood(self, rollouts: Sequence[Rollout], draws: Draws) -> Tensor:
-        blank, tokens = self._filled(rollouts)
-        total = torch.zeros(len(rollouts), 2, device=self.device)
-        for draw in draws:
-            ids = blank.ids.clone()
-            for span in blank.spans:
-                ids[:, span.columns] = tokens[span.modality][0].masked_fill(draw.masks[span.modality][0], self.settings.specials.mask)
-            hidden = self.model.hidden(ids, blank.attention)
-            columns = []
-            for modality in MODALITIES:
-                place = blank.span(modality)
-                if place is None:
-                    columns.append(torch.zeros(len(rollouts), device=self.device))
-                    continue
-                logp = self._token_logprobs(hidden, place, tokens[modality][0], draw.masks[modality][0])
-                columns.append(elbo(logp, draw.weights[modality][0]))
-            total = total + torch.stack(columns, -1)
-        return total / len(draws)
-
-    def _token_logprobs(self, hidden: Tensor, span: Span, targets: Tensor, wanted: Tensor) -> Tensor:
-        modality = span.modality
-        return hidden_token_logprobs(hidden[:, span.columns], lambda h: self.rows(h, modality), targets, wanted, self.offset(modality))
-
-    def step_tokens(self, rollouts: Sequence[Rollout], steps: Sequence[Sequence[int]]) -> dict[Modality, StepTokens]:
-        blank, tokens = self._filled(rollouts)
-        batch, count = len(rollouts), len(steps[0])
-        when = torch.tensor(steps, device=self.device).flatten()[:, None]  # [batch * step, 1]
-        ids = blank.ids.repeat_interleave(count, 0)
-        for span in blank.spans:
-            values, stamps, _ = (x.repeat_interleave(count, 0) for x in tokens[span.modality])
-            ids[:, span.columns] = torch.where(stamps < when, values, self.settings.specials.mask)
-        hidden = self.model.hidden(ids, blank.attention.repeat_interleave(count, 0))
-        out: dict[Modality, StepTokens] = {}
-        for span in blank.spans:
-            values, stamps, behaviour = (x.repeat_interleave(count, 0) for x in tokens[span.modality])
-            committed = stamps == when
-            logp = self._token_logprobs(hidden, span, values, committed)
-            shape = (batch, count, len(span))
-            out[span.modality] = StepTokens(logp.view(shape), committed.view(shape), (behaviour * committed).view(shape))
-        return out
-
     @torch.no_grad()
     def canary(self) -> Tensor:
         task = "t2i" if "t2i" in self.settings.tasks else self.settings.tasks[0]
         black = np.zeros((*self.image_size, 3), np.uint8) if IMAGE_INPUT[task] else None
-        blank = self._to_device(self.canvas([Prompt("canary", task, "", image=black)]))
+        blank = self.canvas([Prompt("canary", task, "", image=black)]).to(self.device)
         span = blank.spans[0]
         hidden = self.model.hidden(blank.ids, blank.attention)[:, span.columns]
         return self.model.head(hidden, self.vocabulary.rows(span.modality)).float().cpu()

@@ -1,7 +1,11 @@
 """What the ``mmada`` family reads and writes as tokens: texts, pictures, and the layout of a prompt with its blank output."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -9,11 +13,17 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from pararl.types import TASKS, Prompt, Segment, Task
-from policies.image.magvitv2 import MAGVITv2
-from policies.layout import Canvas, Specials, Vocabulary, canvas
+from policies.image.base import ImageTokenizer
+from policies.image.magvitv2 import MAGVITv2, MAGVITv2Config
+from policies.layout import Canvas, Specials, Tail, Vocabulary, canvas, tail
+from policies.weights import load_exactly
 
 TEXT_ONLY: tuple[Task, ...] = ("t2t", "i2t")
 """Tasks whose output is text alone."""
+MAGVITV2_FILES = ("model.safetensors", "pytorch_model.safetensors", "pytorch_model.bin")
+"""Weights of an image tokenizer, as saved here and as released (``showlab/magvitv2``)."""
+Part = Literal["text", "image"]
+"""What guidance may leave out of a prompt."""
 IMAGE_INPUT: dict[Task, bool | None] = {"t2t": False, "i2t": True, "t2i": False, "edit": True, "interleaved": None}
 """Whether a task reads an image; None = with or without."""
 
@@ -48,36 +58,79 @@ class MMadaSettings:
     """Denoising steps of a sample, where nobody says otherwise."""
     choice_temperature: float = 1.0
     """Likewise the Gumbel temperature of the image sampler's choices."""
+    blank_image: int | None = None
+    """Token that stands in every place of an input image that is not there; None = a prompt without an image has no such place."""
+    text_only_task: int | None = None
+    """Task token of an image and a text asked for in words alone; None = that of an edit."""
     specials: Specials = field(default_factory=Specials)
+
+    specials_class: ClassVar[type[Specials]] = Specials
+
+    @classmethod
+    def read(cls, raw: dict[str, Any]) -> Self:
+        """The settings of a ``policy.json``."""
+        values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in raw.items()}
+        return cls(**{**values, "specials": cls.specials_class(**raw["specials"])})
 
 
 class MMadaCodec:
     """Tokenizer, image tokenizer and layout of the family, without the backbone."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, images: MAGVITv2, settings: MMadaSettings) -> None:
+    settings_class: type[MMadaSettings] = MMadaSettings
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, images: ImageTokenizer, settings: MMadaSettings) -> None:
         self.tokenizer = tokenizer
         self.images = images.eval().requires_grad_(False)
         self.settings = settings
         specials = settings.specials
         others = {i for i in tokenizer.all_special_ids if i is not None} | set(asdict(specials).values())
         self.vocabulary = Vocabulary(len(tokenizer), images.codebook_size, specials, tuple(sorted(others - {specials.eos})))
+        self.spelled = {token: i for token, i in tokenizer.get_added_vocab().items() if i != tokenizer.unk_token_id}
+        """Special and added tokens with their ids, which a template spells out."""
+        self.reserved = {*self.spelled.values(), *self.vocabulary.forbidden, specials.eos} - {tokenizer.unk_token_id}
+        """Ids that the text of a prompt never yields."""
+
+    @staticmethod
+    def read_images(directory: Path) -> ImageTokenizer:
+        """The image tokenizer in a directory. Raises ValueError where its weights are not exactly those of the model."""
+        model = MAGVITv2(MAGVITv2Config.from_pretrained(directory))
+        load_exactly(model, directory, MAGVITV2_FILES)
+        return model
 
     # ---- text and pixels
 
     def encode_text(self, text: str) -> list[int]:
-        """Token ids of a text, without specials. Raises ValueError that names the words which a closed vocabulary does not have."""
-        ids = self.tokenizer.encode(text, add_special_tokens=False)
+        """Token ids of a text. A special token that it spells is text like any other: a prompt cannot end itself or mask anything.
+
+        Raises ValueError that names the words which a closed vocabulary does not have, and for a text that yields a special token all
+        the same.
+        """
+        encode = partial(self.tokenizer.encode, add_special_tokens=False, split_special_tokens=True)
+        ids: list[int] = encode(text)
         unknown = self.tokenizer.unk_token_id
         if unknown is not None and unknown in ids:
-            words = dict.fromkeys(w for w in text.split() if unknown in self.tokenizer.encode(w, add_special_tokens=False))
+            words = dict.fromkeys(w for w in text.split() if unknown in encode(w))
             raise ValueError(f"this policy's vocabulary has no {', '.join(map(repr, words))} (in {text!r}): use other words")
+        if not self.reserved.isdisjoint(ids):
+            raise ValueError(f"{text!r} spells a special token of this policy's tokenizer; take it out")
         return ids
+
+    def encode_template(self, template: str, text: str) -> list[int]:
+        """Token ids of a template, which spells out its special tokens, with ``text`` in the place of ``{text}``."""
+        every = "|".join(map(re.escape, sorted(self.spelled, key=len, reverse=True)))
+        pieces = re.split(f"({every})", template) if every else [template]
+        return [
+            i
+            for piece in pieces
+            if piece
+            for i in ([self.spelled[piece]] if piece in self.spelled else self.encode_text(piece.replace("{text}", text)))
+        ]
 
     def decode_text(self, ids: Sequence[int]) -> str:
         """Text of generated ids, up to the first end-of-sequence token."""
         ids = list(ids)
         end = ids.index(self.settings.specials.eos) if self.settings.specials.eos in ids else len(ids)
-        return str(self.tokenizer.decode(ids[:end]))
+        return str(self.tokenizer.decode(ids[:end], skip_special_tokens=True))
 
     @torch.no_grad()
     def encode_images(self, pixels: np.ndarray) -> Tensor:
@@ -93,37 +146,57 @@ class MMadaCodec:
 
     # ---- layout
 
-    def prefix(self, prompt: Prompt, shown: Sequence[int] = (), conditional: bool = True) -> list[int]:
+    def prefix(self, prompt: Prompt, shown: Sequence[int] = (), without: Part | None = None) -> list[int]:
         """Ids in front of the generated part: ``<task> <soi> shown <eoi> <bos> text <eos>``, without an image ``<task> <bos> text <eos>``.
 
         ``shown``: vocabulary ids of the input image. Tasks that produce text alone end in the open dialogue instead of ``<eos>``, and
-        t2t has no task token (MMaDA's ``mmu`` and ``lm``). The unconditional prefix has no text. Raises ValueError for a text that is
+        t2t has no task token (MMaDA's ``mmu`` and ``lm``). ``without``: what guidance leaves out. Raises ValueError for a text that is
         too long.
+
+        Where an image that is not there is spelled out blank, leaving out the text leaves out the image too, and ``<eos>`` fills the
+        place of the text: what MMaDA-Parallel-M's code has as its unconditional prompt.
         """
         s = self.settings.specials
-        answers = prompt.task in TEXT_ONLY
-        text = self.encode_text(self.settings.dialogue.replace("{text}", prompt.text) if answers else prompt.text) if conditional else []
-        if len(text) > self.settings.prompt_tokens:
-            limit = self.settings.prompt_tokens
-            raise ValueError(f"prompt {prompt.id} has {len(text)} tokens, more than the {limit} this policy reads; shorten it")
+        answers, blank = prompt.task in TEXT_ONLY, self.settings.blank_image if prompt.task == "interleaved" else None
+        text = self.encode_template(self.settings.dialogue, prompt.text) if answers else self.encode_text(prompt.text)
+        self.check_length(prompt, text)
+        if without == "text":
+            text = [] if blank is None else [s.eos] * len(text)
+        if blank is not None and (without or prompt.image is None):
+            shown = [blank] * (self.settings.grid[0] * self.settings.grid[1])
+        elif without == "image":
+            shown = ()
         task = {"t2t": [], "i2t": [s.mmu], "t2i": [s.t2i], "edit": [s.t2i], "interleaved": [s.interleave]}[prompt.task]
-        image = [s.soi, *shown, s.eoi] if prompt.image is not None else []
-        return [*task, *image, s.bos, *text, *([] if answers else [s.eos])]
+        if prompt.task == "interleaved" and prompt.image is None and self.settings.text_only_task is not None:
+            task = [self.settings.text_only_task]
+        return [*task, *([s.soi, *shown, s.eoi] if shown else []), s.bos, *text, *([] if answers else [s.eos])]
 
-    def canvas(
-        self,
-        prompts: Sequence[Prompt],
-        conditional: bool = True,
-        width: int | None = None,
-        shown: Sequence[Sequence[int]] | None = None,
-    ) -> Canvas:
-        """The blank canvas of prompts of one task; ``shown`` = what ``self.shown(prompts)`` gave, where it is known already."""
-        s, task = self.settings, prompts[0].task
+    def check_length(self, prompt: Prompt, text: Sequence[int]) -> None:
+        """Raise ValueError where the tokens of a prompt's text are more than the policy reads."""
+        limit = self.settings.prompt_tokens
+        if len(text) > limit:
+            raise ValueError(f"prompt {prompt.id} has {len(text)} tokens, more than the {limit} this policy reads; shorten it")
+
+    def tail(self, task: Task) -> Tail:
+        """The generated part of a task."""
+        s = self.settings
         image_tokens = 0 if task in TEXT_ONLY else s.grid[0] * s.grid[1]
         text_tokens = s.answer_tokens if task in TEXT_ONLY else s.text_tokens if task == "interleaved" else 0
-        given = self.shown(prompts) if shown is None else shown
-        prefixes = [self.prefix(p, ids, conditional) for p, ids in zip(prompts, given, strict=True)]
-        return canvas(prefixes, image_tokens, text_tokens, s.specials, width)
+        return tail(image_tokens, text_tokens, s.specials)
+
+    def canvases(self, prompts: Sequence[Prompt], parts: Sequence[Part | None], shown: Sequence[Sequence[int]]) -> list[Canvas]:
+        """The blank canvas of prompts of one task, once without each of ``parts`` (None: whole), all of one width.
+
+        ``shown``: what ``self.shown(prompts)`` gives.
+        """
+        rows = [[self.prefix(p, ids, part) for p, ids in zip(prompts, shown, strict=True)] for part in parts]
+        width = max(len(row) for prefixes in rows for row in prefixes)
+        behind = self.tail(prompts[0].task)
+        return [canvas(prefixes, behind, self.settings.specials.pad, width) for prefixes in rows]
+
+    def canvas(self, prompts: Sequence[Prompt], shown: Sequence[Sequence[int]] | None = None) -> Canvas:
+        """The blank canvas of prompts of one task; ``shown`` = what ``self.shown(prompts)`` gave, where it is known already."""
+        return self.canvases(prompts, [None], self.shown(prompts) if shown is None else shown)[0]
 
     def shown(self, prompts: Sequence[Prompt], together: bool = False) -> list[list[int]]:
         """Vocabulary ids of each prompt's input image, empty where it has none; equal images are encoded once.

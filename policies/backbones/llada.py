@@ -16,9 +16,27 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from policies.cpu import attention
 
+ARCHITECTURE = {
+    "activation_type": "silu",
+    "alibi": False,
+    "attention_layer_norm": False,
+    "block_type": "llama",
+    "include_bias": False,
+    "include_qkv_bias": False,
+    "input_emb_norm": False,
+    "layer_norm_type": "rms",
+    "rope": True,
+    "scale_logits": False,
+    "weight_tying": False,
+}
+"""Fields of a released configuration that must say this, where they say anything."""
+
 
 class MMadaConfig(PretrainedConfig):
-    """Sizes of an MMaDA backbone, under the released names. Released fields that do not change this architecture are kept and ignored."""
+    """Sizes of an MMaDA backbone, under the released names. Released fields that do not change this architecture are kept and ignored.
+
+    Raises ValueError for those that would: this is the block type "llama" without biases, its head not tied.
+    """
 
     model_type = "mmada"
 
@@ -28,26 +46,29 @@ class MMadaConfig(PretrainedConfig):
         n_layers: int = 32,
         n_heads: int = 32,
         n_kv_heads: int | None = None,
-        mlp_hidden_size: int = 12288,
+        mlp_hidden_size: int | None = 12288,
         rope_theta: float = 500000.0,
         rms_norm_eps: float = 1e-5,
         max_sequence_length: int = 4096,
-        embedding_size: int = 134656,
+        embedding_size: int | None = 134656,
         mask_token_id: int = 126336,
         codebook_size: int = 8192,
         num_vq_tokens: int = 1024,
         init_std: float = 0.02,
         **kwargs: Any,
     ) -> None:
+        for name, only in ARCHITECTURE.items():
+            if kwargs.get(name) not in (None, only):
+                raise ValueError(f"{name} is {kwargs[name]!r} in the configuration, which this backbone does not do: it has {only!r}")
         self.d_model = d_model
         self.n_layers = n_layers
         self.n_heads = n_heads
         self.n_kv_heads = n_heads if n_kv_heads is None else n_kv_heads
-        self.mlp_hidden_size = mlp_hidden_size
+        self.mlp_hidden_size = mlp_hidden_size or d_model * kwargs.get("mlp_ratio", 4)
         self.rope_theta = rope_theta
         self.rms_norm_eps = rms_norm_eps
         self.max_sequence_length = max_sequence_length
-        self.embedding_size = embedding_size
+        self.embedding_size = embedding_size or kwargs["vocab_size"]
         self.mask_token_id = mask_token_id
         self.codebook_size = codebook_size
         self.num_vq_tokens = num_vq_tokens
@@ -101,14 +122,18 @@ class LLaDABlock(nn.Module):
         self.up_proj = nn.Linear(width, hidden, bias=False)
         self.ff_out = nn.Linear(hidden, width, bias=False)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, kept: Tensor | None = None) -> Tensor:
+        """[batch, length, d_model], or its columns ``kept`` [n] alone: as queries, while every column is a key."""
         batch, length, width = x.shape
         y = self.attn_norm(x)
-        q = rotate(self.q_proj(y).view(batch, length, self.heads, self.head_dim).transpose(1, 2), cos, sin)
+        asked, angles = (y, (cos, sin)) if kept is None else (y[:, kept], (cos[kept], sin[kept]))
+        if kept is not None:
+            x, mask = x[:, kept], None if mask is None else mask[:, :, kept]
+        q = rotate(self.q_proj(asked).view(batch, -1, self.heads, self.head_dim).transpose(1, 2), *angles)
         k = rotate(self.k_proj(y).view(batch, length, self.kv_heads, self.head_dim).transpose(1, 2), cos, sin)
         v = self.v_proj(y).view(batch, length, self.kv_heads, self.head_dim).transpose(1, 2)
         y = attention(q, k, v, mask)
-        x = x + self.attn_out(y.transpose(1, 2).reshape(batch, length, width))
+        x = x + self.attn_out(y.transpose(1, 2).reshape(batch, -1, width))
         y = self.ff_norm(x)
         return x + self.ff_out(F.silu(self.ff_proj(y)) * self.up_proj(y))
 
@@ -135,7 +160,7 @@ class MMadaModelLM(PreTrainedModel):
     positions and vocabulary rows only.
     """
 
-    config_class = MMadaConfig
+    config_class: type[MMadaConfig] = MMadaConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = ["LLaDABlock"]
@@ -160,8 +185,9 @@ class MMadaModelLM(PreTrainedModel):
     def get_output_embeddings(self) -> nn.Module:
         return self.model.transformer["ff_out"]
 
-    def hidden(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Last hidden states after the final norm, [batch, length, d_model].
+    def hidden(self, input_ids: Tensor, attention_mask: Tensor | None = None, columns: Tensor | None = None) -> Tensor:
+        """Last hidden states after the final norm, [batch, length, d_model], or of the ``columns`` int64 [n] alone, [batch, n, d_model],
+        for which the last layer does less.
 
         ``attention_mask`` [batch, length]: true or 1 at real tokens; padding is hidden as a key, attention stays bidirectional. Positions
         are relative (rotary), so left padding of any width leaves the hidden states of real tokens unchanged.
@@ -174,11 +200,13 @@ class MMadaModelLM(PreTrainedModel):
             # A padding query may look at everything: a row without any key would be undefined, and nobody reads it.
             keys = attention_mask.bool()
             mask = (keys[:, None, :] | ~keys[:, :, None])[:, None]
-        for block in layers["blocks"]:
+        last = len(layers["blocks"]) - 1
+        for i, block in enumerate(layers["blocks"]):
+            kept = columns if i == last else None
             if self.gradient_checkpointing and self.training:
-                x = checkpoint(block, x, cos, sin, mask, use_reentrant=False)
+                x = checkpoint(block, x, cos, sin, mask, kept, use_reentrant=False)
             else:
-                x = block(x, cos, sin, mask)
+                x = block(x, cos, sin, mask, kept)
         return layers["ln_f"](x)
 
     def head(self, hidden: Tensor, rows: slice | None = None) -> Tensor:
@@ -189,3 +217,18 @@ class MMadaModelLM(PreTrainedModel):
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Logits over the whole vocabulary, [batch, length, embedding_size]; see ``hidden`` for the mask."""
         return self.head(self.hidden(input_ids, attention_mask))
+
+
+class LLaDAConfig(MMadaConfig):
+    """The configuration of MMaDA-Parallel-A, which calls the same sizes ``llada``."""
+
+    model_type = "llada"
+
+    def __init__(self, **kwargs: Any) -> None:  # without one of its own transformers would make one
+        super().__init__(**kwargs)
+
+
+class LLaDAForMultiModalGeneration(MMadaModelLM):
+    """The backbone of MMaDA-Parallel-A: the same layers and names, another vocabulary."""
+
+    config_class = LLaDAConfig

@@ -1,5 +1,6 @@
 """Likelihoods of masked diffusion: token log-probabilities at hidden positions, on the needed positions and vocabulary rows only."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -31,23 +32,49 @@ def mask_ratios(n: int, batch: int, low: float, high: float, generator: torch.Ge
     return low + (high - low) * places
 
 
-def hidden_sets(ratios: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-    """Which tokens are hidden, bool [..., n], and the weight n / k of each set [...], from ratios [...] and uniforms [..., n].
+def hidden_sets(
+    clock: Tensor, uniforms: Tensor, ratio: tuple[float, float] = (0.0, 1.0), block: int | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Which tokens are hidden and which of them count, bool [..., n] each, and the weight n / k of each set [...].
 
-    Exactly k = ceil(ratio n) tokens, any k alike. With ratios uniform on (0, 1] the weighted sum has the expectation of independent
-    masks with
-    weight 1 / ratio, without that weight's unbounded variance (LLaDA, arXiv 2502.09992, Eq. 6).
+    ``clock`` [...] in (0, 1] is the share of the output that is still to come, ``uniforms`` [..., n] decide which tokens. The clock stands
+    in one of the blocks of ``block`` tokens (None = one block; the last may be shorter): those before it are visible, those behind it
+    hidden, and of its own s tokens exactly k = ceil(r s) are hidden and count, any k alike, with r from the first to the second bound of
+    ``ratio`` as more of the block is still to come.
+
+    With clocks uniform on (0, 1] and ratios in (0, 1] the weighted sum of log p has the expectation of one bound a block, one behind the
+    other, each of independent masks with weight 1 / ratio, without that weight's unbounded variance (LLaDA, arXiv 2502.09992, Eq. 6; masks
+    in blocks as the text sampler has them: SPG, arXiv 2510.09541).
     """
     n = uniforms.shape[-1]
-    counts = (ratios * n).ceil().clamp(1, n)
-    ranks = uniforms.argsort(-1).argsort(-1)
-    return ranks < counts[..., None], n / counts
+    block = block or n
+    which = ((n - clock * n) / block).floor().clamp(0, -(-n // block) - 1)
+    end = ((which + 1) * block).clamp_max(n)
+    size = end - which * block
+    low, high = ratio
+    counts = ((low + (high - low) * (clock * n - (n - end)) / size) * size).ceil().clamp_min(1).minimum(size)
+    place = torch.arange(n).div(block, rounding_mode="floor") - which[..., None]  # of each token's block, seen from that of the clock
+    counted = uniforms.masked_fill(place != 0, torch.inf).argsort(-1).argsort(-1) < counts[..., None]
+    return counted | (place > 0), counted, n / counts
 
 
 def elbo(token_logprobs: Tensor, weights: Tensor) -> Tensor:
-    """Per-token ELBO [batch] of one draw: ``weight * sum over hidden tokens of log p / n`` with the weight of ``hidden_sets``.
+    """Per-token ELBO [...] of each draw: ``weight * sum over counted tokens of log p / n`` with the weight of ``hidden_sets``.
 
-    ``token_logprobs`` [batch, n], 0 at visible tokens; its expectation over ratios in (0, 1] and independent masks is the bound of LLaDA
+    ``token_logprobs`` [..., n], 0 at the other tokens; its expectation over ratios in (0, 1] and independent masks is the bound of LLaDA
     (Nie et al. 2025, arXiv 2502.09992, Eq. 3) divided by the number of tokens.
     """
     return weights * token_logprobs.sum(-1) / token_logprobs.shape[-1]
+
+
+def eubo(token_logprobs: Tensor, counted: Tensor, weights: Tensor, beta: float) -> Tensor:
+    """SPG's evidence upper bound per token, [...]: the mean over tokens of ``log(mean over draws of weight p^beta) / beta``.
+
+    ``token_logprobs`` and ``counted`` (bool) [draw, ..., n], ``weights`` [draw, ...] of ``hidden_sets``. Tokens that no draw counts are
+    left out of the mean; 0 where none is counted at all. The bound's constant, which no parameter moves, is left out; at beta >= 1 the
+    rest is never below the ELBO once every mask is drawn. Source: arXiv 2510.09541, and spg/spg_trainer.py of facebookresearch/SPG.
+    """
+    seen = counted.any(0)
+    terms = (beta * token_logprobs + weights.log()[..., None]).masked_fill(~counted, -torch.inf).masked_fill(~seen, 0.0)
+    per_token = (terms.logsumexp(0) - math.log(len(terms))) / beta
+    return (per_token * seen).sum(-1) / seen.sum(-1).clamp_min(1)

@@ -9,12 +9,13 @@ README.md holds the settings of the recorded runs, as JSON behind "Layout number
 from collections.abc import Callable
 from pathlib import Path
 
-from policies.parity import magvitv2, mmada, parallel, schedules
+from policies.parity import amused, magvitv2, mmada, parallel, schedules
 from policies.parity.case import Case, Comparison, read_case
 
 FAMILIES: dict[str, Callable[[Case], Comparison]] = {
     "schedules": schedules.compare,
     "magvitv2": magvitv2.compare,
+    "amused_vq": amused.compare,
     "mmada": mmada.compare,
     "mmada_parallel_m": parallel.compare_m,
     "mmada_parallel_a": parallel.compare_a,
@@ -26,4 +27,6 @@ __all__ = ["FAMILIES", "Case", "Comparison", "compare", "read_case"]
 def compare(directory: Path) -> Comparison:
     """Every tensor of the case in ``directory`` against ours. Raises ValueError where it is no case, or its weights do not load."""
     case = read_case(directory)
-    return FAMILIES[case.family](case)
+    found = FAMILIES[case.family](case)
+    found.account(case.tensors)
+    return found

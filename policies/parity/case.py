@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ class Case:
     directory: Path
     family: str
     config: dict[str, Any]
-    tensors: dict[str, Tensor]
+    tensors: "Recorded"
     layout: dict[str, Any]
     """Ids and sizes of the reduced vocabulary."""
     settings: dict[str, Any]
@@ -34,41 +35,77 @@ class Case:
                 return given[name]
         raise ValueError(f"{self.directory}: README.md gives no {name!r} behind 'Settings:' or 'Layout numbers:', which its tensors need")
 
+    def run(self, name: str) -> dict[str, Any]:
+        """The settings of one recorded run. Raises ValueError where the README.md of the case does not give them."""
+        found = self.settings.get(name)
+        if not isinstance(found, dict):
+            raise ValueError(f"{self.directory}: README.md gives no settings of {name!r} behind 'Settings:', which its tensors need")
+        return found
+
+
+class Recorded(dict[str, Tensor]):
+    """Recorded tensors by name, which keep account of those that were looked at."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__(tensors)
+        self.read: set[str] = set()
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self:
+            raise ValueError(f"the case has no tensor {name!r}, which others of it need")
+        self.read.add(name)
+        return super().__getitem__(name)
+
 
 @dataclass(slots=True)
 class Comparison:
     """What was compared, and what was not."""
 
     tensors: dict[str, dict[str, float]] = field(default_factory=dict)
-    """Per tensor its largest absolute ``difference`` and the ``tolerance``; ids and counts: how many are not equal, and 0."""
+    """Per tensor its largest absolute ``difference`` and the ``tolerance``; ids and counts: how many are not equal, and 0. The difference
+    is infinite for another shape, for what is not a number, and where nothing was left to compare."""
     left_out: dict[str, str] = field(default_factory=dict)
-    """Recorded outputs that are not compared, each with the reason."""
+    """What is not compared, each with the reason: a tensor, or all behind ``name.``."""
+    unread: list[str] = field(default_factory=list)
+    """Recorded tensors that nothing looked at: they might be anything, so the case does not hold."""
 
     def close(self, name: str, ours: Tensor, theirs: Tensor, tolerance: float) -> None:
         """Compare floats, which must have the same shape."""
-        same = ours.shape == theirs.shape
-        gap = (ours.double() - theirs.double()).abs().max().item() if same and theirs.numel() else 0.0 if same else float("inf")
-        self.tensors[name] = {"difference": float("inf") if gap != gap else gap, "tolerance": tolerance}
+        gap = float("inf")
+        if ours.shape == theirs.shape and theirs.numel():
+            gap = (ours.double() - theirs.double()).abs().max().item()
+        self._add(name, float("inf") if gap != gap else gap, tolerance)
 
-    def equal(self, name: str, ours: Tensor | list[int], theirs: Tensor | list[int]) -> None:
+    def equal(self, name: str, ours: Tensor | Sequence[int], theirs: Tensor | Sequence[int]) -> None:
         """Compare ids or counts: the difference is the number of entries that are not equal."""
         a, b = torch.as_tensor(ours), torch.as_tensor(theirs)
-        self.tensors[name] = {"difference": float((a != b).sum()) if a.shape == b.shape else float("inf"), "tolerance": 0.0}
+        self._add(name, float((a != b).sum()) if a.shape == b.shape and a.numel() else float("inf"), 0.0)
+
+    def _add(self, name: str, difference: float, tolerance: float) -> None:
+        if name in self.tensors:
+            raise ValueError(f"{name} is compared twice: the second would hide the first")
+        self.tensors[name] = {"difference": difference, "tolerance": tolerance}
+
+    def account(self, recorded: Recorded) -> None:
+        """Note which recorded tensors nothing looked at."""
+        behind = tuple(f"{name}." for name in self.left_out)
+        self.unread += sorted(name for name in recorded.keys() - recorded.read - self.left_out.keys() if not name.startswith(behind))
 
     @property
     def ok(self) -> bool:
-        """Whether something was compared and every difference is within its tolerance."""
-        return bool(self.tensors) and all(entry["difference"] <= entry["tolerance"] for entry in self.tensors.values())
+        """Whether something was compared, every difference is within its tolerance, and no recorded tensor was passed over."""
+        within = all(entry["difference"] <= entry["tolerance"] for entry in self.tensors.values())
+        return bool(self.tensors) and within and not self.unread
 
 
 def read_case(directory: Path) -> Case:
     """The case in ``directory``. Raises ValueError where there is none that is known."""
     if (directory / "schedules.json").exists():
-        return Case(directory, "schedules", json.loads((directory / "schedules.json").read_text()), {}, {}, {})
+        return Case(directory, "schedules", json.loads((directory / "schedules.json").read_text()), Recorded({}), {}, {})
     if not (directory / "config.json").exists() or not (directory / "cases.safetensors").exists():
         raise ValueError(f"{directory} holds no recorded case: neither schedules.json nor config.json with cases.safetensors")
     config = json.loads((directory / "config.json").read_text())
-    tensors = load_file(directory / "cases.safetensors")
+    tensors = Recorded(load_file(directory / "cases.safetensors"))
     readme = directory / "README.md"
     text = readme.read_text() if readme.exists() else ""
     family = _family(config, tensors)
@@ -77,12 +114,14 @@ def read_case(directory: Path) -> Case:
     return Case(directory, family, config, tensors, _json_behind(text, "Layout numbers"), _json_behind(text, "Settings"))
 
 
-def _family(config: dict[str, Any], tensors: dict[str, Tensor]) -> str | None:
+def _family(config: dict[str, Any], tensors: Mapping[str, Tensor]) -> str | None:
     if {"encoder", "decoder", "quantize"} <= config.keys():
         return "magvitv2"
+    if config.get("_class_name") == "VQModel":
+        return "amused_vq"
     if config.get("model_type") == "mmada":
         return "mmada_parallel_m" if "uncond_prompt_ids" in tensors else "mmada"
-    return "mmada_parallel_a" if any(name.endswith(".uncon_text") for name in tensors) else None
+    return "mmada_parallel_a" if "LLaDAForMultiModalGeneration" in (config.get("architectures") or ()) else None
 
 
 def _json_behind(text: str, title: str) -> dict[str, Any]:

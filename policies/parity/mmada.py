@@ -1,6 +1,7 @@
 """MMaDA: logits, greedy text, text-to-image with the recorded draws fed back, and the training losses."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +10,7 @@ from torch import Tensor
 from policies.backbones.llada import MMadaModelLM
 from policies.parity.case import LOGITS, PROBABILITIES, Case, Comparison
 from policies.sampling import released
+from policies.sampling.released import Forward
 from policies.weights import read_model
 
 
@@ -22,16 +24,12 @@ def compare(case: Case) -> Comparison:
     if "t2i.logits" in t:
         real = t["t2i.attention_mask"].bool()
         found.close("t2i.logits", model(t["t2i.input_ids"], real)[real], t["t2i.logits"][real], LOGITS)
-    if "gen.output_ids" in t:
-        _text(case, model, found)
-    if "t2igen.trace_probs" in t:
+    _text(case, model, found)
+    if any(name.startswith("t2igen.") for name in t):
         _image(case, model, found)
-    for name in ("train_nopad", "train_pad"):
-        if f"{name}.losses" in t and name == "train_nopad":
-            _losses(case, model, found)
-        elif f"{name}.losses" in t:
-            reason = "the reference adds its 0/1 mask to the scores here, which hides no padding"
-            found.left_out |= {f"{name}.losses": reason, f"{name}.loss_lm_no_answer_lengths": reason}
+    if any(name.startswith("train_nopad.") for name in t):
+        _losses(case, model, found)
+    found.left_out["train_pad"] = "the reference adds its 0/1 mask to the scores here, which hides no padding"
     return found
 
 
@@ -48,32 +46,30 @@ class Calls:
 
 def _text(case: Case, model: MMadaModelLM, found: Comparison) -> None:
     t, mask = case.tensors, case.config["mask_token_id"]
-    gen, question = case.setting("gen"), case.setting("mmu")
-    scale, prompt = gen["cfg_scale"], t["gen.prompt_ids"]
-    given = prompt != mask
-
-    def guided(calls: Calls, ids: Tensor) -> Tensor:
-        blind = ids.clone()
-        blind[:, : prompt.shape[1]][given] = mask
-        with_prompt, without = calls(torch.cat((ids, blind))).chunk(2)
-        return without + (scale + 1) * (with_prompt - without)
-
-    padded = t.get("gen_pad.attention_mask")
-    runs: dict[str, tuple[Tensor, dict[str, int], Callable[[Calls, Tensor], Tensor]]] = {
-        "gen": (prompt, gen, lambda calls, ids: calls(ids)),
-        "gen_cfg": (prompt, gen, guided),
-        "gen_pad": (t.get("gen_pad.prompt_ids", prompt), gen, lambda calls, ids: calls(ids, padded)),
-        "mmu": (t.get("mmu.input_ids", prompt), question, lambda calls, ids: calls(ids)),
-    }
-    for name, (start, s, forward) in runs.items():
+    for name in ("gen", "gen_cfg", "gen_pad", "mmu"):
         if f"{name}.output_ids" not in t:
             continue
+        s = case.run("mmu" if name == "mmu" else "gen")
+        prompt = t["mmu.input_ids"] if name == "mmu" else t["gen_pad.prompt_ids" if name == "gen_pad" else "gen.prompt_ids"]
         calls = Calls(model)
-        length = s.get("gen_length", s.get("max_new_tokens", 0))
-        ids = released.answer(lambda x, f=forward, c=calls: f(c, x), start, length, s["steps"], s["block_length"], mask)  # type: ignore[misc]
+        forward: Forward = calls
+        if name == "gen_cfg":
+            forward = partial(_guided, calls, prompt != mask, s["cfg_scale"], mask)
+        elif name == "gen_pad":
+            forward = partial(calls, attention=t["gen_pad.attention_mask"])
+        length = s["max_new_tokens" if name == "mmu" else "gen_length"]
+        ids = released.answer(forward, prompt, length, s["steps"], s["block_length"], mask)
         found.equal(f"{name}.output_ids", ids, t[f"{name}.output_ids"])
         if f"{name}.trace" in t:
             found.equal(f"{name}.trace", torch.stack(calls.inputs), t[f"{name}.trace"])
+
+
+def _guided(calls: Calls, given: Tensor, scale: float, mask: int, ids: Tensor) -> Tensor:
+    """Away from the same ids whose prompt tokens, ``given`` bool [batch, p], are MASK."""
+    blind = ids.clone()
+    blind[:, : given.shape[1]][given] = mask
+    with_prompt, without = calls(torch.cat((ids, blind))).chunk(2)
+    return without + (scale + 1) * (with_prompt - without)
 
 
 class FedBack(released.Chance):
@@ -92,12 +88,14 @@ class FedBack(released.Chance):
 
 def _image(case: Case, model: MMadaModelLM, found: Comparison) -> None:
     t, mask, first = case.tensors, case.config["mask_token_id"], case.setting("len_tokenizer")
-    s, codes = case.setting("t2i_generate"), case.config["codebook_size"]
-    ids, free = t["t2igen.input_ids"], t["t2igen.uncond_input_ids"]
-    columns = slice(-s["seq_len"] - 1, -1)
-    scale, copies = s["guidance_scale"], 2 if s["guidance_scale"] > 0 else 1
-    given = torch.cat((ids, free)[:copies])
-    seen = torch.cat((t["t2igen.attention_mask"], t["t2igen.uncond_attention_mask"])[:copies])
+    s, codes = case.run("t2i_generate"), case.config["codebook_size"]
+    columns, scale = slice(-s["seq_len"] - 1, -1), s["guidance_scale"]
+    branches = ("", "uncond_") if scale > 0 else ("",)
+    copies, ids = len(branches), t["t2igen.input_ids"]
+    given = torch.cat([t[f"t2igen.{branch}input_ids"] for branch in branches])
+    seen = torch.cat([t[f"t2igen.{branch}attention_mask"] for branch in branches])
+    if scale == 0:
+        found.left_out |= {f"t2igen.uncond_{name}": "there is no guidance" for name in ("input_ids", "attention_mask")}
     calls = Calls(model)
 
     def forward(known: Tensor) -> Tensor:
@@ -127,6 +125,7 @@ def _losses(case: Case, model: MMadaModelLM, found: Comparison) -> None:
     images, texts, answers = case.setting("train_batch")
     rows = F.cross_entropy(model(ids).transpose(1, 2), labels, ignore_index=-100, reduction="none")
     hidden = (ids == mask) & (labels != -100)
+    t.read.add("train_nopad.t2i_masks")  # its information is in the labels
     part = {"t2i": slice(images), "lm": slice(images, images + texts), "mmu": slice(images + texts, None)}
 
     def weighted(name: str, lengths: Tensor | float) -> Tensor:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from policies.backbones.llada import MMadaModelLM
+from policies.backbones.llada import LLaDAForMultiModalGeneration, MMadaModelLM
 from policies.parity.case import LOGITS, PROBABILITIES, Case, Comparison
 from policies.parity.mmada import Calls, FedBack
 from policies.sampling import released
@@ -46,9 +46,9 @@ def compare_m(case: Case) -> Comparison:
 
 def compare_a(case: Case) -> Comparison:
     """-A's forward and its runs of ``generate_ti2ti``."""
-    model, found, t = read_model(MMadaModelLM, case.directory), Comparison(), case.tensors
+    model, found, t = read_model(LLaDAForMultiModalGeneration, case.directory), Comparison(), case.tensors
     found.close("fwd.logits", model(t["fwd.input_ids"]), t["fwd.logits"], LOGITS)
-    found.left_out["ragged.logits"] = "the reference pads on the right and lets every token see the padding"
+    found.left_out["ragged"] = "the reference pads on the right and lets every token see the padding"
     first, mask = case.setting("text_vocab_size"), case.config["mask_token_id"]
     for name, s in case.setting("runs").items():
         ids = t[f"{name}.input_ids"]
@@ -64,24 +64,24 @@ def compare_a(case: Case) -> Comparison:
             text_cfg=s["cfg_scale"],
             image_cfg=s["cfg_img"],
         )
-        # At temperature 0 nothing is left to chance: everything is ours.
+        # At temperature 0 nothing is left to chance: everything is ours. Else what was drawn is fed back, and so is text with noise.
         own = f"{name}.trace_drawn" not in t
         chance = Chance(normal=True) if own else FedBack(t[f"{name}.trace_drawn"], t[f"{name}.trace_masking"])
+        main, given = t[f"{name}.main_forward_index"].tolist(), t[f"{name}.trace_model_input"]
+        texts = [*given[main[1:], plan.text], t[f"{name}.text_ids"]]
+        noisy = s.get("text_temperature", 0) > 0
         calls = Calls(model)
-        last, trace = released.parallel_a(calls, ids, t[f"{name}.uncon_text"], t[f"{name}.uncon_image"], plan, chance)
-        found.equal(f"{name}.trace_model_input", torch.cat(calls.inputs), t[f"{name}.trace_model_input"])
+        no_text, no_image = (t[f"{name}.{key}"] if f"{name}.{key}" in t else None for key in ("uncon_text", "uncon_image"))
+        last, trace = released.parallel_a(calls, ids, no_text, no_image, plan, chance, texts if noisy else None)
+        found.equal(f"{name}.trace_model_input", torch.cat(calls.inputs), given)
         found.equal(f"{name}.text_ids", last[0, plan.text], t[f"{name}.text_ids"])
         found.equal(f"{name}.image_codes", plan.codes_of(last)[0], t[f"{name}.image_codes"])
         found.equal(f"{name}.trace_masking", torch.cat([x.masking for x in trace]).byte(), t[f"{name}.trace_masking"])
         sure = torch.cat([x.probabilities.gather(-1, x.drawn[..., None]).squeeze(-1) for x in trace])
         unknown = t[f"{name}.trace_confidence"] != 2.0
         found.close(f"{name}.trace_confidence", sure[unknown], t[f"{name}.trace_confidence"][unknown], PROBABILITIES)
-        main = t[f"{name}.main_forward_index"].tolist()
-        found.equal(
-            f"{name}.num_transfer_tokens",
-            released.floor_counts(s["text_end"] - s["text_start"], plan.text_steps),
-            t[f"{name}.num_transfer_tokens"],
-        )
+        masked = int((ids[:, plan.text] == mask).sum())
+        found.equal(f"{name}.num_transfer_tokens", released.floor_counts(masked, plan.text_steps), t[f"{name}.num_transfer_tokens"])
         _counts(found, name, case, plan, [*[calls.inputs[i] for i in main if i < len(calls.inputs)], last], trace)
     return found
 

@@ -1,18 +1,20 @@
 """The denoising loop: every sampler of a masked-diffusion policy is a plan for this one loop.
 
-At each step one forward shows every segment to every other; then each segment draws all of its masked positions and commits the most
-confident of them. Image alone is MaskGIT, text alone is LLaDA's block-wise sampler, both at once is MMaDA-Parallel's parallel sampler.
+At each step one forward shows every segment to every other; then each segment draws all of its masked positions and commits some of
+them, the most confident or each by a chance. Image alone is MaskGIT, text alone is LLaDA's block-wise sampler, both at once is
+MMaDA-Parallel's parallel sampler.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
 from pararl.types import Modality
 from policies.layout import Canvas, Span
-from policies.sampling.schedules import block_counts, late_updates, left_masked, remaining, spread
+from policies.sampling.schedules import block_counts, late_updates, left_masked, remaining, reveal_chances, spread
 
 Logits = Callable[[Tensor, Sequence[Span]], list[tuple[Tensor, Tensor]]]
 """(ids [batch, length], spans) -> per span (plain, guided) logits [batch, span, rows]: guidance-free, and as the sampler draws from."""
@@ -31,6 +33,18 @@ class SegmentPlan:
     """Temperature of the token draws; 0 = arg-max."""
     choice: tuple[float, ...]
     """Gumbel temperature of the confidence at each step; 0 = most probable first."""
+    reveal: tuple[float, ...] = ()
+    """Chance of each masked position to be committed at each step, whatever its confidence and in place of ``commits``; empty = by
+    ``commits``."""
+
+    def moves(self, step: int) -> bool:
+        """Whether any token may be committed at a step."""
+        return bool(self.commits[step] or (self.reveal and self.reveal[step]))
+
+    def part(self, step: int) -> slice:
+        """The positions that may be committed at a step: all, or the text block that is being filled."""
+        before = max((end for end in self.window[:step] if end < self.window[step]), default=0)
+        return slice(before, self.window[step])
 
     def within(self, active: range, steps: int) -> "SegmentPlan":
         """The plan, made for ``len(active)`` steps, at the steps ``active`` of a loop of ``steps``; it rests at the others."""
@@ -40,6 +54,7 @@ class SegmentPlan:
             commits=(0,) * before + self.commits + (0,) * after,
             window=(0,) * before + self.window + (len(self.span),) * after,
             choice=(0.0,) * before + self.choice + (0.0,) * after,
+            reveal=(0.0,) * before + self.reveal + (0.0,) * after if self.reveal else (),
         )
 
 
@@ -55,7 +70,7 @@ class SegmentTrace:
     logprob: Tensor
     """float32 [batch, n]: guidance-free log-probability of each token at its commit step."""
     guesses: Tensor
-    """int64 [steps, batch, n]: what the sampler would return after each step."""
+    """int64 [steps, batch, n]: what the sampler would return after each step; where that was not wanted, the tokens before it."""
 
 
 def image_plan(span: Span, updates: int, steps: int, temperature: float, choice_temperature: float) -> SegmentPlan:
@@ -74,10 +89,20 @@ def late_image_plan(span: Span, updates: int, steps: int, temperature: float, ch
     """The image as the code of MMaDA-Parallel decodes it: nothing for a quarter of the steps, then at each of ``late_updates`` as much as
     the cosine schedule of the whole loop says, so that the first one commits many tokens at once. The last commits all that is left."""
     commits, unknown = [0] * steps, len(span)
-    for step in late_updates(steps, updates):
-        left = 0 if step == steps - 1 else min(unknown, left_masked(len(span), unknown, (step + 1) / steps))
+    moments = late_updates(steps, updates)
+    for step in moments:
+        left = 0 if step == moments[-1] else min(unknown, left_masked(len(span), unknown, (step + 1) / steps))
         commits[step], unknown = unknown - left, left
     return SegmentPlan(span, tuple(commits), (len(span),) * steps, temperature, annealed(choice_temperature, steps))
+
+
+def emerge_plan(span: Span, updates: int, steps: int, temperature: float) -> SegmentPlan:
+    """MaskGRPO's emerge sampler, its updates spread as those of ``image_plan``: as many tokens on average, but each by its own chance, so
+    that neither what is committed nor how much of it depends on how sure the policy is."""
+    chances = [0.0] * steps
+    for step, chance in zip(spread(updates, steps), reveal_chances(updates), strict=True):
+        chances[step] = chance
+    return SegmentPlan(span, (0,) * steps, (len(span),) * steps, temperature, (0.0,) * steps, tuple(chances))
 
 
 def annealed(temperature: float, steps: int) -> tuple[float, ...]:
@@ -112,45 +137,71 @@ def most_confident(confidence: Tensor, eligible: Tensor, count: int) -> Tensor:
     return chosen & eligible
 
 
-def commit(plan: SegmentPlan, step: int, logprob: Tensor, masked: Tensor, gumbel: Tensor) -> Tensor:
-    """Which masked positions [batch, n] are committed at a step, from the log-probability of the drawn tokens under the sampler."""
+def chosen_at(plan: SegmentPlan, step: int, logprob: Tensor, masked: Tensor, uniform: Tensor, first: int = 0) -> Tensor:
+    """Which masked positions [batch, n] are committed at a step, by the plan's chance or by confidence, with uniform noise [batch, n].
+
+    The positions are those of the span from its ``first`` on.
+    """
+    if plan.reveal:
+        return masked & (uniform < plan.reveal[step])
+    # clamp: a uniform of exactly 0 would make the Gumbel noise infinite
+    return commit(plan, step, logprob, masked, -(-uniform.clamp_min(1e-20).log()).clamp_min(1e-20).log(), first)
+
+
+def commit(plan: SegmentPlan, step: int, logprob: Tensor, masked: Tensor, gumbel: Tensor, first: int = 0) -> Tensor:
+    """The same by confidence, the log-probability of the drawn tokens under the sampler."""
     eligible = masked.clone()
-    eligible[:, plan.window[step] :] = False
+    eligible[:, plan.window[step] - first :] = False
     return most_confident(logprob + plan.choice[step] * gumbel, eligible, plan.commits[step])
 
 
 def denoise(
-    logits: Logits, canvas: Canvas, plans: Sequence[SegmentPlan], noise: Tensor, mask_id: int, offsets: Sequence[int]
+    logits: Logits,
+    canvas: Canvas,
+    plans: Sequence[SegmentPlan],
+    noise: Tensor,
+    mask_id: int,
+    offsets: Sequence[int],
+    wanted: Collection[int] | None = None,
 ) -> list[SegmentTrace]:
     """Fill a canvas.
 
     ``noise`` float32 [2, steps, batch, generated]: uniforms in [0, 1) for draws and for confidences, the spans one behind the other.
-    ``offsets``: first vocabulary row of each plan's logits. Returns one trace per plan; no position is left at MASK.
+    ``offsets``: first vocabulary row of each plan's logits. ``wanted``: the steps whose guesses matter, None = all; at the others only
+    what may be committed is drawn: a segment that rests is left alone, and a step at which all rest needs no forward. Returns one trace
+    per plan; no position is left at MASK.
     """
     ids = canvas.ids.clone()
     steps = len(plans[0].commits)
+    columns = [plan.span.columns for plan in plans]
     records: list[list[Tensor]] = [[] for _ in plans]
     stamps = [torch.full((len(ids), len(p.span)), -1, dtype=torch.int64, device=ids.device) for p in plans]
     logps = [torch.zeros(len(ids), len(p.span), device=ids.device) for p in plans]
+    ends = list(accumulate((len(p.span) for p in plans), initial=0))
     for step in range(steps):
-        before = 0
-        for i, (plan, (plain, guided)) in enumerate(zip(plans, logits(ids, [p.span for p in plans]), strict=True)):
-            uniform, other = noise[:, step, :, before : before + len(plan.span)]
-            before += len(plan.span)
+        whole = wanted is None or step in wanted
+        moves = [i for i, plan in enumerate(plans) if whole or plan.moves(step)]
+        parts = [slice(0, len(plans[i].span)) if whole else plans[i].part(step) for i in moves]
+        spans = [plans[i].span.cut(part) for i, part in zip(moves, parts, strict=True)]
+        found = logits(ids, spans) if moves else []
+        guesses = [ids[:, place].clone() for place in columns]
+        for i, part, (plain, guided) in zip(moves, parts, found, strict=True):
+            plan = plans[i]
+            uniform, other = noise[:, step, :, ends[i] + part.start : ends[i] + part.stop]
             rows = draw(guided, plan.temperature, uniform)[..., None]
-            masked = stamps[i] < 0
-            guess = torch.where(masked, rows.squeeze(-1) + offsets[i], ids[:, plan.span.columns])
-            # clamp: a uniform of exactly 0 would make the Gumbel noise infinite
-            gumbel = -(-other.clamp_min(1e-20).log()).clamp_min(1e-20).log()
-            chosen = commit(plan, step, guided.float().log_softmax(-1).gather(-1, rows).squeeze(-1), masked, gumbel)
-            logps[i] = torch.where(chosen, plain.float().log_softmax(-1).gather(-1, rows).squeeze(-1), logps[i])
-            stamps[i] = torch.where(chosen, step, stamps[i])
-            records[i].append(guess)
+            masked = stamps[i][:, part] < 0
+            guesses[i][:, part] = torch.where(masked, rows.squeeze(-1) + offsets[i], guesses[i][:, part])
+            sure = guided.float().log_softmax(-1).gather(-1, rows).squeeze(-1)
+            chosen = chosen_at(plan, step, sure, masked, other, part.start)
+            behaviour = sure if guided is plain else plain.float().log_softmax(-1).gather(-1, rows).squeeze(-1)
+            logps[i][:, part] = torch.where(chosen, behaviour, logps[i][:, part])
+            stamps[i][:, part] = torch.where(chosen, step, stamps[i][:, part])
         # Only now: every segment of this step has seen the same canvas.
-        for i, plan in enumerate(plans):
-            kept = torch.where(stamps[i] == step, records[i][-1], ids[:, plan.span.columns])
-            ids[:, plan.span.columns] = torch.where(stamps[i] >= 0, kept, mask_id)
+        for i, place in enumerate(columns):
+            records[i].append(guesses[i])
+            kept = torch.where(stamps[i] == step, guesses[i], ids[:, place])
+            ids[:, place] = torch.where(stamps[i] >= 0, kept, mask_id)
     return [
-        SegmentTrace(plan.span.modality, ids[:, plan.span.columns].clone(), stamps[i], logps[i], torch.stack(records[i]))
+        SegmentTrace(plan.span.modality, ids[:, columns[i]].clone(), stamps[i], logps[i], torch.stack(records[i]))
         for i, plan in enumerate(plans)
     ]

@@ -168,21 +168,34 @@ def parallel_m(forward: Forward, ids: Tensor, free: Tensor, plan: Parallel, chan
 
 
 def parallel_a(
-    forward: Forward, ids: Tensor, no_text: Tensor, no_image: Tensor, plan: Parallel, chance: Chance
+    forward: Forward,
+    ids: Tensor,
+    no_text: Tensor | None,
+    no_image: Tensor | None,
+    plan: Parallel,
+    chance: Chance,
+    written: Sequence[Tensor] | None = None,
 ) -> tuple[Tensor, list[ImageStep]]:
-    """-A's: three forwards at an image step, the unconditional prefixes [1, p] laid over the start of the sequence; text is not guided."""
+    """-A's: three forwards at an image step, the unconditional prefixes [1, p] laid over the start of the sequence; text is not guided.
+
+    ``written``: the text [n] after each step, where it is given; otherwise it is the arg-max.
+    """
     trace, updates = [], late_updates(plan.text_steps, plan.image_steps)
     counts = floor_counts(int((ids[:, plan.text] == plan.mask).sum()), plan.text_steps)
+    free = [(scale, prefix) for scale, prefix in ((plan.text_cfg, no_text), (plan.image_cfg, no_image)) if prefix is not None]
     for step in range(plan.text_steps):
         logits = forward(ids)
         ids = ids.clone()
-        ids[:, plan.text] = most_probable(logits[:, plan.text], ids[:, plan.text], plan.mask, [counts[step]])
+        if written is None:
+            ids[:, plan.text] = most_probable(logits[:, plan.text], ids[:, plan.text], plan.mask, [counts[step]])
+        else:
+            ids[:, plan.text] = written[step]
         if step in updates:
             guided = plan.rows(logits)
-            if plan.text_cfg or plan.image_cfg:
-                without = [plan.rows(forward(torch.cat((prefix, ids[:, prefix.shape[1] :]), 1))) for prefix in (no_text, no_image)]
-                scales = (plan.text_cfg, plan.image_cfg)
-                guided = guided + sum(s * (plan.rows(logits) - free) for s, free in zip(scales, without, strict=True))
+            if plan.text_cfg > 0 or plan.image_cfg > 0:
+                without = [plan.rows(forward(torch.cat((prefix, ids[:, prefix.shape[1] :]), 1))) for _, prefix in free]
+                gaps = [scale * (plan.rows(logits) - rows) for (scale, _), rows in zip(free, without, strict=True)]
+                guided = guided + sum(gaps, torch.zeros(()))
             ids, done = plan.update(ids, step, guided, chance)
             trace.append(done)
     return ids, trace

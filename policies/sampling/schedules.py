@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 Decoding = Literal["parallel", "semi_parallel", "sequential", "released"]
+ImageSampler = Literal["maskgit", "emerge"]
 Schedule = Literal["cosine", "linear", "pow2", "sigmoid"]
 
 
@@ -17,6 +18,8 @@ def masked_share(ratio: Tensor, schedule: Schedule = "cosine") -> Tensor:
     if schedule == "sigmoid":
         low, high = torch.sigmoid(torch.tensor([-3.0, 3.0]))
         return ((high - torch.sigmoid(6 * ratio - 3)) / (high - low)).clamp(1e-6, 1)
+    if schedule not in ("linear", "pow2"):
+        raise ValueError(f"unknown schedule {schedule!r}: known are cosine, linear, pow2 and sigmoid")
     return (1 - ratio ** (1 if schedule == "linear" else 2)).clamp(1e-6, 1)
 
 
@@ -39,6 +42,15 @@ def remaining(tokens: int, steps: int, known: int = 0, schedule: Schedule = "cos
     return left
 
 
+def reveal_chances(steps: int) -> list[float]:
+    """The chance of each masked token to be revealed at each step of MaskGRPO's emerge sampler: that between two steps of the cosine
+    schedule, ``1 - cos(pi/2 (step + 1) / steps) / cos(pi/2 step / steps)``, so that after each step as many tokens are masked as the
+    schedule says on average; 1 at the last. Source: arXiv 2510.02880, ``t2i_generate_emerge`` of martian422/MaskGRPO.
+    """
+    left = [math.cos(math.pi / 2 * step / steps) for step in range(steps)] + [0.0]
+    return [1 - after / before for before, after in zip(left, left[1:], strict=False)]
+
+
 def transfer_counts(tokens: int, steps: int) -> list[int]:
     """Tokens that LLaDA's text sampler commits at each step of a block: even, the remainder on the first steps."""
     base, extra = divmod(tokens, steps)
@@ -48,15 +60,16 @@ def transfer_counts(tokens: int, steps: int) -> list[int]:
 def block_counts(tokens: int, steps: int, block: int) -> tuple[list[int], list[int]]:
     """Commits and window ends per step of the block-wise text sampler, left to right.
 
-    Returns (commits [steps], window [steps]): at step t, ``commits[t]`` of the masked positions before ``window[t]`` are committed.
-    Raises ValueError where blocks do not divide the tokens or the steps evenly.
+    Returns (commits [steps], window [steps]): at step t, ``commits[t]`` of the masked positions before ``window[t]`` are committed. The
+    last block may be shorter. Raises ValueError where the steps are not evenly divided by the blocks.
     """
-    if tokens % block or steps % (tokens // block):
-        raise ValueError(f"{tokens} text tokens in blocks of {block} need a number of steps divisible by {tokens // block}, got {steps}")
-    blocks = tokens // block
-    commits = transfer_counts(block, steps // blocks) * blocks
-    window = [(step * blocks // steps + 1) * block for step in range(steps)]
-    return commits, window
+    blocks = -(-tokens // block)
+    if steps % blocks:
+        raise ValueError(f"{tokens} text tokens in blocks of {block} need a number of steps divisible by {blocks}, got {steps}")
+    ends = [min((i + 1) * block, tokens) for i in range(blocks)]
+    sizes = [end - i * block for i, end in enumerate(ends)]
+    commits = [count for size in sizes for count in transfer_counts(size, steps // blocks)]
+    return commits, [end for end in ends for _ in range(steps // blocks)]
 
 
 def spread(updates: int, steps: int) -> list[int]:

@@ -139,6 +139,16 @@ def test_values_have_their_declared_types() -> None:
         ("--rollout.gpus 1.5", "rollout.gpus must be a whole number, or a fraction below 1"),
         ("--learner.likelihood elbo", "arm pararl learns from steps"),
         ("--arm.pararl_grpo.learner.likelihood elbo --run.arms pararl_grpo", "arm pararl_grpo learns from steps"),
+        ("--learner.image_ratio 1.5", "learner.image_ratio must be between 0 and 1, or -1 for the policy's own, got 1.5"),
+        ("--learner.text_ratio -0.5", "learner.text_ratio must be between 0 and 1, or -1"),
+        ("--learner.spg_mix 1.1", "learner.spg_mix must be >= 0 and <= 1"),
+        ("--learner.spg_beta 0.5", "learner.spg_beta must be >= 1"),
+        ("--run.arms output --learner.image_ratio 0.8", "learner.image_ratio is about ELBOs and arm output learns from conditionals at"),
+        ("--run.arms best_of_n,output --learner.text_masks block", "learner.text_masks is about ELBOs and arm output"),
+        ("--run.arms output --learner.negatives spg", "set --arm.output.learner.likelihood elbo, or the setting for other arms alone"),
+        ("--run.arms best_of_n --learner.negatives spg", "arm best_of_n has none (set --arm.best_of_n.learner.negatives elbo"),
+        ("--run.arms best_of_n --learner.text_masks block --rollout.decoding released", "and rollout.decoding released has none"),
+        ("--rollout.image_sampler emerge --rollout.decoding released", "rollout.image_sampler emerge does not go with rollout.decoding"),
         ("--curriculum.tasks interleaved --rollout.steps 7", "a multiple of 2 steps, the text blocks of scenes-mmada; 7 give it 7"),
         ("--curriculum.tasks interleaved --rollout.decoding sequential --rollout.steps 6", "of scenes-mmada; 6 give it 3"),
         ("--curriculum.tasks interleaved --rollout.decoding semi_parallel --rollout.steps 6", "must be a multiple of 4 for semi_parallel"),
@@ -196,6 +206,13 @@ def test_a_mistake_is_one_line_that_names_the_setting(capsys: pytest.CaptureFixt
 )
 def test_a_mistake_in_the_file_names_the_file(capsys: pytest.CaptureFixture[str], content: str, line: str) -> None:
     assert line in complaint(capsys, ["--config", written(content)])
+
+
+def test_settings_of_elbos_go_with_the_arms_that_have_them() -> None:
+    words = "--run.arms output,best_of_n,pararl --learner.draws 2 --arm.output.learner.likelihood elbo --arm.output.learner.negatives spg"
+    config = cli.parse([*words.split(), "--arm.best_of_n.learner.image_ratio", "0", "--rollout.image_sampler", "emerge"]).config
+    assert for_arm(config, "output").learner.negatives == "spg" and for_arm(config, "best_of_n").learner.image_ratio == 0
+    assert for_arm(config, "pararl").learner.image_ratio == -1
 
 
 def test_every_mistake_is_told_at_once(capsys: pytest.CaptureFixture[str]) -> None:
@@ -340,7 +357,8 @@ def test_constraints_lie_within_the_declared_ranges() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pins = dict(line.lower().replace("_", "-").split("==") for line in lines if not line.startswith("#"))
-    for declared in map(Requirement, [*project["dependencies"], *project["optional-dependencies"]["dev"]]):
+    extras = [line for extra in project["optional-dependencies"].values() for line in extra]
+    for declared in map(Requirement, [*project["dependencies"], *extras]):
         assert pins[declared.name.lower()] in declared.specifier, declared
 
 

@@ -116,7 +116,8 @@ def test_texts_too_long_and_images_of_another_size_are_told_before_anything_star
     black = np.zeros((32, 32, 3), np.uint8)
     fits = [Prompt("a", "t2i", "red " * 32), Prompt("b", "i2t", "red " * 31, image=black), Prompt("c", "edit", "red", image=black)]
     assert unfit(fits, directory) == []
-    policy = MMadaPolicy.load(directory)
+    policy = policies.load(directory)
+    assert isinstance(policy, MMadaPolicy)
     policy.canvas(fits[:1]), policy.canvas(fits[1:2])
     misfits = [Prompt("a", "t2i", "red " * 33), Prompt("b", "i2t", "red " * 32, image=black), Prompt("c", "edit", "red", image=black[:16])]
     assert [line.split(":")[0].split(" has")[0] for line in unfit(misfits, directory)] == ["prompt a", "prompt b", "prompt c"]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pararl.types import MODALITIES, Modality, Prompt, Rollout, Task
-from policies.base import Policy
+from policies.base import ImageRows, Policy, Sampling
 from policies.mmada import MMadaPolicy
 
 Kind = Literal["t2t", "i2t", "t2i", "edit", "interleaved", "interleaved+image"]
@@ -20,6 +20,8 @@ SPOKEN: tuple[Kind, ...] = ("t2t", "i2t", "interleaved", "interleaved+image")
 """Those that produce text."""
 SHOWN: tuple[Kind, ...] = ("i2t", "edit", "interleaved+image")
 """Those that read an image."""
+STEPS = 4
+"""Denoising steps of ``rollouts``, unless others are asked for."""
 TEXTS = ("red circle", "blue square above green circle", "", "green", "red red red blue")
 WORDS, CODES = list(range(10, 16)), list(range(16, 24))
 """Ids of the words and of the image codes of the policy of ``conftest``: ten special tokens, then six words, then eight codes."""
@@ -88,4 +90,36 @@ def step_means(policy: Policy, rollouts: Sequence[Rollout], steps: Sequence[Sequ
     out = torch.zeros(len(rollouts), len(steps[0]), len(MODALITIES), device=policy.device)
     for modality, tokens in found.items():
         out[..., MODALITIES.index(modality)] = tokens.logprob.sum(-1) / tokens.committed.sum(-1).clamp_min(1)
+    return out
+
+
+def rollouts(policy: MMadaPolicy, kind: Kind, group: int = 1, steps: int = STEPS, guidance: float = 0.0) -> list[Rollout]:
+    """Rollouts of four prompts, ``group`` of each."""
+    asked = [prompt for prompt in prompts(kind, 4) for _ in range(group)]
+    return policy.generate(asked, range(len(asked)), Sampling(steps=steps, recorded=2, guidance=guidance))
+
+
+@torch.no_grad()
+def token_logprobs(
+    policy: MMadaPolicy, rollout: Rollout, hidden: dict[Modality, np.ndarray], image_rows: ImageRows = "codes"
+) -> dict[Modality, np.ndarray]:
+    """Log-probability of every token of a rollout given what is not hidden: one unpadded forward, full logits, float64."""
+    mask = policy.settings.specials.mask
+    filled = {s.modality: np.where(hidden[s.modality], mask, s.tokens).tolist() for s in rollout.segments}
+    ids, starts = sequence(policy, rollout.prompt, filled)
+    full = policy.model(torch.tensor([ids]))[0].double()
+    out: dict[Modality, np.ndarray] = {}
+    words = len(policy.tokenizer)
+    for modality, start in starts.items():
+        segment = rollout.segment(modality)
+        assert segment is not None
+        if modality == "image":
+            first, last = (words, words + policy.images.codebook_size) if image_rows == "codes" else (0, full.shape[-1])
+            allowed = list(range(first, last))
+        else:
+            allowed = [i for word, i in policy.tokenizer.get_vocab().items() if not word.startswith(("<", "["))]
+            allowed.append(policy.settings.specials.eos)
+        rows = full[start : start + len(segment.tokens)]
+        log_total = rows[:, allowed].logsumexp(-1)
+        out[modality] = (rows[range(len(segment.tokens)), segment.tokens.tolist()] - log_total).numpy()
     return out

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from pararl.types import Prompt, Rollout
+from pararl.types import Prompt, Rollout, Task
 from policies.base import Sampling
 from policies.mmada import MMadaPolicy
 from policies.sampling import released
 from policies.sampling.schedules import Decoding, late_updates, shared_steps
+from tests.policies.by_hand import picture
 
 STEPS = 8
 WHEN: dict[Decoding, tuple[range, range]] = {
@@ -140,12 +141,14 @@ def test_released_decoding_is_that_of_the_released_sampler(policy: MMadaPolicy, 
     )
     first, special = len(policy.tokenizer), policy.settings.specials
     for rollout in policy.generate(PROMPTS, [5, 6], sampling):
-        blank, free = (policy.canvas([rollout.prompt], conditional, width) for conditional, width in ((True, None), (False, None)))
+        shown = policy.shown([rollout.prompt])
+        blank, free = (policy.canvases([rollout.prompt], [part], shown)[0] for part in (None, "text"))
         image, text = blank.span("image"), blank.span("text")
         assert image is not None and text is not None
+        window = slice(text.start, text.stop)
         shift = blank.ids.shape[1] - free.ids.shape[1]
 
-        def forward(ids: torch.Tensor, text: slice = text.columns, shift: int = shift) -> torch.Tensor:
+        def forward(ids: torch.Tensor, text: slice = window, shift: int = shift) -> torch.Tensor:
             """Both rows of a batch without padding: ours pads the shorter prompt on the left, which changes nothing."""
             rows = torch.cat((policy.model(ids[:1]), torch.nn.functional.pad(policy.model(ids[1:, shift:]), (0, 0, shift, 0))))
             never = [*policy.vocabulary.forbidden, *range(first, rows.shape[-1])]
@@ -154,7 +157,7 @@ def test_released_decoding_is_that_of_the_released_sampler(policy: MMadaPolicy, 
 
         plan = released.Parallel(
             image=torch.arange(image.start, image.stop),
-            text=text.columns,
+            text=window,
             codes=slice(first, first + policy.images.codebook_size),
             mask=special.mask,
             text_steps=STEPS,
@@ -168,10 +171,54 @@ def test_released_decoding_is_that_of_the_released_sampler(policy: MMadaPolicy, 
         prompt = torch.cat((torch.zeros(1, shift, dtype=torch.long), free.ids[:, : image.start - 1 - shift]), 1)
         last, trace = released.parallel_m(forward, blank.ids, prompt, plan, chance)
         found = {s.modality: s for s in rollout.segments}
-        assert found["text"].tokens.tolist() == last[0, text.columns].tolist()
+        assert found["text"].tokens.tolist() == last[0, window].tolist()
         assert found["image"].tokens.tolist() == (trace[-1].drawn[0] + first).tolist()
         left = [int((found["image"].commit_step > step).sum()) for step in late_updates(STEPS, image_steps)]
         assert left == [*(int(x.left) for x in trace[:-1]), 0], "the released sampler keeps one masked and returns its draw"
+
+
+@pytest.mark.parametrize("image_steps", [1, 2, STEPS])
+def test_released_decoding_leaves_nothing_masked(policy: MMadaPolicy, image_steps: int) -> None:
+    for rollout in policy.generate(PROMPTS, [5, 6], Sampling(steps=STEPS, decoding="released", image_steps=image_steps)):
+        assert all((s.commit_step >= 0).all() and policy.settings.specials.mask not in s.tokens for s in rollout.segments)
+
+
+def test_what_is_recorded_does_not_change_what_is_sampled(policy: MMadaPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a step that nobody asked for, a segment that rests is left alone, and so is the branch that guides it."""
+    rows: list[int] = []
+    hidden = policy.model.hidden
+
+    def counted(ids: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
+        rows.append(len(ids))
+        return hidden(ids, *others)
+
+    monkeypatch.setattr(policy.model, "hidden", counted)
+    sampling = Sampling(steps=STEPS, decoding="released", image_steps=3, guidance=1.5, recorded=STEPS)
+    every = policy.generate(PROMPTS, [5, 6], sampling)
+    assert rows == [4] * STEPS
+    rows.clear()
+    few = policy.generate(PROMPTS, [5, 6], replace(sampling, recorded=0))
+    assert rows == [4 if step in (2, 4, 7) else 2 for step in range(STEPS)]
+    for a, b in zip(every, few, strict=True):
+        for x, y in zip(a.segments, b.segments, strict=True):
+            assert np.array_equal(x.tokens, y.tokens) and np.array_equal(x.commit_step, y.commit_step)
+
+
+@pytest.mark.parametrize(("task", "steps"), [("t2t", 6), ("interleaved", 8)])
+def test_a_text_is_drawn_block_by_block_as_if_drawn_whole(policy: MMadaPolicy, task: Task, steps: int) -> None:
+    prompts = [replace(p, task=task) for p in PROMPTS]
+    every, few = (policy.generate(prompts, [5, 6], Sampling(steps=steps, recorded=n, choice_temperature=2.0)) for n in (steps, 0))
+    for a, b in zip(every, few, strict=True):
+        for x, y in zip(a.segments, b.segments, strict=True):
+            assert np.array_equal(x.tokens, y.tokens) and np.array_equal(x.commit_step, y.commit_step)
+            assert np.allclose(x.logprob, y.logprob, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("task", ["t2t", "i2t"])
+def test_answers_in_text_alone_are_not_guided(policy: MMadaPolicy, task: Task) -> None:
+    asked = [Prompt("a", task, "red circle", image=picture(0) if task == "i2t" else None)]
+    plain, pushed = (policy.generate(asked, [3], Sampling(steps=STEPS, text_guidance=s))[0] for s in (0.0, -2.5))
+    assert plain.segments[0].tokens.tolist() == pushed.segments[0].tokens.tolist()
 
 
 def test_the_image_may_take_fewer_steps_than_the_text(policy: MMadaPolicy) -> None:

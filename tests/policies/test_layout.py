@@ -19,7 +19,7 @@ from pararl.types import TASKS, Modality, Prompt, Task
 from policies import Sampling
 from policies.backbones.llada import MMadaConfig, MMadaModelLM
 from policies.image.magvitv2 import MAGVITv2, MAGVITv2Config
-from policies.layout import Span, Specials, Vocabulary, canvas, pad_left
+from policies.layout import Span, Specials, Vocabulary, canvas, pad_left, tail
 from policies.mmada import MMadaPolicy
 from policies.mmada_codec import MMadaSettings
 from tests.policies.by_hand import GUIDED, KINDS, Kind, picture, prefix, prompts, sequence, task_of, text_length
@@ -71,11 +71,13 @@ def test_text_to_image_prompts_equal_the_recorded_ones(released: MMadaPolicy, re
     texts = case["texts"][:2]
     assert "" in texts
     # Ours pads to the longest prompt, the release always to max_text_len with one more for the task token.
-    blank = released.canvas([Prompt(str(i), "t2i", text) for i, text in enumerate(texts)], width=recorded["max_text_len"] + 1)
+    prompts = [Prompt(str(i), "t2i", text) for i, text in enumerate(texts)]
+    prefixes = [released.prefix(prompt) for prompt in prompts]
+    blank = canvas(prefixes, released.tail("t2i"), 126093, recorded["max_text_len"] + 1)
     assert blank.ids.tolist() == case["out"]["input_ids"][:2]
     assert blank.attention.long().tolist() == case["out"]["attention_mask"][:2]
     # the unconditional prompt is the prompt of an empty text
-    assert released.canvas([Prompt("", "t2i", texts[0])], conditional=False, width=11).ids.tolist() == [case["out"]["input_ids"][1]]
+    assert [released.prefix(prompt, without="text") for prompt in prompts] == [prefixes[texts.index("")]] * 2
 
 
 def test_a_prompt_that_is_too_long_is_an_error_where_the_release_cuts_it(released: MMadaPolicy, recorded: dict[str, Any]) -> None:
@@ -221,13 +223,13 @@ def test_prompts_are_padded_on_the_left() -> None:
 
 def test_image_and_text_share_one_canvas_in_the_released_order() -> None:
     s = Specials(mask=0, bos=1, eos=2, soi=3, eoi=4, pad=7)
-    blank = canvas([[8, 1, 20, 2], [8, 1, 2]], image_tokens=2, text_tokens=3, specials=s)
+    blank = canvas([[8, 1, 20, 2], [8, 1, 2]], tail(2, 3, s), s.pad)
     assert blank.ids.tolist() == [[8, 1, 20, 2, 3, 0, 0, 4, 1, 0, 0, 0], [7, 8, 1, 2, 3, 0, 0, 4, 1, 0, 0, 0]]
     assert blank.spans == (Span("image", 5, 7), Span("text", 9, 12))
     assert blank.span("text") == Span("text", 9, 12)
     assert (blank.ids == s.mask).sum(1).tolist() == [sum(len(span) for span in blank.spans)] * 2
-    assert canvas([[8]], 2, 0, s).spans == (Span("image", 2, 4),) and canvas([[8]], 2, 0, s).span("text") is None
-    answer = canvas([[8, 1, 20]], 0, 3, s)
+    assert canvas([[8]], tail(2, 0, s), s.pad).spans == (Span("image", 2, 4),) and canvas([[8]], tail(2, 0, s), s.pad).span("text") is None
+    answer = canvas([[8, 1, 20]], tail(0, 3, s), s.pad)
     assert answer.ids.tolist() == [[8, 1, 20, 0, 0, 0]] and answer.spans == (Span("text", 3, 6),), "an answer follows its question"
 
 

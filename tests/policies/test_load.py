@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 import policies
 from pararl.types import TASKS, Prompt
 from policies.base import Sampling
+from policies.image.magvitv2 import MAGVITv2
 from policies.mmada import MMadaPolicy
 from tests.policies.by_hand import KINDS, prompts
 from tests.policies.conftest import MakePolicy
@@ -44,6 +45,7 @@ def test_a_loaded_policy_samples_the_same_bit_for_bit(policy: MMadaPolicy, saved
 def test_weights_and_settings_survive_saving_exactly(policy: MMadaPolicy, saved: Path) -> None:
     loaded = policies.load(saved)
     assert isinstance(loaded, MMadaPolicy) and loaded.settings == policy.settings and loaded.vocabulary == policy.vocabulary
+    assert isinstance(policy.images, MAGVITv2) and isinstance(loaded.images, MAGVITv2)
     for ours, theirs in ((policy.model, loaded.model), (policy.images, loaded.images)):
         before, after = ours.state_dict(), theirs.state_dict()
         assert before.keys() == after.keys() and all(torch.equal(before[k], after[k]) for k in before)
@@ -89,13 +91,13 @@ def test_saving_and_loading_print_nothing(
 
 
 def test_an_embedded_checkpoint_loads_by_name(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(policies, "CHECKPOINTS", saved.parent)
+    monkeypatch.setattr(policies.sources, "CHECKPOINTS", saved.parent)
     assert policies.load("tiny").family == "mmada"
 
 
 @pytest.mark.parametrize("name", ["no-such-policy", Path("no/such/directory")])
 def test_an_unknown_name_is_an_error_that_lists_the_known_ones(name: str | Path, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(policies, "CHECKPOINTS", saved.parent)
+    monkeypatch.setattr(policies.sources, "CHECKPOINTS", saved.parent)
     with pytest.raises(FileNotFoundError, match=rf"no policy '{name}': .*policy.json.*\['tiny'\]"):
         policies.load(name)
 
@@ -134,7 +136,7 @@ def test_a_model_that_carries_an_adapter_is_not_saved(make_policy: MakePolicy, t
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [({"family": "gpt", "settings": {}}, r"policy.json: unknown family 'gpt', known are \['mmada'\]")],
+    [({"family": "gpt", "settings": {}}, r"policy.json: unknown family 'gpt', known are \['mmada', 'mmada_parallel_a'\]")],
 )
 def test_an_unknown_family_is_an_error_that_lists_the_known_ones(tmp_path: Path, content: dict[str, Any], message: str) -> None:
     (tmp_path / "policy.json").write_text(json.dumps(content))

@@ -1,9 +1,6 @@
-"""Likelihoods of the mmada policy: the ELBO has its exact expectation, steps have the probabilities they were sampled with."""
+"""Likelihoods of the mmada policy: steps have the probabilities they were sampled with, gradients add up draw by draw."""
 
 import copy
-import itertools
-import math
-from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -12,42 +9,23 @@ import torch
 from torch import Tensor
 
 from pararl.types import MODALITIES, Modality, Prompt, Rollout, Task
-from policies.base import Draws, Sampling
+from policies.base import Draws
 from policies.mmada import MMadaPolicy
-from tests.policies.by_hand import GUIDED, KINDS, SHOWN, SPOKEN, Kind, picture, prompts, sequence, step_means
+from tests.policies.by_hand import (
+    GUIDED,
+    KINDS,
+    SHOWN,
+    SPOKEN,
+    STEPS,
+    Kind,
+    picture,
+    prompts,
+    rollouts,
+    sequence,
+    step_means,
+    token_logprobs,
+)
 from tests.policies.conftest import MakePolicy
-
-STEPS = 4
-
-
-def rollouts(policy: MMadaPolicy, kind: Kind, group: int = 1, steps: int = STEPS, guidance: float = 0.0) -> list[Rollout]:
-    """Rollouts of four prompts, ``group`` of each."""
-    asked = [prompt for prompt in prompts(kind, 4) for _ in range(group)]
-    return policy.generate(asked, range(len(asked)), Sampling(steps=steps, recorded=2, guidance=guidance))
-
-
-@torch.no_grad()
-def token_logprobs(policy: MMadaPolicy, rollout: Rollout, hidden: dict[Modality, np.ndarray]) -> dict[Modality, np.ndarray]:
-    """Log-probability of every token of a rollout given what is not hidden: one unpadded forward, full logits, float64."""
-    mask = policy.settings.specials.mask
-    filled = {s.modality: np.where(hidden[s.modality], mask, s.tokens).tolist() for s in rollout.segments}
-    ids, starts = sequence(policy, rollout.prompt, filled)
-    full = policy.model(torch.tensor([ids]))[0].double()
-    out: dict[Modality, np.ndarray] = {}
-    words = len(policy.tokenizer)
-    for modality, start in starts.items():
-        segment = rollout.segment(modality)
-        assert segment is not None
-        if modality == "image":
-            allowed = list(range(words, words + policy.images.codebook_size))
-        else:
-            allowed = [i for word, i in policy.tokenizer.get_vocab().items() if not word.startswith(("<", "["))]
-            allowed.append(policy.settings.specials.eos)
-        rows = full[start : start + len(segment.tokens)]
-        log_total = rows[:, allowed].logsumexp(-1)
-        out[modality] = (rows[range(len(segment.tokens)), segment.tokens.tolist()] - log_total).numpy()
-    return out
-
 
 # ---- steps
 
@@ -120,69 +98,7 @@ def test_fill_is_what_stands_behind_the_first_end_of_a_text(policy: MMadaPolicy)
         assert not policy.fill(replace(segment, modality="image", tokens=np.array(tokens))).any(), "an image has no end"
 
 
-# ---- ELBO
-
-
-def exact_elbo(policy: MMadaPolicy, rollout: Rollout) -> dict[Modality, float]:
-    """The ELBO's expectation by enumeration: every mask of every modality.
-
-    At clock u, uniform on (0, 1], ceil(r n) = k of a modality's n tokens are hidden, r = low + (high - low) u, any k of them alike,
-    with weight
-    n / k; both modalities run on one clock.
-    """
-    ranges = {"image": policy.settings.image_ratio, "text": policy.settings.text_ratio}
-    sizes = {s.modality: len(s.tokens) for s in rollout.segments}
-    clock = (np.arange(200_000) + 0.5) / 200_000
-    counts = np.stack([np.ceil((ranges[m][0] + (ranges[m][1] - ranges[m][0]) * clock) * n).astype(int) for m, n in sizes.items()])
-    chances = {key: times / len(clock) for key, times in Counter(map(tuple, counts.T.tolist())).items()}
-    total: dict[Modality, float] = dict.fromkeys(sizes, 0.0)
-    for bits in itertools.product(*(itertools.product([False, True], repeat=n) for n in sizes.values())):
-        hidden = {m: np.array(b) for m, b in zip(sizes, bits, strict=True)}
-        key = tuple(int(hidden[m].sum()) for m in sizes)
-        if key not in chances:
-            continue
-        alike = math.prod(math.comb(n, k) for n, k in zip(sizes.values(), key, strict=True))
-        logp = token_logprobs(policy, rollout, hidden)
-        for (modality, n), k in zip(sizes.items(), key, strict=True):
-            chance = chances[key] / alike * n / k
-            total[modality] += chance * float(logp[modality][hidden[modality]].sum()) / n
-    return total
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_elbo_has_the_expectation_that_enumeration_gives(make_policy: MakePolicy, kind: Kind) -> None:
-    sizes = {"grid": (1, 3), "text_tokens": 2, "text_block": 2, "answer_tokens": 4, "answer_block": 4}
-    tiny = make_policy(**sizes, image_ratio=(0.6, 1.0), text_ratio=(0.25, 1.0))
-    prompt = prompts(kind, 1)[0]
-    (one,) = tiny.generate([replace(prompt, image=None if prompt.image is None else prompt.image[:2])], [0], Sampling(steps=3))
-    exact = exact_elbo(tiny, one)
-    # Copies under other prompt ids get draws of their own.
-    copies = [replace(one, prompt=replace(one.prompt, id=str(i))) for i in range(256)]
-    values = tiny.log_likelihood(copies, tiny.draws(copies, 8, torch.Generator().manual_seed(0)))
-    assert exact.keys() == {s.modality for s in one.segments}
-    for modality, expected in exact.items():
-        column = values[:, MODALITIES.index(modality)]
-        error = float(column.std()) / 256**0.5
-        assert abs(float(column.mean()) - expected) < 4 * error
-        assert 0 < error < 0.02 * abs(expected), "the bound is tight enough to mean something"
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_draw_equals_a_plain_recomputation(policy: MMadaPolicy, kind: Kind) -> None:
-    batch = rollouts(policy, kind)
-    draws = policy.draws(batch, 3, torch.Generator().manual_seed(1))
-    found = policy.log_likelihood(batch, draws)
-    assert found.shape == (len(batch), 2) and found.dtype == torch.float32
-    for b, rollout in enumerate(batch):
-        expected = np.zeros(2)
-        for d in range(3):
-            hidden = {m: mask[d, b].numpy() for m, mask in draws.masks.items()}
-            for modality, logp in token_logprobs(policy, rollout, hidden).items():
-                own = logp[hidden[modality]].sum() / len(logp) * float(draws.weights[modality][d, b]) / 3
-                expected[MODALITIES.index(modality)] += own
-        assert np.allclose(found[b].numpy(), expected, rtol=1e-5, atol=1e-5)
+# ---- what both depend on
 
 
 @torch.no_grad()
@@ -220,40 +136,7 @@ def test_likelihoods_depend_on_the_input_image(policy: MMadaPolicy, kind: Kind) 
     assert change.min() > 1e-3
 
 
-# ---- draws
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_rollouts_of_one_prompt_share_their_draws(policy: MMadaPolicy, kind: Kind) -> None:
-    batch = rollouts(policy, kind, group=3)
-    shuffled = [batch[i] for i in (4, 0, 8, 1, 5, 2, 11, 3)]
-    draws = policy.draws(shuffled, 5, torch.Generator().manual_seed(0))
-    assert len(draws) == 5 and set(draws.masks) == set(draws.weights) == {s.modality for s in batch[0].segments}
-    for a, b in itertools.combinations(range(len(shuffled)), 2):
-        one_prompt = shuffled[a].prompt.id == shuffled[b].prompt.id
-        for modality in draws.masks:
-            assert torch.equal(draws.masks[modality][:, a], draws.masks[modality][:, b]) == one_prompt
-            # Different prompts may well get the same counts, hence the same weights.
-            assert not one_prompt or torch.equal(draws.weights[modality][:, a], draws.weights[modality][:, b])
-
-
-def test_draws_hide_tokens_at_the_ratio_of_their_weight(make_policy: MakePolicy) -> None:
-    wide = make_policy(grid=(20, 20), image_ratio=(0.6, 1.0))
-    prompts = [Prompt(str(i), "t2i", "red") for i in range(6)]
-    batch = wide.generate(prompts, range(6), Sampling(steps=1))
-    draws = wide.draws(batch, 4, torch.Generator().manual_seed(0))
-    ratio = 1 / draws.weights["image"]
-    assert draws.masks["image"].shape == (4, 6, 400)
-    assert float(ratio.min()) > 0.6 and float(ratio.max()) <= 1 + 1e-6
-    assert torch.allclose(draws.masks["image"].float().mean(-1), ratio)
-    places = (ratio - 0.6) / 0.4 * 4 - 1e-3  # a count is rounded up
-    assert all(int(places[i, b]) == i for i in range(4) for b in range(6)), "one ratio in each quarter of the range"
-
-
-def test_draws_follow_the_generator(policy: MMadaPolicy) -> None:
-    batch = rollouts(policy, "t2i")
-    a, b, c = (policy.draws(batch, 3, torch.Generator().manual_seed(s)) for s in (0, 0, 1))
-    assert torch.equal(a.masks["image"], b.masks["image"]) and not torch.equal(a.masks["image"], c.masks["image"])
+# ---- gradients
 
 
 def gradient(policy: MMadaPolicy, batch: list[Rollout], parts: list[Draws]) -> tuple[Tensor, dict[str, Tensor]]:

@@ -16,9 +16,9 @@ from pararl.types import Modality, Prompt
 from policies.backbones.llada import MMadaModelLM
 from policies.base import Sampling
 from policies.image.magvitv2 import MAGVITv2
-from policies.layout import Canvas, Specials
-from policies.mmada import MMadaPolicy
-from policies.mmada_codec import MMadaSettings
+from policies.layout import Canvas, Specials, canvas
+from policies.mmada import Branch, MMadaPolicy
+from policies.mmada_codec import MMadaSettings, Part
 from tests.policies.by_hand import KINDS, Kind, prompts, sequence, text_length
 
 STEPS = 4
@@ -170,15 +170,23 @@ def recorded_prompts(rows: Tensor) -> list[Prompt]:
     return found
 
 
+def both_canvases(policy: MMadaPolicy, prompts: Sequence[Prompt], width: int) -> tuple[Canvas, Canvas]:
+    """With the prompts and without their texts, padded to ``width`` columns as the reference pads."""
+    parts: tuple[Part | None, ...] = (None, "text")
+    with_text, without = (
+        canvas([policy.prefix(p, without=part) for p in prompts], policy.tail("t2i"), policy.settings.specials.pad, width) for part in parts
+    )
+    return with_text, without
+
+
 @torch.no_grad()
 def test_guided_probabilities_equal_the_recorded_ones_at_every_step(released: MMadaPolicy, mmada_cases: dict[str, Tensor]) -> None:
     rows = mmada_cases["t2igen.input_ids"]
-    blank = released.canvas(recorded_prompts(rows), width=13)
-    free = released.canvas(recorded_prompts(rows), conditional=False, width=13)
+    blank, free = both_canvases(released, recorded_prompts(rows), 13)
     for name, ours in (("", blank), ("uncond_", free)):
         assert torch.equal(ours.ids, mmada_cases[f"t2igen.{name}input_ids"])
         assert torch.equal(ours.attention.long(), mmada_cases[f"t2igen.{name}attention_mask"])
-    call = released.logits(blank, free, 3.5)
+    call = released.logits(blank, [Branch(free, {"image": 3.5})])
     for step, given in enumerate(mmada_cases["t2igen.trace_model_input"]):
         ((_, guided),) = call(given[:3], blank.spans)
         assert torch.allclose(guided.softmax(-1), mmada_cases["t2igen.trace_probs"][step], rtol=0, atol=2e-5), step
@@ -190,8 +198,8 @@ def test_a_blank_canvas_of_wider_padding_gives_the_same_guided_probabilities(rel
     some = recorded_prompts(mmada_cases["t2igen.input_ids"])
     outcomes = []
     for width in (13, 13 + 9):
-        blank: Canvas = released.canvas(some, width=width)
-        ((_, guided),) = released.logits(blank, released.canvas(some, False, width), 3.5)(blank.ids, blank.spans)
+        blank, free = both_canvases(released, some, width)
+        ((_, guided),) = released.logits(blank, [Branch(free, {"image": 3.5})])(blank.ids, blank.spans)
         outcomes.append(guided.softmax(-1))
     assert torch.allclose(outcomes[0], outcomes[1], rtol=0, atol=2e-5)
     assert torch.allclose(outcomes[0], mmada_cases["t2igen.trace_probs"][0], rtol=0, atol=2e-5)

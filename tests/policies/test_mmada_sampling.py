@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pararl.types import Modality, Output, Prompt, Rollout, Segment, Task
 from policies.base import Sampling
-from policies.mmada import MMadaPolicy, recorded_steps
+from policies.mmada import Branch, MMadaPolicy, recorded_steps
 from tests.policies.by_hand import (
     CODES,
     GUIDED,
@@ -298,13 +298,12 @@ def test_codes_of_an_input_image_do_not_depend_on_its_batch_mates(policy: MMadaP
 def test_guidance_in_one_batch_equals_two_separate_forwards(policy: MMadaPolicy, kind: Kind) -> None:
     """Only the image is guided, away from the same prompt without its text; an input image stays in both."""
     batch, scale, generator = prompts(kind), 1.5, torch.Generator().manual_seed(0)
-    blank = policy.canvas(batch)
-    free = policy.canvas(batch, conditional=False, width=blank.spans[0].start - 1)
+    blank, free = policy.canvases(batch, [None, "text"], policy.shown(batch))
     ids = blank.ids.clone()
     ids[:, blank.spans[0].start + 2] = torch.randint(16, 24, (len(batch),), generator=generator)
     if kind in SPOKEN:
         ids[:, blank.spans[1].start + 1] = torch.randint(10, 16, (len(batch),), generator=generator)
-    image, *text = policy.logits(blank, free, scale)(ids, blank.spans)
+    image, *text = policy.logits(blank, [Branch(free, {"image": scale, "text": 0.0})])(ids, blank.spans)
     for row, prompt in enumerate(batch):
         filled = {span.modality: ids[row, span.columns].tolist() for span in blank.spans}
         (given, starts), (dropped, places) = (sequence(policy, prompt, filled, with_text) for with_text in (True, False))
@@ -329,9 +328,9 @@ def test_tasks_of_text_alone_ignore_guidance(policy: MMadaPolicy, monkeypatch: p
     rows: list[int] = []
     hidden = policy.model.hidden
 
-    def counted(ids: Tensor, attention: Tensor) -> Tensor:
+    def counted(ids: Tensor, *others: Tensor) -> Tensor:
         rows.append(len(ids))
-        return hidden(ids, attention)
+        return hidden(ids, *others)
 
     monkeypatch.setattr(policy.model, "hidden", counted)
     guided = policy.generate(prompts(kind), range(5), Sampling(steps=STEPS, recorded=2, guidance=3.0))
@@ -343,7 +342,7 @@ def test_tasks_of_text_alone_ignore_guidance(policy: MMadaPolicy, monkeypatch: p
 @pytest.mark.parametrize("kind", ["interleaved", "interleaved+image"])
 def test_each_modality_sees_what_the_other_committed(policy: MMadaPolicy, kind: Kind) -> None:
     blank = policy.canvas(prompts(kind, 1))
-    call = policy.logits(blank, None, 0.0)
+    call = policy.logits(blank)
     (image, _), (text, _) = call(blank.ids, blank.spans)
     for span, token in ((blank.spans[0], 17), (blank.spans[1], 11)):
         ids = blank.ids.clone()

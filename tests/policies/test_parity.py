@@ -14,7 +14,7 @@ from torch import Tensor
 from policies.parity import FAMILIES, compare
 from policies.parity.case import Comparison
 
-CASES = ("mmada", "mmada_parallel_m", "mmada_parallel_a", "magvitv2", "magvitv2_full", "schedules")
+CASES = ("mmada", "mmada_parallel_m", "mmada_parallel_a", "magvitv2", "magvitv2_full", "amused_vq", "schedules")
 
 
 def run(*folders: Path) -> subprocess.CompletedProcess[str]:
@@ -37,33 +37,56 @@ def test_every_recorded_case_holds(golden: Path) -> None:
     assert [Path(folder).name for folder in found] == list(CASES)
     for folder, case in found.items():
         assert case["ok"] and all(entry["difference"] <= entry["tolerance"] for entry in case["tensors"].values()), folder
-    outputs = {name: set(found[str(golden / name)]["tensors"]) | set(found[str(golden / name)]["left_out"]) for name in CASES}
-    inputs = {
-        "input_ids",
-        "attention_mask",
-        "prompt_ids",
-        "uncond",
-        "train_nopad.labels",
-        "pixels",
-        "drawn",
-        "masking",
-        "_masks",
-        "p_mask",
-        "answer_lengths",
-    }
-    for name in CASES[:-1]:
-        recorded = set(load_file(golden / name / "cases.safetensors"))
-        left = {key for key in recorded - outputs[name] if not any(word in key for word in inputs)}
-        assert left <= {
-            "c.codes",
-            "train_pad.labels",
-            "a.uncon_text",
-            "a.uncon_image",
-            "b.uncon_text",
-            "b.uncon_image",
-            "a.main_forward_index",
-            "b.main_forward_index",
-        }, name
+        assert case["unread"] == []
+
+
+def without(case: Path, to: Path, *names: str, **more: Tensor) -> Path:
+    """A copy of a case with some of its tensors gone, and others added."""
+    shutil.copytree(case, to)
+    tensors = load_file(to / "cases.safetensors")
+    save_file({k: v for k, v in tensors.items() if k not in names} | more, to / "cases.safetensors")
+    return to
+
+
+def test_a_recorded_tensor_that_nothing_looks_at_fails_the_case(golden: Path, tmp_path: Path) -> None:
+    with torch.no_grad():
+        found = compare(without(golden / "mmada", tmp_path / "more", **{"gen_cfg2.output_ids": torch.zeros(2, 26).long()}))
+        assert not found.ok and found.unread == ["gen_cfg2.output_ids"]
+        fewer = compare(without(golden / "mmada", tmp_path / "fewer", "gen.output_ids", "t2igen.trace_confidence", "fwd.hidden_last"))
+    assert not fewer.ok and fewer.unread == ["gen.trace"]
+    assert {"gen_cfg.output_ids", "mmu.output_ids", "t2igen.sampled_ids"} <= fewer.tensors.keys(), (
+        "the other runs are compared all the same"
+    )
+
+
+def test_a_run_that_the_readme_does_not_list_fails_the_case(golden: Path, tmp_path: Path) -> None:
+    to = tmp_path / "case"
+    shutil.copytree(golden / "mmada_parallel_m", to)
+    text = (to / "README.md").read_text()
+    assert text.count('"b": {"text_steps"') == 1
+    (to / "README.md").write_text(text.replace('"b": {"text_steps"', '"z": {"text_steps"'))
+    with torch.no_grad(), pytest.raises(ValueError, match="the case has no tensor 'z.trace_drawn'"):
+        compare(to)
+
+
+def test_sampled_text_is_fed_back(golden: Path, tmp_path: Path) -> None:
+    """With noise in its text the recorded choice cannot be repeated: the image is compared behind the recorded text."""
+    to = tmp_path / "case"
+    shutil.copytree(golden / "mmada_parallel_a", to)
+    text = (to / "README.md").read_text()
+    (to / "README.md").write_text(text.replace('"text_temperature": 0', '"text_temperature": 0.7'))
+    tensors = load_file(to / "cases.safetensors")
+    first = int(tensors["b.main_forward_index"][1])
+    written = (tensors["b.trace_model_input"][first] != tensors["b.trace_model_input"][0]).nonzero().flatten().tolist()
+    place = next(i for i in written if 49 <= i < 61)
+    tensors["b.trace_model_input"][1:, place] = 7  # as if noise had chosen another word at the first step
+    tensors["b.text_ids"][place - 49] = 7
+    save_file(tensors, to / "cases.safetensors")
+    with torch.no_grad():
+        found = compare(to)
+    assert found.tensors["b.text_ids"]["difference"] == found.tensors["b.trace_model_input"]["difference"] == 0
+    assert found.tensors["b.text_masked_after_step"]["difference"] == 0
+    assert found.tensors["b.trace_confidence"]["difference"] > 2e-5, "the images that were recorded are those of the other word"
 
 
 @pytest.mark.parametrize("name", ["mmada", "mmada_parallel_m", "mmada_parallel_a", "magvitv2"])
@@ -84,8 +107,10 @@ def test_a_difference_ends_in_status_1_and_is_named(golden: Path, tmp_path: Path
 
 
 def test_what_is_no_case_is_one_clear_error(golden: Path, tmp_path: Path) -> None:
-    done = run(tmp_path)
+    done = run(tmp_path, golden / "schedules")
     assert done.returncode == 2 and "holds no recorded case" in done.stderr and "Traceback" not in done.stderr
+    found = json.loads(done.stdout)
+    assert "holds no recorded case" in found[str(tmp_path)]["error"] and found[str(golden / "schedules")]["ok"]
     shutil.copytree(golden / "mmada", tmp_path / "case")
     (tmp_path / "case" / "README.md").unlink()
     done = run(tmp_path / "case")
@@ -97,7 +122,20 @@ def test_nothing_compared_is_not_right_and_neither_is_nan() -> None:
     assert not found.ok
     found.close("nan", torch.tensor([float("nan")]), torch.zeros(1), 1.0)
     found.equal("shape", [1, 2], [1])
-    assert not found.ok and found.tensors["nan"]["difference"] == found.tensors["shape"]["difference"] == float("inf")
+    found.close("nothing", torch.zeros(0), torch.zeros(0), 1.0)
+    found.equal("none", [], [])
+    assert not found.ok and {entry["difference"] for entry in found.tensors.values()} == {float("inf")}
+    with pytest.raises(ValueError, match="none is compared twice"):
+        found.equal("none", [1], [1])
+
+
+def test_a_wrong_entry_of_a_table_is_not_hidden_by_a_right_one(golden: Path, tmp_path: Path) -> None:
+    tables = json.loads((golden / "schedules" / "schedules.json").read_text())
+    right = tables["maskgit_partially_known"][0]
+    wrong = right | {"mask_len_after_step": [0] * right["T"]}
+    (tmp_path / "schedules.json").write_text(json.dumps({"maskgit_partially_known": [wrong, right], "maskgit_cubic": []}))
+    found = compare(tmp_path)
+    assert [entry["difference"] > 0 for entry in found.tensors.values()] == [True, False] and found.unread == ["maskgit_cubic"]
 
 
 def test_every_family_has_its_case() -> None:

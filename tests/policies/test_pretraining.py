@@ -153,7 +153,7 @@ def test_the_losses_have_gradients(policy: MMadaPolicy, kind: Kind) -> None:
     ("output", "message"),
     [
         (Output("red " * 9, np.zeros((4, 6, 3), np.uint8)), "text of 9 tokens does not fit the window of 8"),
-        (Output("red <|soi|> circle", np.zeros((4, 6, 3), np.uint8)), "which a text position never yields"),
+        (Output("red <|soi|> circle", np.zeros((4, 6, 3), np.uint8)), "vocabulary has no '<|soi|>'"),
         (Output("red", None), "1 of 1 outputs have no image"),
         (Output("red", np.zeros((8, 6, 3), np.uint8)), "make 12 tokens, but the policy's grid has 6"),
     ],

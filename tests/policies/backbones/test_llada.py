@@ -195,3 +195,11 @@ def test_adapter_off_is_the_base_exactly_and_every_target_gets_a_gradient(policy
     grads = {n: p.grad for n, p in adapted.named_parameters() if "lora_" in n}
     assert len(grads) == 2 * 2 * len(TARGETS)
     assert all(g is not None and float(g.abs().max()) > 0 for g in grads.values())
+
+
+@torch.no_grad()
+def test_some_columns_alone_are_those_of_all(policy: MMadaPolicy) -> None:
+    ids, attention = torch.randint(10, 24, (3, 12), generator=torch.Generator().manual_seed(0)), torch.ones(3, 12, dtype=torch.bool)
+    attention[1, :4] = False
+    columns = torch.tensor([11, 5, 6])
+    assert torch.allclose(policy.model.hidden(ids, attention, columns), policy.model.hidden(ids, attention)[:, columns], rtol=0, atol=1e-5)

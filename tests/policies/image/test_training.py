@@ -2,6 +2,7 @@
 
 import torch
 
+from policies.image.magvitv2 import MAGVITv2
 from policies.image.training import tokenizer_loss
 from policies.mmada import MMadaPolicy
 
@@ -10,26 +11,31 @@ def pixels() -> torch.Tensor:
     return torch.rand(3, 3, 8, 12, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
+def magvit(policy: MMadaPolicy) -> MAGVITv2:
+    assert isinstance(policy.images, MAGVITv2)
+    return policy.images
+
+
 @torch.no_grad()
 def test_a_hard_loss_is_the_error_of_the_tokenizer_itself(policy: MMadaPolicy) -> None:
     x = pixels()
-    expected = (policy.images(x) - x).square().mean()
-    assert torch.allclose(tokenizer_loss(policy.images, x, 1.0), expected, rtol=1e-5)
+    expected = (magvit(policy)(x) - x).square().mean()
+    assert torch.allclose(tokenizer_loss(magvit(policy), x, 1.0), expected, rtol=1e-5)
 
 
 @torch.no_grad()
 def test_a_soft_loss_is_the_error_of_a_continuous_auto_encoder(policy: MMadaPolicy) -> None:
     x = pixels()
-    expected = (policy.images.decoder(torch.tanh(policy.images.encoder(x))) - x).square().mean()
-    assert torch.allclose(tokenizer_loss(policy.images, x, 0.0), expected, rtol=1e-5)
-    assert not torch.allclose(tokenizer_loss(policy.images, x, 1.0), expected, rtol=1e-3)
+    expected = (magvit(policy).decoder(torch.tanh(magvit(policy).encoder(x))) - x).square().mean()
+    assert torch.allclose(tokenizer_loss(magvit(policy), x, 0.0), expected, rtol=1e-5)
+    assert not torch.allclose(tokenizer_loss(magvit(policy), x, 1.0), expected, rtol=1e-3)
 
 
 def test_the_gradient_of_a_hard_loss_reaches_the_encoder(policy: MMadaPolicy) -> None:
-    weight = policy.images.encoder.conv_in.weight
+    weight = magvit(policy).encoder.conv_in.weight
     weight.requires_grad_(True)
     try:
-        (grad,) = torch.autograd.grad(tokenizer_loss(policy.images, pixels(), 1.0), weight)
+        (grad,) = torch.autograd.grad(tokenizer_loss(magvit(policy), pixels(), 1.0), weight)
     finally:
         weight.requires_grad_(False)
     assert torch.isfinite(grad).all() and float(grad.abs().max()) > 0
