@@ -128,9 +128,13 @@ class RewardConfig:
     """What scores the outputs."""
 
     name: str = "scenes"
-    """Reward: scenes (exact)."""
+    """Reward: scenes (exact), scenes-clip (how well a small CLIP model of the scene world finds that image and text fit),
+    clip:DIRECTORY or clip:OWNER/NAME[@REVISION] (the same by any CLIP or SigLIP model), or package.module:function of yours."""
     workers: int = 1
     """Reward actors."""
+    calibration: int = 256
+    """Outputs of the base, of training prompts, whose mean and deviation a CLIP reward is standardised by: one deviation below the
+    mean or more is 0, one above or more is 1; 0 = not standardised. Other rewards have a scale of their own."""
     step_mix: float = 0.5
     """Step reward = step_mix x score of the guess + (1 - step_mix) x score of the final output."""
     strict_mix: float = 0.0
@@ -230,6 +234,8 @@ class EvalConfig:
     """Splits measured at the end."""
     seed: int = 1_000_003
     """Seed of the evaluation's rollouts: the same for every arm."""
+    reward: str = ""
+    """Reward that measures, in evaluations and beside the training reward of every update; empty = reward.name."""
 
 
 @dataclass(frozen=True)
@@ -281,6 +287,16 @@ def changed(config: Config, values: Mapping[str, Any]) -> Config:
         section, _, name = key.partition(".")
         sections.setdefault(section, {})[name] = value
     return replace(config, **{name: replace(getattr(config, name), **own) for name, own in sections.items()})
+
+
+def measuring(config: Config) -> str:
+    """The name of the reward that measures."""
+    return config.eval.reward or config.reward.name
+
+
+def checking(config: Config) -> str:
+    """The reward that the specs of training prompts must suit: scenes, which reads them, where it trains or measures."""
+    return "scenes" if measuring(config) == "scenes" else config.reward.name
 
 
 def for_arm(config: Config, arm: str) -> Config:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from pararl import scenes
-from pararl.config import Config
+from pararl.config import Config, checking
 from pararl.prompts import read_prompts
 from pararl.quotas import quotas, task_shares
 from pararl.types import Kind, Prompt
@@ -117,7 +117,7 @@ class Curriculum:
         self.count, self.alternate = config.rollout.prompts, c.order == "alternate"
         self.done = 0
         """Batches given so far."""
-        own = read_prompts(c.file, config.reward.name) if c.file else None
+        own = read_prompts(c.file, checking(config)) if c.file else None
         self.cursors: dict[Kind, Cursor] = {
             kind: Endless(kind, config.run.seed, c.canaries)
             if own is None

@@ -9,7 +9,7 @@ from itertools import count as counting
 import numpy as np
 
 from pararl import scenes
-from pararl.config import Config, RolloutConfig
+from pararl.config import Config, RolloutConfig, measuring
 from pararl.pictures import Sample, SampleRow
 from pararl.prompts import read_prompts
 from pararl.quotas import task_shares
@@ -69,7 +69,7 @@ def split_prompts(split: str, kind: Kind, count: int, config: Config) -> list[Pr
     The split ``canary`` holds the ID prompts whose tags are never trained on; no other split has these.
     """
     if config.eval.file:
-        own = [p for p in _own_prompts(config.eval.file, config.reward.name) if p.kind == kind]
+        own = [p for p in _own_prompts(config.eval.file, measuring(config)) if p.kind == kind]
         return own[config.eval.first : config.eval.first + count] if split == "id" else []
     canaries = set(config.curriculum.canaries) & set(scenes.TAGS[kind])
     if split == CANARY:

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 import rewards
 from pararl import adapter
-from pararl.config import Config, ConfigError, changed
+from pararl.config import Config, ConfigError, changed, measuring
 from pararl.evaluation import eval_sampling, evaluated_kinds, split_prompts
 from pararl.fleet import chunks_of, requests_of
 from pararl.learner import kl_figures, step_table
@@ -53,7 +53,7 @@ class Examiner:
 
     def __init__(self, config: Config, policy: Policy, model: PeftModel | None, name: str) -> None:
         self.config, self.policy, self.model, self.name = config, policy, model, name
-        self.reward = rewards.load(config.reward.name)
+        self.reward = rewards.load(measuring(config))
         self.sampling = eval_sampling(config.rollout)
         self.captions = captions_fit(config)
 

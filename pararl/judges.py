@@ -11,6 +11,7 @@ from pararl.config import Config
 from pararl.fleet import Chunk, actor_options, results_of
 from pararl.types import Judgement, Rollout
 from pararl.workers import RewardWorker, reward_calls
+from rewards import names
 
 
 class Judges(Protocol):
@@ -83,7 +84,8 @@ class RayJudges:
         """Start the actors; ``ready`` waits for them."""
         self.name = config.reward.name
         actor: Any = ray.remote(**actor_options(threads=1))(RewardActor)
-        self.actors: list[Any] = [actor.remote(config.reward.name) for _ in range(config.reward.workers)]
+        # Actors run in folders of their own.
+        self.actors: list[Any] = [actor.remote(names.absolute(self.name)) for _ in range(config.reward.workers)]
         self.calls = 0
         self._ready = [handle.ready.remote() for handle in self.actors]
 

@@ -6,7 +6,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,16 +14,19 @@ import numpy as np
 
 from pararl import checkpoint
 from pararl.cli import Invocation, as_dict, run_folder, save
-from pararl.config import Arm, Config, ConfigError
+from pararl.config import Arm, Config, ConfigError, changed, measuring
+from pararl.curriculum import Curriculum
 from pararl.evaluation import CANARY, Evaluation, eval_sampling, evaluate
 from pararl.files import read_lines, write_json
 from pararl.fleet import Fleet, RayFleet, start_ray
 from pararl.judges import Judges, RayJudges
 from pararl.pictures import Sample, SampleRow, samples_png
 from pararl.plots import OVER_PROMPTS, Bar, bars_png, curves_png, share_bar
+from pararl.sampling import sampling_of
 from pararl.summary import ArmResult, BaseResult, Kinds, SplitResult, Summary, pooled, table
 from pararl.tracking import Tracker, resolve_mode
 from pararl.types import Prompt, Rollout
+from rewards import Calibration, names
 
 
 class RunError(RuntimeError):
@@ -51,8 +54,12 @@ class Measured:
 class Session:
     """A run from its folder to its summary. Use ``Session.open``."""
 
-    def __init__(self, config: Config, folder: Path, fleet: Fleet, judges: Judges, say: Callable[[str], None] = print) -> None:
-        self.config, self.folder, self.fleet, self.judges, self.say = config, folder, fleet, judges, say
+    def __init__(
+        self, config: Config, folder: Path, fleet: Fleet, judges: Judges, measurer: Judges, say: Callable[[str], None] = print
+    ) -> None:
+        """``judges`` give the reward that is trained on, ``measurer`` the one that measures: the same where it is the same reward."""
+        self.config, self.folder, self.fleet, self.say = config, folder, fleet, say
+        self.judges, self.measurer = judges, measurer
         self.tracker = Tracker(folder, config.track, folder.name, as_dict(config))
 
     @classmethod
@@ -71,15 +78,19 @@ class Session:
             raise ConfigError(str(error)) from error
         start_ray(config)
         judges, fleet = RayJudges(config), RayFleet(config)  # neither waits for its actors yet
+        measurer = judges
+        if measuring(config) != config.reward.name:
+            measurer = RayJudges(changed(config, {"reward.name": measuring(config), "reward.workers": 1}))
         try:
             fleet.ready()
             judges.ready()
+            measurer.ready()
             # Only now, so that a run that cannot start leaves no folder.
             if invocation.resume is None:
                 folder.mkdir(parents=True)
                 save(config, folder / "config.yaml")
             try:
-                yield cls(config, folder, fleet, judges)
+                yield cls(config, folder, fleet, judges, measurer)
             except KeyboardInterrupt:
                 raise RunError(f"stopped; go on with --resume {folder}") from None
             except (RuntimeError, ValueError, OSError) as error:
@@ -89,6 +100,7 @@ class Session:
         finally:
             fleet.close()
             judges.close()
+            measurer.close()
 
     @property
     def arms(self) -> tuple[Arm, ...]:
@@ -97,6 +109,26 @@ class Session:
 
     # ---- measuring
 
+    def calibration(self) -> Calibration | None:
+        """What the reward is standardised by, made once a run and kept in its folder; None where its scores are taken as they are.
+
+        From one output of the base for each of the first prompts of the curriculum; no arm is charged for these reward calls. Raises
+        ValueError when they all score the same.
+        """
+        count, path = self.config.reward.calibration, self.folder / "calibration.json"
+        if not (count and names.is_clip(self.config.reward.name)):
+            return None
+        if path.exists():
+            return Calibration(**json.loads(path.read_text(encoding="utf-8")))
+        curriculum, prompts = Curriculum(self.config), list[Prompt]()
+        while len(prompts) < count:
+            prompts += curriculum.next()
+        rollouts = self.fleet.generate(prompts, 1, 0, self.config.run.seed, replace(sampling_of(self.config.rollout), guesses=0), update=0)
+        found = Calibration.of([judgement.final for judgement in self.judges.score(rollouts)])
+        write_json(path, asdict(found))
+        self.say(f"reward {self.config.reward.name} on {found.count} outputs of the base: {found.mean:.4f} +/- {found.deviation:.4f}")
+        return found
+
     def evaluate(self, version: int, splits: Sequence[str], count: int) -> Evaluation:
         """Measure the base (version 0) or the published adapter at the prompts and seeds that all policies share."""
         sampling = eval_sampling(self.config.rollout)
@@ -104,7 +136,7 @@ class Session:
         def generate(prompts: Sequence[Prompt]) -> list[Rollout]:
             return self.fleet.generate(prompts, 1, version, self.config.eval.seed, sampling, update=0)
 
-        return evaluate(generate, self.judges.score, self.config, splits, count)
+        return evaluate(generate, self.measurer.score, self.config, splits, count)
 
     def measured(self, name: str) -> Measured | None:
         """The stored evaluation of ``base`` or of a finished arm; None where it is still to be made."""

@@ -111,13 +111,13 @@ class Stage:
 
 
 def draw_curve(path: Path, curve: list[dict[str, float]]) -> None:
-    """The losses (left) and shares (right: names that end in ``strict`` or ``identical``) of a stage over its steps."""
+    """The losses (left) and shares (right: names that end in ``strict``, ``identical`` or ``right``) of a stage over its steps."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4), layout="constrained")
     losses, shares = figure.subplots(1, 2)
     for name in [key for key in curve[-1] if key != "step"]:
-        is_share = name.endswith(("strict", "identical"))
+        is_share = name.endswith(("strict", "identical", "right"))
         (shares if is_share else losses).plot([row["step"] for row in curve], [row[name] for row in curve], label=name)
     for axes, label in ((losses, "loss"), (shares, "share right, on what was never trained on")):
         axes.set(xlabel="step", ylabel=label)

@@ -3,13 +3,13 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from pararl import checkpoint
 from pararl.arms import ARM_SPECS
 from pararl.config import Arm, for_arm
-from pararl.evaluation import Evaluation
+from pararl.evaluation import Evaluation, split_result
 from pararl.evaluation import figures as split_figures
 from pararl.files import write_json
 from pararl.prefer import Feedback, prefer
@@ -18,7 +18,7 @@ from pararl.session import Session
 from pararl.source import Batch, Source
 from pararl.summary import ArmResult
 from pararl.trainer import RayTrainer, Trainer
-from pararl.types import Receipt
+from pararl.types import Judgement, Receipt
 
 Figures = dict[str, float]
 
@@ -41,6 +41,7 @@ class Training:
         self.config, self.spec = for_arm(session.config, arm), ARM_SPECS[arm]
         self.checkpoint_path = session.folder / "checkpoints" / arm
         self.source = Source(self.config, self.spec, session.fleet, session.judges, session.folder / "rollouts" / arm, session.say)
+        self.scale = session.calibration()
         self.counters = Counters()
         self.began = 0.0
         self.seconds: Figures = {}
@@ -90,9 +91,10 @@ class Training:
         return batch
 
     def prefer(self, batch: Batch) -> Feedback:
-        """What the batch teaches this arm."""
-        c = self.config
-        return prefer(batch.rollouts, batch.judgements, self.spec, c.prefer, c.reward.step_mix, c.rollout.group, c.reward.strict_mix)
+        """What the batch teaches this arm, by its scores as they are or, where the run has a calibration, standardised."""
+        c, scale = self.config, self.scale
+        judgements = [scale.judgement(j) for j in batch.judgements] if scale else batch.judgements
+        return prefer(batch.rollouts, judgements, self.spec, c.prefer, c.reward.step_mix, c.rollout.group, c.reward.strict_mix)
 
     def learn(self, batch: Batch, feedback: Feedback) -> Figures:
         """One update of the adapter."""
@@ -110,17 +112,28 @@ class Training:
         """Write the update down and show it; measure the ID split where it is due."""
         total = time.monotonic() - self.began
         perf = {**self.seconds, "perf/wait": total - sum(self.seconds.values()), "perf/update": total}
-        row = {**dict(feedback.metrics), **figures, **perf, **receipt_figures(receipts)}
+        reward = dict(feedback.metrics) | self.beside(batch)
+        row = {**reward, **figures, **perf, **receipt_figures(receipts)}
         if self._measures(update) and update < self.config.run.updates:
             row |= self._during(update)
         self.session.tracker.log(update, row, self.counters.samples)
         assert self.progress is not None
-        reward = dict(feedback.metrics)
         # Arms on data of the base estimate it at evaluations only: their rollouts do not come from the policy.
         self.kl = row.get("kl/total", row.get("eval/kl_total", self.kl))
         # A static arm samples once, before its first update: that says nothing of the updates that are left.
         once = batch.rollout_seconds + batch.reward_seconds if self.spec.data == "static" else 0.0
-        self.progress.step(reward.get("reward/mean"), reward.get("reward/strict"), self.kl, total - once)
+        strict = reward.get("reward/strict", reward.get("reward/measured_strict"))
+        self.progress.step(reward.get("reward/mean"), strict, self.kl, total - once)
+
+    def beside(self, batch: Batch) -> Figures:
+        """Figures of a batch beside the reward that it is learnt from: raw where that is standardised, and by the reward that measures.
+
+        The latter not for rollouts that were sampled once, whose outputs are not kept.
+        """
+        found = mean_figures("raw", batch.judgements) if self.scale else {}
+        if self.session.measurer is not self.session.judges and self.spec.data != "static":
+            found |= mean_figures("measured", self.session.measurer.score([replace(r, guesses=()) for r in batch.rollouts]))
+        return found
 
     def result(self) -> ArmResult:
         """Measure the trained adapter on every split, save it, and close the arm's books."""
@@ -188,6 +201,14 @@ class Training:
         began = time.monotonic()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - began
+
+
+def mean_figures(name: str, judgements: list[Judgement]) -> Figures:
+    """``reward/<name>``, the mean final score, and ``reward/<name>_strict``; nothing where the reward has none."""
+    if all(judgement.final is None for judgement in judgements):
+        return {}
+    result = split_result(judgements)
+    return {f"reward/{name}": result.soft} | ({} if result.strict is None else {f"reward/{name}_strict": result.strict})
 
 
 def receipt_figures(receipts: list[Receipt]) -> Figures:

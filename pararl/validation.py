@@ -4,8 +4,9 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+import rewards.names
 from pararl.arm_checks import arm_problems
-from pararl.config import ARMS, PER_ARM, Config, ConfigError, flat
+from pararl.config import ARMS, PER_ARM, Config, ConfigError, checking, flat, measuring
 from pararl.quotas import quotas, task_shares
 from pararl.shapes import RELEASES, held_bytes, release_of, settings_of
 from pararl.types import TASKS, Kind
@@ -13,8 +14,6 @@ from pararl.types import TASKS, Kind
 SPLITS = ("id", "ood_pair", "ood_rel", "ood_count", "ood_ops", "para", "canary")
 """The splits of the scene world (``pararl/scenes``) that a policy is measured on; all but the first and the last are held out. Kinds of
 prompts that have no such split are left out of it."""
-REWARDS = ("scenes",)
-"""Rewards by name; any other is given as ``package.module:attribute`` and looked up by ``rewards.load``."""
 EMBEDDED = Path(__file__).resolve().parent.parent / "policies" / "checkpoints"
 """One folder per embedded policy. Looked up as files, because importing ``policies`` would load torch."""
 
@@ -52,6 +51,7 @@ BOUNDS: dict[str, Bound] = {
     "rollout.chunk": _AT_LEAST_1,
     "rollout.gpus": _GPUS,
     "reward.workers": _AT_LEAST_1,
+    "reward.calibration": ("0, or >= 2 (one score has no deviation)", lambda value: value == 0 or value >= 2),
     "reward.step_mix": _SHARE,
     "prefer.credit": (">= 0", lambda value: value >= 0),
     "reward.strict_mix": _SHARE,
@@ -145,9 +145,11 @@ def _lists(config: Config) -> list[str]:
 def _names(config: Config) -> list[str]:
     """What is wrong with the settings that name one thing."""
     problems = []
-    reward = config.reward.name
-    if ":" not in reward and reward not in REWARDS:  # the user's own: the reward worker imports it and says what is wrong with it
-        problems.append(f"reward.name: unknown {reward!r} (known: {', '.join(REWARDS)}; set --reward.name)")
+    for key, reward in (("reward.name", config.reward.name), ("eval.reward", config.eval.reward)):
+        # One of the user's own is imported by the reward worker, which says what is wrong with it.
+        wrong = rewards.names.problem(reward) if reward or key == "reward.name" else None
+        if wrong:
+            problems.append(f"{key}: {wrong} (set --{key})")
     for key, value in (("run.dir", config.run.dir), ("track.project", config.track.project)):
         if not value.strip():
             problems.append(f"{key} must not be empty (set --{key})")
@@ -216,6 +218,9 @@ def _curriculum(config: Config) -> list[str]:
         if kind not in trained and set(TAGS[kind]) <= set(canaries)
     ]
     measured = shares["eval.tasks"] or trained
+    for key, name, kinds in (("reward.name", config.reward.name, trained), ("eval.reward", measuring(config), measured)):
+        if unscored := rewards.names.unscored(name, tuple(kinds)):
+            problems.append(f"{key}: {name} scores no prompt of kind {', '.join(unscored)} (set --{key})")
     if "canary" in config.eval.splits and canaries and not set(canaries) & {tag for kind in measured for tag in TAGS[kind]}:
         problems.append(f"eval.splits: no kind that is measured has a prompt with a tag of curriculum.canaries ({', '.join(canaries)})")
     if "canary" in config.eval.splits and not canaries:
@@ -289,7 +294,7 @@ def _files(config: Config) -> list[str]:
         from pararl.prompts import read_prompts, unfit
 
         try:
-            prompts = read_prompts(source, config.reward.name)
+            prompts = read_prompts(source, checking(config) if key == "curriculum.file" else measuring(config))
         except (ValueError, OSError) as error:
             problems.append(f"{key}: {error}")
             continue

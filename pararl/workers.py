@@ -1,6 +1,6 @@
 """What rollout and reward actors do, as plain classes without Ray.
 
-This module loads no torch: a rollout worker loads it when it is made, a reward worker never does.
+This module loads no torch: a rollout worker loads it when it is made, a reward worker where its reward does.
 """
 
 import hashlib

@@ -1,10 +1,12 @@
-"""Make an embedded base: train the image tokenizer on scenes, then the masked-diffusion policy on scene prompts.
+"""Make an embedded base: train the image tokenizer on scenes, then the masked-diffusion policy on scene prompts. Or the embedded CLIP.
 
     python pipelines/pretrain.py tokenizer --out outputs/scenes-mmada
     python pipelines/pretrain.py policy    --out outputs/scenes-mmada
     python pipelines/pretrain.py slips     --out outputs/scenes-mmada
 
-The last stage goes on with data of which a share has a slip (an object or a word that is wrong), as collected data have: a base that has
+    python pipelines/pretrain.py clip      --out outputs/scenes-clip
+
+The stage slips goes on with data of which a share has a slip (an object or a word that is wrong), as collected data have: a base that has
 seen right outputs only samples nearly all that it knows, and leaves an alignment little to bring out (docs/results.md). All stages show
 a progress bar, save what they need to go on every few minutes under OUT/.training and resume from there when run again.
 """
@@ -16,6 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:] = [str(ROOT), *(entry for entry in sys.path if Path(entry).resolve() not in (ROOT, ROOT / "pipelines"))]
 
 import argparse
+import math
 import time
 from dataclasses import dataclass, replace
 
@@ -37,6 +40,7 @@ from policies.mmada import MMadaPolicy
 from policies.mmada_codec import MMadaSettings
 from policies.pretraining import supervised_loss
 from policies.text import word_tokenizer
+from rewards import pretraining as clip
 
 BITS = 8
 LEVELS = {"ch": 32, "ch_mult": [1, 1, 1, 2], "num_res_blocks": [0, 1, 1, 1], "z_channels": BITS}
@@ -237,11 +241,40 @@ def slipped(output: Output, seed: tuple[int, ...], probability: float) -> Output
     return scenes.slip(output, rng) if rng.random() < probability else output
 
 
+def train_clip(args: argparse.Namespace) -> None:
+    """The CLIP model of the reward ``scenes-clip``."""
+    torch.manual_seed(args.seed)
+    model, processor = clip.new_model()
+    run = Stage(model, args.out / ".training" / "clip", args.steps or 2500, args.lr or 2e-3, args.seed, args.batch)
+    bar = tqdm(total=run.steps, initial=run.step, desc="clip", mininterval=5)
+    while run.step < run.steps:
+        began = time.time()
+        model.train()
+        loss = clip.contrastive_loss(model, processor, clip.training_pairs(run.step * run.batch, run.batch, run.seed))
+        loss.backward()
+        run.advance()
+        model.logit_scale.data.clamp_(max=math.log(100))  # as CLIP's own training does
+        run.seconds += time.time() - began
+        bar.update()
+        if run.step % args.every == 0 or run.step == run.steps:
+            shares = clip.measure(model, processor, min(256, args.final))
+            run.curve.append({"step": run.step, "loss": loss.item(), **shares})
+            bar.set_postfix({name.removesuffix(" right"): f"{value:.2f}" for name, value in shares.items()})
+            run.save()
+    bar.close()
+    model.save_pretrained(args.out)
+    processor.save_pretrained(args.out)
+    count = min(2048, args.final)
+    final = clip.measure(model, processor, count)
+    print(f"share right, {count:,} ID prompts:", final)
+    run.record(args.out, "clip", {"prompts": count, **final})
+
+
 def main() -> None:
     """Run one recipe."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=("tokenizer", "policy", "slips"))
-    parser.add_argument("--out", type=Path, default=Path("outputs/scenes-mmada"), help="directory of the checkpoint")
+    parser.add_argument("stage", choices=("tokenizer", "policy", "slips", "clip"))
+    parser.add_argument("--out", type=Path, help="directory of the checkpoint; default outputs/scenes-mmada, or outputs/scenes-clip")
     parser.add_argument("--steps", type=int, default=0, help="optimiser steps; 0 = the recipe's")
     parser.add_argument("--stop", type=int, default=0, help="end after so many steps of that schedule; 0 = at its end")
     parser.add_argument("--batch", type=int, default=0, help="examples a step; 0 = the recipe's")
@@ -249,16 +282,20 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--every", type=int, default=500, help="steps between measurements and saves")
     parser.add_argument(
-        "--final", type=int, default=10_000, help="scenes that the finished tokenizer is measured on (a policy: at most 1,024 prompts)"
+        "--final",
+        type=int,
+        default=10_000,
+        help="scenes that the finished tokenizer is measured on (a policy: at most 1,024 prompts, a CLIP: 2,048)",
     )
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
-    args.batch = args.batch or (16 if args.stage == "tokenizer" else 96)
-    if args.stage != "tokenizer" and args.batch < len(KINDS):
+    args.batch = args.batch or {"tokenizer": 16, "clip": 64}.get(args.stage, 96)
+    if args.stage in ("policy", "slips") and args.batch < len(KINDS):
         raise SystemExit(f"--batch {args.batch}: a batch of the policy holds every kind of prompt, at least {len(KINDS)} examples")
+    args.out = args.out or Path("outputs") / ("scenes-clip" if args.stage == "clip" else "scenes-mmada")
     args.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(args.threads)
-    {"tokenizer": train_tokenizer, "policy": train_policy, "slips": train_slips}[args.stage](args)
+    {"tokenizer": train_tokenizer, "policy": train_policy, "slips": train_slips, "clip": train_clip}[args.stage](args)
 
 
 if __name__ == "__main__":

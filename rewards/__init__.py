@@ -2,23 +2,42 @@
 
 import importlib
 
+from rewards import names
 from rewards.base import FunctionReward, Reward, check_scores, score_outputs, score_rollouts, self_test
 from rewards.scenes import SceneReward
+from rewards.standardise import Calibration
 
-__all__ = ["FunctionReward", "Reward", "SceneReward", "check_scores", "load", "score_outputs", "score_rollouts", "self_test"]
+__all__ = [
+    "Calibration",
+    "FunctionReward",
+    "Reward",
+    "SceneReward",
+    "check_scores",
+    "load",
+    "score_outputs",
+    "score_rollouts",
+    "self_test",
+]
 
 
 def load(name: str) -> Reward:
-    """The reward of that name: ``scenes``, or ``module:attribute`` for the user's own.
+    """The reward of that name: ``scenes``, a CLIP model's (``scenes-clip``, ``clip:DIRECTORY``, ``clip:OWNER/NAME@REVISION``), or
+    ``module:attribute`` for the user's own.
 
     The attribute may be a function with TRL's signature (sync or async), a ``Reward`` or a subclass of it (made without arguments). Raises
     ValueError that says what is missing; an error inside the user's module passes through.
     """
     if name == SceneReward.name:
         return SceneReward()
+    if wrong := names.problem(name):
+        raise ValueError(wrong)
+    if names.is_clip(name):
+        from rewards.clip import ClipReward  # loads torch
+
+        return ClipReward.named(name)
     module_name, _, attribute = name.partition(":")
     if not module_name or not attribute:
-        raise ValueError(f"unknown reward {name!r}: use 'scenes', or 'module:function' for a function of yours")
+        raise ValueError(f"unknown reward {name!r}: a function of yours is named 'module:function'")
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:

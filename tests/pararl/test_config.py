@@ -124,7 +124,15 @@ def test_values_have_their_declared_types() -> None:
         ("--eval.tasks t2t --curriculum.canaries scene_edit,arithmetic,paraphrase", "leave no prompt of kind t2t for split id"),
         ("--curriculum.canaries arithmetic --eval.splits id,canary", "no kind that is measured has a prompt with a tag of"),
         ("--eval.file gone.jsonl --eval.splits id", "eval.file: there is no file gone.jsonl"),
-        ("--reward.name clip", "reward.name: unknown 'clip' (known: scenes;"),
+        ("--reward.name clip", "reward.name: unknown reward 'clip' (known: scenes, scenes-clip, clip:DIRECTORY, "),
+        ("--reward.name clip:./gone", "reward.name: reward 'clip:./gone': ./gone is neither a directory nor a name of the hub"),
+        ("--eval.reward scene", "eval.reward: unknown reward 'scene' (known: scenes, "),
+        ("--reward.calibration 1", "reward.calibration must be 0, or >= 2 (one score has no deviation), got 1"),
+        (
+            "--reward.name scenes-clip --curriculum.tasks t2i,edit,t2t",
+            "reward.name: scenes-clip scores no prompt of kind edit, t2t (set --reward.name)",
+        ),
+        ("--eval.reward scenes-clip --eval.tasks t2i,edit", "eval.reward: scenes-clip scores no prompt of kind edit"),
         ("--policy.name .", "policy.name: . has no policy.json"),
         ("--eval.splits ood_pair", "eval.splits must begin with id"),
         ("--eval.splits id,train", "eval.splits: unknown 'train'"),
@@ -359,7 +367,12 @@ def test_constraints_lie_within_the_declared_ranges() -> None:
 def test_a_submitted_job_uploads_the_policies_and_leaves_the_environment_at_home() -> None:
     rules = [line for name in (".gitignore", ".rayignore") for line in (ROOT / name).read_text(encoding="utf-8").splitlines()]
     ignored = pathspec.GitIgnoreSpec.from_lines(rules)
-    for needed in ("policies/checkpoints/scenes-mmada/model.safetensors", "policies/checkpoints/scenes-mmada/config.json", "pararl/cli.py"):
+    for needed in (
+        "rewards/checkpoints/scenes-clip/model.safetensors",
+        "policies/checkpoints/scenes-mmada/model.safetensors",
+        "policies/checkpoints/scenes-mmada/config.json",
+        "pararl/cli.py",
+    ):
         assert not ignored.match_file(needed)
     for local in (
         ".venv/bin/python",

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 import policies
+import rewards
 from pararl import scenes
 from pararl.types import KINDS
 from policies.mmada import MMadaPolicy
@@ -52,6 +53,18 @@ def test_a_resumed_training_ends_where_a_straight_one_does(tmp_path: Path) -> No
     assert isinstance(policy, MMadaPolicy)
     (output,) = policy.sample("a red circle")
     assert output.image is not None and output.image.shape == (32, 32, 3)
+
+
+def test_the_clip_model_is_trained_and_loaded_as_a_reward(tmp_path: Path) -> None:
+    out = tmp_path / "clip"
+    pretrain("clip", out, "--steps", "2")
+    facts = json.loads((out / "training.json").read_text())["clip"]
+    assert facts["steps"] == 2 and facts["result"]["prompts"] == 8 and facts["parameters"] < 1.5e6
+    assert {"retrieval right", "colour right", "loss", "step"} <= facts["curve"][0].keys()
+    reward = rewards.load(f"clip:{out}")
+    shown = scenes.example("id", 0)
+    (score,) = rewards.score_outputs(reward, [shown.prompt], [shown.output])
+    assert score is not None and 0 <= score.value <= 1
 
 
 def test_the_shipped_base_does_every_task_as_well_as_its_record_says() -> None:

@@ -1,0 +1,66 @@
+"""How rewards are named, read without loading any: a mistake in a name is told before anything starts."""
+
+import json
+import re
+from pathlib import Path
+
+CHECKPOINTS = Path(__file__).resolve().parent / "checkpoints"
+"""One folder per embedded model that scores."""
+CLIP = "clip:"
+"""``clip:DIRECTORY`` or ``clip:OWNER/NAME[@REVISION]``, a model of the Hugging Face hub."""
+EMBEDDED = ("scenes-clip",)
+"""Names of embedded CLIP models."""
+KNOWN = ("scenes", *EMBEDDED, "clip:DIRECTORY", "clip:OWNER/NAME[@REVISION]", "package.module:function")
+CLIP_TYPES = ("clip", "siglip")
+"""``model_type`` of the models that the CLIP reward runs: ``CLIPModel`` and ``SiglipModel``."""
+
+_HUB = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?")
+
+
+def is_clip(name: str) -> bool:
+    """Whether the name is that of a CLIP reward."""
+    return name in EMBEDDED or name.startswith(CLIP)
+
+
+def clip_model(name: str) -> tuple[str, str | None]:
+    """Directory or hub name of the model of a CLIP reward, and its revision where one is pinned."""
+    if name in EMBEDDED:
+        return str(CHECKPOINTS / name), None
+    source = name.removeprefix(CLIP)
+    if source and Path(source).is_dir():
+        return source, None
+    source, _, revision = source.partition("@")
+    return source, revision or None
+
+
+def problem(name: str) -> str | None:
+    """What is wrong with a reward's name, as far as files and spelling tell; None = nothing. Imports and downloads nothing."""
+    if name == "scenes" or name in EMBEDDED:
+        return None
+    if not is_clip(name):
+        return None if ":" in name else f"unknown reward {name!r} (known: {', '.join(KNOWN)})"
+    source, _ = clip_model(name)
+    directory = Path(source)
+    if not source or not directory.is_dir():
+        if source.startswith((".", "~")) or not _HUB.fullmatch(name.removeprefix(CLIP)):
+            return (
+                f"reward {name!r}: {source or 'nothing'} is neither a directory nor a name of the hub such as openai/clip-vit-base-patch32"
+            )
+        return None
+    if not (directory / "config.json").is_file():
+        return f"reward {name!r}: {directory} has no config.json, so it is no model of transformers"
+    kind = json.loads((directory / "config.json").read_text(encoding="utf-8")).get("model_type")
+    if kind not in CLIP_TYPES:
+        return f"reward {name!r} is a model of type {kind!r}, the CLIP reward runs {' and '.join(CLIP_TYPES)}"
+    return None
+
+
+def unscored(name: str, kinds: tuple[str, ...]) -> list[str]:
+    """Those of the kinds of prompts that the reward never scores."""
+    return [kind for kind in kinds if kind in ("t2t", "edit")] if is_clip(name) else []
+
+
+def absolute(name: str) -> str:
+    """The same name for a process in another folder: a directory in full."""
+    source, _ = clip_model(name) if is_clip(name) else ("", None)
+    return f"{CLIP}{Path(source).resolve()}" if name.startswith(CLIP) and Path(source).is_dir() else name
