@@ -33,6 +33,7 @@ from pararl.costs import gradient_flops, rollout_cost
 from pararl.learner import Learner, step_table
 from pararl.memory import learner_pass, rollout_pass
 from pararl.prefer import prefer
+from pararl.sampling import sampling_of
 from pararl.shapes import ModelShape
 from pararl.types import Judgement, Kind, Prompt, Score
 from pararl.workers import Request, RolloutWorker, WorkerSettings, place
@@ -178,20 +179,13 @@ class Bench:
             best = min(best, (time.perf_counter() - start) / 4)
         return 2.0 * side**3 / best
 
-    def rollout(self, name: str, kind: Kind, prompts: int, group: int, sampling: Sampling) -> list[Any]:
-        """Sample as the fleet does, from the published adapter, after one step to warm up."""
-        asked = [Request(prompt(self.size, i, kind), k, 1000 * i + k) for i in range(prompts) for k in range(group)]
+    def rollout(self, name: str, kind: Kind, prompts: int, plan: RolloutConfig) -> list[Any]:
+        """Sample as the fleet does, from the published adapter, after a sample of few steps to warm up."""
+        asked = [Request(prompt(self.size, i, kind), k, 1000 * i + k) for i in range(prompts) for k in range(plan.group)]
+        plan, sampling = replace(plan, chunk=len(asked)), replace(sampling_of(plan), guesses=0)
         version = self.sent.version if self.sent else 0
         warm = Sampling(steps=self.policy.settings.text_tokens // self.policy.settings.text_block, guidance=sampling.guidance)
         self.worker.generate(asked, warm, self.sent, version)
-        plan = RolloutConfig(
-            chunk=len(asked),
-            group=group,
-            steps=sampling.steps,
-            recorded=sampling.recorded,
-            image_steps=sampling.image_steps,
-            guidance=GUIDANCE,
-        )
         flops = len(asked) * rollout_cost(self.shape, kind, plan, self.size.rank if self.sent else 0).flops
         planned = rollout_pass(self.shape, kind, len(asked), 2, self.bytes)
         facts = {"samples": len(asked), "flops": flops, "planned_bytes": planned}
@@ -278,13 +272,13 @@ def main() -> None:
     cpu.use(1)
     bench = Bench(size, asked.device, asked.dtype)
     ceiling, built = bench.ceiling(), time.perf_counter() - began
-    t2i = Sampling(steps=size.steps, recorded=size.recorded, guesses=0, guidance=GUIDANCE)
-    rollouts = bench.rollout("t2i rollout, base", "t2i", size.prompts, size.group, t2i)
+    t2i = RolloutConfig(group=size.group, steps=size.steps, recorded=size.recorded, guidance=GUIDANCE)
+    rollouts = bench.rollout("t2i rollout, base", "t2i", size.prompts, t2i)
     bench.learn(rollouts)
     bench.publish()
-    bench.rollout("t2i rollout, adapter", "t2i", size.prompts, size.group, t2i)
-    joint = replace(t2i, steps=size.joint_steps, image_steps=size.image_steps)
-    bench.rollout("parallel rollout, adapter", "interleaved", size.joint, 1, joint)
+    bench.rollout("t2i rollout, adapter", "t2i", size.prompts, t2i)
+    joint = replace(t2i, group=1, steps=size.joint_steps, image_steps=size.image_steps)
+    bench.rollout("parallel rollout, adapter", "interleaved", size.joint, joint)
     bench.released()
     name = torch.cuda.get_device_name() if asked.device == "cuda" else "CPU"
     print(f"{asked.size}, {asked.dtype}, {name}, torch {torch.__version__}; products of {size.product}: {ceiling / 1e12:.4g} TFLOP/s")

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal
 
+from pararl.steps import Decoding
+
 Arm = Literal["pararl", "pararl_grpo", "output", "offline_dpo", "offline_stream", "best_of_n"]
 ARMS: tuple[Arm, ...] = ("pararl", "pararl_grpo", "output", "offline_dpo", "offline_stream", "best_of_n")
 
@@ -100,7 +102,7 @@ class RolloutConfig:
     image_sampler: Literal["maskgit", "emerge"] = "maskgit"
     """Which drawn image tokens are committed at a step. maskgit: the most confident. emerge: each by its own chance, as many on average
     (MaskGRPO's, for groups that differ more); choice_temperature has then no effect."""
-    decoding: Literal["parallel", "semi_parallel", "sequential", "released"] = "parallel"
+    decoding: Decoding = "parallel"
     """How text and image of one output share the steps. parallel: both throughout. sequential: the text in the first half, the image
     in the second. semi_parallel: the text in the first three quarters, the image in the last three. released: as MMaDA-Parallel's code
     does, the text without blocks, the image from a quarter of the steps on."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from pararl.config import RolloutConfig
 from pararl.shapes import ModelShape
+from pararl.steps import late_updates, shared_steps, spread
 from pararl.types import Kind
 
 
@@ -40,15 +41,13 @@ def moving(shape: ModelShape, kind: Kind, rollout: RolloutConfig) -> list[frozen
     steps, made = rollout.steps, shape.outputs(kind)
     if len(made) == 1:
         return [frozenset(made)] * steps
-    rest = {"semi_parallel": steps // 4, "sequential": steps // 2}.get(rollout.decoding, 0)
+    text, image = shared_steps(steps, rollout.decoding)
+    updates = rollout.image_steps or len(image)
     if rollout.decoding == "released":
-        first, last, updates = steps // 4, steps - 1, rollout.image_steps or steps
-        image = {round(first + (last - first) * i / max(1, updates - 1)) for i in range(updates)}
+        moments = set(late_updates(steps, updates))
     else:
-        length = steps - rest
-        updates = rollout.image_steps or length
-        image = {rest + (i + 1) * length // updates - 1 for i in range(updates)}
-    return [frozenset(({"text"} if t < steps - rest else set()) | ({"image"} if t in image else set())) for t in range(steps)]
+        moments = {image.start + place for place in spread(updates, len(image))}
+    return [frozenset(({"text"} if t in text else set()) | ({"image"} if t in moments else set())) for t in range(steps)]
 
 
 def steps_of(shape: ModelShape, kind: Kind, rollout: RolloutConfig) -> Iterator[tuple[float, Step]]:

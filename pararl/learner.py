@@ -204,7 +204,8 @@ class Learner:
 
         def part(chunk: list[Rollout]) -> Tensor:
             table = step_table(self.policy, chunk, width)
-            gaps.extend((table.logprob.detach() - table.behaviour)[table.committed].abs().tolist())
+            if table.committed.any():
+                gaps.append((table.logprob.detach() - table.behaviour)[table.committed].abs().max().item())
             return table.logprob
 
         loss, figures = backward([partial(part, chunk) for chunk in chunks], loss_of, known)
@@ -265,7 +266,7 @@ class Learner:
         alone, has no tokens. Modalities are normalised by their own tokens and weighed, so that the longer does not swamp the shorter."""
         assert feedback.advantages is not None
         advantages = torch.from_numpy(feedback.advantages[used]).to(table.logprob.device)
-        loss = table.logprob[:0].sum()  # 0, with a gradient even where the recorded steps committed nothing
+        loss = torch.zeros((), device=table.logprob.device)
         figures: Figures = {}
         for m, modality in enumerate(MODALITIES):
             logprob, behaviour, committed = (x[:, :, m] for x in (table.logprob, table.behaviour, table.committed))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pararl.config import ConfigError
+from pararl.releases import RELEASES, release_of
 from pararl.types import Kind
 
 
@@ -96,22 +97,8 @@ class ModelShape:
         return prefix + picture + (1 + self.text_tokens if joint else 0)
 
 
-ROOT = Path(__file__).resolve().parent.parent
-RELEASES = {path.stem.replace("--", "/"): path for path in sorted((ROOT / "policies" / "releases").glob("*.json"))}
-"""What released checkpoints do not say about themselves, by their names on the hub. Read as files: ``policies`` would load torch."""
 AMUSED_WEIGHTS = 146_000_000
 """Parameters of the image tokenizer of MMaDA-Parallel-A, about."""
-
-
-def release_of(name: str) -> str | None:
-    """Which release a hub name, with or without a revision, or the folder of a copy is; None where nothing says."""
-    repository = name.partition("@")[0]
-    if repository in RELEASES:
-        return repository
-    folders = Path(name).resolve().parts if Path(name).is_dir() else ()
-    known = {release.rpartition("/")[2]: release for release in RELEASES}
-    known |= {"models--" + release.replace("/", "--"): release for release in RELEASES}
-    return next((known[folder] for folder in reversed(folders) if folder in known), None)
 
 
 def settings_of(name: str, directory: Path) -> Mapping[str, Any] | None:

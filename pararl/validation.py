@@ -8,7 +8,9 @@ import rewards.names
 from pararl.arm_checks import arm_problems
 from pararl.config import ARMS, PER_ARM, Config, ConfigError, checking, flat, measuring
 from pararl.quotas import quotas, task_shares
-from pararl.shapes import RELEASES, held_bytes, release_of, settings_of
+from pararl.releases import RELEASES, release_of
+from pararl.shapes import held_bytes, settings_of
+from pararl.steps import CUTS, shared_steps
 from pararl.types import TASKS, Kind
 
 SPLITS = ("id", "ood_pair", "ood_rel", "ood_count", "ood_ops", "para", "canary")
@@ -244,12 +246,11 @@ def _policy(config: Config) -> list[str]:
     steps, problems = config.rollout.steps, _one_dtype(config)
     if any(kind.startswith("interleaved") for kind in kinds):
         decoding = config.rollout.decoding
-        part = {"semi_parallel": (3, 4), "sequential": (1, 2)}.get(decoding, (1, 1))
-        if steps % part[1]:
-            problems.append(f"rollout.steps must be a multiple of {part[1]} for {decoding} decoding, got {steps}")
-        given = steps * part[0] // part[1]
-        if config.rollout.image_steps > given:
-            problems.append(f"rollout.image_steps must be at most {given}, the steps of an image, got {config.rollout.image_steps}")
+        if steps % CUTS[decoding]:
+            return [*problems, f"rollout.steps must be a multiple of {CUTS[decoding]} for {decoding} decoding, got {steps}"]
+        given, image = map(len, shared_steps(steps, decoding))
+        if config.rollout.image_steps > image:
+            problems.append(f"rollout.image_steps must be at most {image}, the steps of an image, got {config.rollout.image_steps}")
         if decoding != "released":  # which has no text blocks
             windows["text"] = ("interleaved", given)
     if kinds.keys() & {"t2t", "i2t"}:

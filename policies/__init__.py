@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 
+from pararl.releases import RELEASES
 from policies import sources
 from policies.base import Drawing, Draws, Policy, Sampling, StepTokens
 from policies.mmada import MMadaPolicy
 from policies.parallel_a import ParallelAPolicy
-from policies.sources import CHECKPOINTS, RELEASES
+from policies.sources import CHECKPOINTS
 
 FAMILIES: dict[str, type[MMadaPolicy]] = {kind.family: kind for kind in (MMadaPolicy, ParallelAPolicy)}
 

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pararl.steps import Decoding
 from pararl.types import Modality, Output, Prompt, Rollout, Segment, Task
-from policies.sampling.schedules import Decoding, ImageSampler
+from policies.sampling.schedules import ImageSampler
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +34,7 @@ class Sampling:
     image_sampler: ImageSampler = "maskgit"
     """maskgit: the most confident drawn image tokens are committed. emerge: each by its own chance, confident or not (MaskGRPO)."""
     decoding: Decoding = "parallel"
-    """How text and image of one output share the steps; see ``policies.sampling.schedules.shared_steps``."""
+    """How text and image of one output share the steps; see ``pararl.steps.shared_steps``."""
     image_steps: int = 0
     """Steps at which the image of a joint output advances, spread over those of its text; 0 = at all of them."""
     guidance: float = 0.0

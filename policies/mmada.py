@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
+from pararl.steps import shared_steps
 from pararl.types import MODALITIES, Modality, Output, Prompt, Rollout, Segment
 from policies.backbones.llada import MMadaModelLM
 from policies.base import Sampling
@@ -29,7 +30,6 @@ from policies.sampling.denoise import (
     late_image_plan,
     text_plan,
 )
-from policies.sampling.schedules import shared_steps
 from policies.sources import POLICY_FILE, Parts
 from policies.weights import check_plain, no_progress_bars, read_model
 

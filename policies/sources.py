@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
+from pararl.releases import RELEASES, release_of
+
 POLICY_FILE = "policy.json"
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
-RELEASES = {path.stem.replace("--", "/"): path for path in sorted((Path(__file__).parent / "releases").glob("*.json"))}
-"""Released checkpoints by their names on the hub."""
 WANTED = ("*.json", "*.safetensors", "*.bin")
 """What is fetched of a repository; a ``.bin`` is read as weights alone, and only where there is no safetensors file."""
 
@@ -48,26 +48,25 @@ def find(name: str | Path, release: str | None = None, image_tokenizer: str | Pa
     if release not in RELEASES:
         known = sorted(p.parent.name for p in CHECKPOINTS.glob(f"*/{POLICY_FILE}"))
         if Path(name).is_dir():
-            raise FileNotFoundError(f"{name} has no {POLICY_FILE}: say which release it is a copy of, one of {', '.join(RELEASES)}")
+            raise FileNotFoundError(
+                f"{name} has no {POLICY_FILE}: say which release it is a copy of (release=, or call the folder like it), one of "
+                f"{', '.join(RELEASES)}"
+            )
         raise FileNotFoundError(
             f"no policy {str(name)!r}: neither a directory with a {POLICY_FILE} nor one of {known}, nor a release: {', '.join(RELEASES)}"
         )
     raw = json.loads(RELEASES[release].read_text())
     backbone = fetch(str(name))
-    # An aMUSEd tokenizer lies in a folder of the repository that holds the backbone.
-    images = fetch(str(image_tokenizer or raw["images"])) if image_tokenizer or "/" in raw["images"] else backbone / raw["images"]
-    return Parts(raw["family"], raw["settings"], backbone, images, raw["text_size"])
+    return Parts(raw["family"], raw["settings"], backbone, _images(raw["images"], backbone, image_tokenizer), raw["text_size"])
 
 
-def release_of(name: str) -> str | None:
-    """Which release a hub name, a folder called like one, or a snapshot in the hub's cache is; None where nothing says."""
-    repository = name.partition("@")[0]
-    if repository in RELEASES:
-        return repository
-    parts = Path(name).resolve().parts if Path(name).is_dir() else ()
-    by_folder = {release.rpartition("/")[2]: release for release in RELEASES}
-    by_folder |= {"models--" + release.replace("/", "--"): release for release in RELEASES}
-    return next((by_folder[part] for part in reversed(parts) if part in by_folder), None)
+def _images(released: str, backbone: Path, image_tokenizer: str | Path | None) -> Path:
+    """Where the image tokenizer of a release is: where the caller says, beside the backbone, or in a repository of its own."""
+    if image_tokenizer is not None:
+        return fetch(str(image_tokenizer))
+    # An aMUSEd tokenizer is released in a folder beside the backbone, and a MAGVIT-v2 may have been put there.
+    beside = next((backbone / name for name in ("image_tokenizer", released) if (backbone / name).is_dir()), None)
+    return beside or fetch(released)
 
 
 def fetch(source: str) -> Path:

@@ -34,12 +34,14 @@ class ClipReward(Reward):
         """Load model and processor from a directory or the hub, safetensors only and without code of theirs.
 
         ``revision`` pins a commit, tag or branch of the hub; ``batch`` is how many images, and how many texts, one forward takes. Raises
-        ValueError for what cannot be loaded, and for a model that is neither a ``CLIPModel`` nor a ``SiglipModel``.
+        ValueError for what cannot be loaded whole, and for a model that is neither a ``CLIPModel`` nor a ``SiglipModel``.
         """
         self.name = name or f"{CLIP}{source}"
         self.batch = batch
         try:
-            self.model = AutoModel.from_pretrained(source, revision=revision, use_safetensors=True, trust_remote_code=False)
+            self.model, info = AutoModel.from_pretrained(
+                source, revision=revision, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+            )
             self.processor = AutoProcessor.from_pretrained(source, revision=revision, trust_remote_code=False)
         except OSError as error:
             cause = str(error).partition("\n")[0]
@@ -47,6 +49,9 @@ class ClipReward(Reward):
         self.kind = self.model.config.model_type
         if self.kind not in CLIP_TYPES:
             raise ValueError(f"reward {self.name}: {source} is a model of type {self.kind!r}, use one of {', '.join(CLIP_TYPES)}")
+        # transformers fills what is missing with random numbers and goes on.
+        if lacking := sorted(map(str, (*info["missing_keys"], *info["mismatched_keys"]))):
+            raise ValueError(f"reward {self.name}: {source} lacks {len(lacking)} weights of its model ({', '.join(lacking[:3])} ...)")
         self.model.eval()
 
     @classmethod
@@ -81,15 +86,20 @@ class ClipReward(Reward):
 
     @torch.inference_mode()
     def cosines(self, pairs: Sequence[Shown]) -> list[float]:
-        """The cosine of text and image of each pair, in [-1, 1] up to rounding. Every text is embedded once, however often it comes."""
+        """The cosine of text and image of each pair, in [-1, 1] up to rounding. Every text is embedded once, however often it comes.
+
+        Raises ValueError for what is not a number: it must not pass for a low score.
+        """
         if not pairs:
             return []
         texts = list(dict.fromkeys(text for text, _ in pairs))
         place = {text: row for row, text in enumerate(texts)}
         of_texts = torch.cat([self._texts(part) for part in _parts(texts, self.batch)])
         of_images = torch.cat([self._images(part) for part in _parts([image for _, image in pairs], self.batch)])
-        found: list[float] = (of_texts[[place[text] for text, _ in pairs]] * of_images).sum(1).tolist()
-        return found
+        found = (of_texts[[place[text] for text, _ in pairs]] * of_images).sum(1)
+        if not found.isfinite().all():
+            raise ValueError(f"reward {self.name}: its model gives embeddings that are not finite, or 0: check its weights")
+        return [float(value) for value in found]
 
     def _texts(self, texts: Sequence[str]) -> Tensor:
         """Unit embeddings [text, dimension]."""

@@ -49,7 +49,10 @@ def problem(name: str) -> str | None:
         return None
     if not (directory / "config.json").is_file():
         return f"reward {name!r}: {directory} has no config.json, so it is no model of transformers"
-    kind = json.loads((directory / "config.json").read_text(encoding="utf-8")).get("model_type")
+    try:
+        kind = dict(json.loads((directory / "config.json").read_text(encoding="utf-8"))).get("model_type")
+    except (ValueError, TypeError) as error:
+        return f"reward {name!r}: {directory / 'config.json'} is no JSON object ({error})"
     if kind not in CLIP_TYPES:
         return f"reward {name!r} is a model of type {kind!r}, the CLIP reward runs {' and '.join(CLIP_TYPES)}"
     return None

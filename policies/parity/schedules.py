@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
+from pararl.steps import late_updates
 from policies.parity.case import Case, Comparison
 from policies.sampling.released import floor_counts
-from policies.sampling.schedules import late_updates, left_masked, remaining, transfer_counts
+from policies.sampling.schedules import left_masked, remaining, transfer_counts
 
 TEMPERATURE = 1e-6
 Entry = dict[str, Any]

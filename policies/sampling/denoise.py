@@ -12,9 +12,10 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from pararl.steps import late_updates, spread
 from pararl.types import Modality
 from policies.layout import Canvas, Span
-from policies.sampling.schedules import block_counts, late_updates, left_masked, remaining, reveal_chances, spread
+from policies.sampling.schedules import block_counts, left_masked, remaining, reveal_chances
 
 Logits = Callable[[Tensor, Sequence[Span]], list[tuple[Tensor, Tensor]]]
 """(ids [batch, length], spans) -> per span (plain, guided) logits [batch, span, rows]: guidance-free, and as the sampler draws from."""

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from policies.sampling.schedules import late_updates, left_masked, transfer_counts
+from pararl.steps import late_updates
+from policies.sampling.schedules import left_masked, transfer_counts
 
 Forward = Callable[[Tensor], Tensor]
 """Ids int64 [batch, length] -> logits [batch, length, vocabulary]."""

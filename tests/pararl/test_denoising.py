@@ -13,9 +13,9 @@ from pararl.config import RolloutConfig
 from pararl.denoising import moving, steps_of
 from pararl.sampling import sampling_of
 from pararl.shapes import shape_of
+from pararl.steps import Decoding
 from pararl.types import KINDS, Kind, Prompt, Task
 from policies.mmada import MMadaPolicy
-from policies.sampling.schedules import Decoding
 
 STEPS = 8
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from pararl.steps import Decoding, late_updates, shared_steps
 from pararl.types import Prompt, Rollout, Task
 from policies.base import Sampling
 from policies.mmada import MMadaPolicy
 from policies.sampling import released
-from policies.sampling.schedules import Decoding, late_updates, shared_steps
 from tests.policies.by_hand import picture
 
 STEPS = 8

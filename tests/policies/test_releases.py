@@ -60,14 +60,11 @@ def test_a_copy_is_known_by_its_folder_and_holds_what_the_shards_hold(hub: Path)
 
 
 def test_the_folder_of_the_hubs_cache_says_the_release_too(hub: Path, tmp_path: Path) -> None:
-    snapshot = tmp_path / "models--tyfeld--MMaDA-Parallel-M" / "snapshots" / "0a1b"
-    snapshot.parent.mkdir(parents=True)
-    snapshot.symlink_to(hub / "MMaDA-Parallel-M")
-    # resolved through the link the folder is MMaDA-Parallel-M as well; a plain copy is not known by anything
+    snapshot, plain = tmp_path / "models--tyfeld--MMaDA-Parallel-M" / "snapshots" / "0a1b", tmp_path / "copy"
+    for folder in (snapshot, plain):
+        shutil.copytree(hub / "MMaDA-Parallel-M", folder)
     assert policies.load(snapshot, image_tokenizer=hub / "magvitv2").tasks == ("interleaved",)
-    plain = tmp_path / "copy"
-    shutil.copytree(hub / "MMaDA-Parallel-M", plain)
-    with pytest.raises(FileNotFoundError, match=r"copy has no policy.json: say which release it is a copy of, one of .*MixCoT"):
+    with pytest.raises(FileNotFoundError, match=r"copy has no policy.json: say which release it is a copy of .*MixCoT"):
         policies.load(plain)
     assert policies.load(plain, release="Gen-Verse/MMaDA-8B-Base", image_tokenizer=hub / "magvitv2").tasks == ("t2t", "i2t", "t2i")
 
@@ -203,6 +200,16 @@ def test_an_image_tokenizer_is_read_from_the_file_names_of_its_release(hub: Path
     ours, other = (policies.load(hub / "MMaDA-8B-Base", image_tokenizer=f) for f in (hub / "magvitv2", folder))
     assert isinstance(ours, MMadaPolicy) and isinstance(other, MMadaPolicy)
     assert ours.encode_images(BLACK[None]).tolist() == other.encode_images(BLACK[None]).tolist()
+
+
+def test_an_image_tokenizer_beside_the_backbone_is_taken(hub: Path, tmp_path: Path) -> None:
+    """So that a folder holds all that a run needs, as one that was saved here does."""
+    folder = tmp_path / "MMaDA-8B-Base"
+    shutil.copytree(hub / "MMaDA-8B-Base", folder)
+    shutil.copytree(hub / "magvitv2", folder / "image_tokenizer")
+    found = policies.load(folder)
+    assert isinstance(found, MMadaPolicy)
+    assert found.encode_images(BLACK[None]).tolist() == load(hub, "MMaDA-8B-Base").encode_images(BLACK[None]).tolist()
 
 
 # ---- -A

@@ -1,6 +1,7 @@
 """The CLIP reward gives the cosines of transformers' own models, of the text and image that belong together, however they are batched."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     CLIPModel,
     CLIPProcessor,
@@ -23,7 +25,7 @@ import rewards
 from pararl import scenes
 from pararl.types import Output, Prompt, Rollout, Score
 from rewards.clip import ClipReward
-from rewards.names import CHECKPOINTS
+from rewards.names import CHECKPOINTS, problem
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = CHECKPOINTS / "scenes-clip"
@@ -212,6 +214,30 @@ def test_weights_that_are_no_safetensors_are_refused(tmp_path: Path) -> None:
     torch.save(CLIPModel.from_pretrained(SHIPPED).state_dict(), tmp_path / "pytorch_model.bin")
     with pytest.raises(ValueError, match="cannot load"):
         rewards.load(f"clip:{tmp_path}")
+
+
+def test_embeddings_that_are_no_numbers_are_an_error_and_no_low_score() -> None:
+    broken, prompt = ClipReward(SHIPPED), Prompt("a", "t2i", "a red circle")
+    with torch.no_grad():
+        broken.model.visual_projection.weight[0, 0] = torch.nan
+    with pytest.raises(ValueError, match="embeddings that are not finite.*check its weights"):
+        score(broken, [(prompt, Output(image=np.zeros((32, 32, 3), np.uint8)))])
+
+
+def test_weights_that_are_not_there_are_not_made_up(tmp_path: Path) -> None:
+    shutil.copytree(SHIPPED, tmp_path / "clip")
+    file = tmp_path / "clip" / "model.safetensors"
+    weights = load_file(file)
+    del weights["text_projection.weight"]
+    save_file(weights, file, {"format": "pt"})
+    with pytest.raises(ValueError, match=r"lacks 1 weights of its model \(text_projection.weight"):
+        ClipReward(tmp_path / "clip")
+
+
+def test_a_broken_configuration_is_one_line(tmp_path: Path) -> None:
+    for text in ("{", "[1]"):
+        (tmp_path / "config.json").write_text(text)
+        assert "config.json is no JSON object" in str(problem(f"clip:{tmp_path}"))
 
 
 def test_names_are_read_without_torch_and_directories_reach_other_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from policies.sampling.schedules import block_counts, remaining, spread, transfer_counts
+from pararl.steps import spread
+from policies.sampling.schedules import block_counts, remaining, transfer_counts
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,41 @@
+"""At which denoising steps the parts of an output advance: integer functions without torch, for samplers and for plans of runs."""
+
+from typing import Literal
+
+Decoding = Literal["parallel", "semi_parallel", "sequential", "released"]
+CUTS: dict[Decoding, int] = {"parallel": 1, "released": 1, "semi_parallel": 4, "sequential": 2}
+"""Into how many equal stretches each cuts the steps."""
+
+
+def spread(updates: int, steps: int) -> list[int]:
+    """The steps out of ``steps`` at which a segment of ``updates`` advances: evenly spread, the last step included.
+
+    Raises ValueError for more updates than steps.
+    """
+    if updates > steps:
+        raise ValueError(f"{updates} updates do not fit {steps} denoising steps; take as many steps or more")
+    return [(i + 1) * steps // updates - 1 for i in range(updates)]
+
+
+def late_updates(steps: int, updates: int) -> list[int]:
+    """The steps at which the released MMaDA-Parallel samplers update the image: from a quarter of the way on, increasing.
+
+    Rounded to even, so that several may fall together: there are ``updates`` of them or fewer.
+    """
+    first, last = steps // 4, steps - 1
+    return list(dict.fromkeys(round(first + (last - first) * i / max(1, updates - 1)) for i in range(updates)))
+
+
+def shared_steps(steps: int, decoding: Decoding) -> tuple[range, range]:
+    """The steps at which the text and the image of one output are decoded, out of ``steps`` forwards; both end within them.
+
+    parallel: both throughout. semi_parallel: the text in the first three quarters, the image in the last three. sequential: the text
+    in the first half, the image in the second, sure of a finished plan. Source of the three: MMaDA-Parallel (arXiv 2511.09611, Table 10),
+    which does not say how far its semi-parallel decoding overlaps; half of all steps is our choice. released: both may be decoded
+    throughout, the image by ``late_updates``. Raises ValueError where the steps cannot be cut so.
+    """
+    cut = CUTS[decoding]
+    if steps % cut:
+        raise ValueError(f"{decoding} decoding needs a number of steps divisible by {cut}, got {steps}")
+    rest = 0 if cut == 1 else steps // cut
+    return range(steps - rest), range(rest, steps)
