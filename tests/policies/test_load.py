@@ -159,3 +159,15 @@ def test_weights_that_are_not_safetensors_are_not_read(tmp_path: Path) -> None:
     torch.save({}, directory / "pytorch_model.bin")
     with pytest.raises(OSError, match="safetensors"):
         policies.load(directory)
+
+
+@pytest.mark.parametrize("away", ["wte", "blocks", "ff_out"])
+def test_a_device_map_that_keeps_weights_elsewhere_gives_the_same_samples(saved: Path, away: str) -> None:
+    """Such weights are on no device until their module is called, which the head must be too."""
+    places = {f"model.transformer.{name}": "disk" if name == away else "cpu" for name in ("wte", "blocks", "ln_f", "ff_out")}
+    whole, spread = policies.load(saved), policies.load(saved, device_map=places)
+    assert any(p.is_meta for p in spread.model.parameters())
+    assert torch.equal(whole.canary(), spread.canary())
+    asked, sampling = prompts("interleaved", 2), Sampling(steps=4, guidance=1.0)
+    for a, b in zip(whole.generate(asked, [1, 2], sampling), spread.generate(asked, [1, 2], sampling), strict=True):
+        assert all(np.array_equal(x.tokens, y.tokens) for x, y in zip(a.segments, b.segments, strict=True))
