@@ -221,7 +221,9 @@ class MMadaModelLM(PreTrainedModel):
 
     def head(self, hidden: Tensor, rows: slice | None = None) -> Tensor:
         """Logits of hidden states [..., d_model] over the vocabulary rows of a slice (all when None), where the hidden states are."""
-        logits: Tensor = self.model.transformer["ff_out"](hidden, rows)
+        head = self.model.transformer["ff_out"]
+        # An adapter on the head wraps it, and knows of no rows.
+        logits: Tensor = head(hidden, rows) if isinstance(head, Head) else head(hidden)[..., rows or slice(None)]
         return logits.to(hidden.device)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
