@@ -68,7 +68,8 @@ class MMadaPolicy(MMadaLikelihood):
 
     @classmethod
     def load(cls, parts: Parts) -> Self:
-        """Read a policy from where its parts lie. Raises ValueError where weights are not exactly those of the model."""
+        """Read a policy from where its parts lie. Raises ValueError where weights are not exactly those of the model, and where the
+        text or the image tokenizer is another one than the backbone's."""
         settings = cls.settings_class.read(parts.settings)
         model = read_model(cls.model_class, parts.backbone, dtype=parts.dtype, device_map=parts.device_map)
         tokenizer = PreTrainedTokenizerFast.from_pretrained(parts.backbone)
@@ -77,7 +78,14 @@ class MMadaPolicy(MMadaLikelihood):
                 f"the text tokenizer in {parts.backbone} has {len(tokenizer)} ids, that of the release {parts.text_size}: the image codes, "
                 "whose rows begin behind them, would be others"
             )
-        policy = cls(model, tokenizer, cls.read_images(parts.images), settings)
+        images = cls.read_images(parts.images)
+        # A directory of ours holds both; with a release the image tokenizer comes from somewhere else.
+        if parts.text_size is not None and images.codebook_size != model.config.codebook_size:
+            raise ValueError(
+                f"the image tokenizer in {parts.images} has {images.codebook_size} codes, the backbone in {parts.backbone} was trained on "
+                f"{model.config.codebook_size}: name the one that it was trained with (image_tokenizer=)"
+            )
+        policy = cls(model, tokenizer, images, settings)
         cast(nn.Module, policy.images).to(policy.device)
         return policy
 

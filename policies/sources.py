@@ -66,6 +66,10 @@ def _images(released: str, backbone: Path, image_tokenizer: str | Path | None) -
         return fetch(str(image_tokenizer))
     # An aMUSEd tokenizer is released in a folder beside the backbone, and a MAGVIT-v2 may have been put there.
     beside = next((backbone / name for name in ("image_tokenizer", released) if (backbone / name).is_dir()), None)
+    if beside is None and "/" not in released:
+        raise FileNotFoundError(
+            f"{backbone} has no folder {released} with its image tokenizer: fetch it whole, or name one (image_tokenizer=)"
+        )
     return beside or fetch(released)
 
 

@@ -57,7 +57,9 @@ def backbone(directory: Path, parallel_a: bool = False) -> Path:
     size = 126356 if parallel_a else 126349
     rows = size + 8192 + 115
     config, kind = (LLaDAConfig, LLaDAForMultiModalGeneration) if parallel_a else (MMadaConfig, MMadaModelLM)
-    model = kind(config(d_model=8, n_layers=2, n_heads=2, mlp_hidden_size=12, embedding_size=rows, init_std=0.3))
+    # The recorded aMUSEd tokenizer that goes with -A has 64 codes.
+    codes = 64 if parallel_a else 8192
+    model = kind(config(d_model=8, n_layers=2, n_heads=2, mlp_hidden_size=12, embedding_size=rows, codebook_size=codes, init_std=0.3))
     model.bfloat16().save_pretrained(directory, max_shard_size="3MB")
     text_tokenizer(size, SPELLED | SPELLED_A if parallel_a else SPELLED).save_pretrained(directory)
     raw = json.loads((directory / "config.json").read_text())

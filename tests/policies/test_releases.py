@@ -151,6 +151,12 @@ def test_another_text_tokenizer_than_the_releases_is_an_error(hub: Path, tmp_pat
         policies.load(wrong, image_tokenizer=hub / "magvitv2")
 
 
+def test_another_image_tokenizer_than_the_backbones_is_an_error(golden: Path, hub: Path) -> None:
+    """Its codes would be the first rows of those that the backbone knows, and its images nonsense."""
+    with pytest.raises(ValueError, match=r"magvitv2 has 64 codes, the backbone in .*MMaDA-8B-Base was trained on 8192"):
+        policies.load(hub / "MMaDA-8B-Base", image_tokenizer=golden / "magvitv2")
+
+
 def test_keys_and_shapes_that_do_not_fit_are_listed(hub: Path, tmp_path: Path) -> None:
     wrong = tmp_path / "MMaDA-8B-Base"
     shutil.copytree(hub / "MMaDA-8B-Base", wrong)
@@ -253,6 +259,13 @@ def test_prompts_of_parallel_a_equal_the_recorded_ones(golden: Path, hub: Path) 
     blank = own.canvas([asked], [shown])
     image, text = blank.spans
     assert (text.start, text.stop) == (49, 61) and blank.ids[0, image.columns].eq(110).all() and len(image) == 16
+
+
+def test_a_copy_of_parallel_a_without_its_image_tokenizer_says_what_is_missing(golden: Path, hub: Path, tmp_path: Path) -> None:
+    layout_of_a(golden, hub)
+    shutil.copytree(hub / "MMaDA-Parallel-A", tmp_path / "MMaDA-Parallel-A", ignore=shutil.ignore_patterns("vqvae"))
+    with pytest.raises(FileNotFoundError, match=r"MMaDA-Parallel-A has no folder vqvae with its image tokenizer"):
+        policies.load(tmp_path / "MMaDA-Parallel-A")
 
 
 def test_parallel_a_puts_its_system_message_and_its_tags_in_front(golden: Path, hub: Path) -> None:
