@@ -78,7 +78,7 @@ def refusal(plan: Plan, gpu: Gpu | None = None) -> str | None:
     told = (
         "set " + " ".join(f"--{key} {_written(value)}" for key, value in found.items())
         if found
-        else "take a GPU with more: no setting does"
+        else "take a GPU with more: no setting is enough"
     )
     return f"the plan needs {plan.fullest / 1e9:.1f} GB on one GPU, {wanted.name} has {wanted.memory / 1e9:.1f} GB ({told})"
 
@@ -100,9 +100,10 @@ def advice(plan: Plan, gpu: Gpu) -> dict[str, Any]:
                 return values
     together: dict[str, Any] = {}
     while not made(together).fits(gpu):
-        # One step of the knob that frees most, more GPUs only where the others free nothing.
+        # One step of the knob that frees most, more GPUs only where the others free nothing, less to learn from last of all.
         *steps, apart = [[together | values for values in knob[:1]] for knob in _knobs(made(together), 1)]
-        for choice in (sum(steps, []), apart):
+        less = [together | values for values in _less(made(together).config)]
+        for choice in (sum(steps, []), apart, less):
             best = min(choice, key=lambda values: made(values).fullest, default=together)
             if made(best).fullest < made(together).fullest:
                 together = best
@@ -121,6 +122,13 @@ def _knobs(plan: Plan, fewest: int) -> Iterator[list[dict[str, Any]]]:
     yield [{"learner.gradient_checkpointing": True}] * (not learner.gradient_checkpointing)
     yield [{"policy.dtype": "bfloat16"}] * (weight_bytes(config, plan.shape, gpu=True) == FLOAT32)
     yield [{"rollout.gpus": 1.0, "learner.gpus": 1.0}] * any(len(processes) > 1 for processes in plan.gpus)
+
+
+def _less(config: Config) -> list[dict[str, Any]]:
+    """The next smaller values of settings that change what is learnt, not only how."""
+    ranks = [{"policy.lora_rank": rank} for rank in _halves(config.policy.lora_rank, 4)[:1]]
+    recorded = _halves(config.rollout.recorded, max(1, config.rollout.scored))[:1]
+    return ranks + [{"rollout.recorded": steps, "learner.micro": steps} for steps in recorded if config.learner.likelihood == "steps"]
 
 
 def _halves(number: int, least: int) -> list[int]:

@@ -96,6 +96,17 @@ def test_no_advice_where_no_setting_helps() -> None:
     assert "take a GPU with more" in str(refusal(plan, small))
 
 
+def test_where_nothing_else_is_enough_the_advice_is_to_learn_less() -> None:
+    """A card of 24 GB: the weights alone are 16, and activations, adapter and moments must share what is left."""
+    plan, card = Plan.of(large(), SHAPE), gpu("4090")
+    found = advice(plan, card)
+    assert found["rollout.gpus"] == 1 and found["policy.lora_rank"] < 64 and found["rollout.recorded"] < 4
+    assert Plan.of(changed(plan.config, found), SHAPE).fits(card)
+    told = str(refusal(plan, card))
+    options = told.partition("(set ")[2].removesuffix(")").split()
+    assert refusal(Plan.of(large(*options), SHAPE), card) is None, "the settings as they are written are settings that run"
+
+
 def test_without_a_name_a_plan_is_refused_only_where_no_named_gpu_takes_it() -> None:
     assert refusal(Plan.of(large("--rollout.chunk", "64"), SHAPE)) is None, "an H200 takes it"
     assert "H200" in str(refusal(Plan.of(large("--rollout.chunk", "512"), SHAPE)))
