@@ -8,6 +8,7 @@ from typing import Any, get_args
 import numpy as np
 
 from pararl.scenes.records import from_record
+from pararl.shapes import image_shape
 from pararl.types import Prompt, Task
 
 COLUMNS = ("id", "task", "split", "prompt", "image", "spec")
@@ -130,8 +131,8 @@ def unfit(prompts: Iterable[Prompt], directory: Path) -> list[str]:
     tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
     unknown = _json(directory / "tokenizer_config.json").get("unk_token")
     settings = _json(directory / "policy.json")["settings"]
-    levels = _json(directory / "image_tokenizer" / "config.json")["encoder"]["ch_mult"]
-    size = [side * 2 ** (len(levels) - 1) for side in settings["grid"]]
+    factor = image_shape(directory / "image_tokenizer").factor
+    size = [side * factor for side in settings["grid"]]
     told = []
     for prompt in prompts:
         where = f"prompt {prompt.id}"

@@ -102,9 +102,16 @@ AMUSED_WEIGHTS = 146_000_000
 
 
 def settings_of(name: str, directory: Path) -> Mapping[str, Any] | None:
-    """The settings of a policy: those of the ``policy.json`` in its directory, else those of its release; None where there are none."""
+    """The settings of a policy: those of the ``policy.json`` in its directory, else those of its release; None where there are none.
+
+    Raises ConfigError for a ``policy.json`` that has none."""
     told = _told(name, directory)
-    return None if told is None else told.get("settings", {})
+    if told is None:
+        return None
+    settings = told.get("settings")
+    if not isinstance(settings, dict) or not settings:
+        raise ConfigError(f"policy.name: {directory / 'policy.json'} has no settings (set --policy.name)")
+    return settings
 
 
 def _told(name: str, directory: Path) -> Mapping[str, Any] | None:
@@ -123,14 +130,16 @@ def shape_of(name: str, directory: Path) -> ModelShape:
         settings = told["settings"]
         shape = _backbone(directory) if (directory / "config.json").is_file() or not release_of(name) else ModelShape()
         rows, columns = settings["grid"]
-        images = directory / "image_tokenizer"
-        shape = _images(shape, images, rows * columns) if images.is_dir() else shape
+        amused = told["family"] == "mmada_parallel_a"
+        shape = replace(shape, image_weights=AMUSED_WEIGHTS) if amused else shape
+        # As policies.sources looks for it.
+        images = next((directory / place for place in ("image_tokenizer", "vqvae") if (directory / place).is_dir()), None)
+        shape = _images(shape, images, rows * columns) if images else shape
         windows = {key: settings[key] for key in ("prompt_tokens", "text_tokens", "text_block", "answer_tokens", "answer_block")}
-        breaks = {}
-        if told["family"] == "mmada_parallel_a":
-            breaks = {"line_breaks": rows, "image_weights": AMUSED_WEIGHTS}
-        blank = settings.get("blank_image") is not None
-        return replace(shape, image_tokens=rows * columns, family=told["family"], blank_image=blank, **windows, **breaks)
+        breaks, blank = rows if amused else 0, settings.get("blank_image") is not None
+        return replace(shape, image_tokens=rows * columns, line_breaks=breaks, family=told["family"], blank_image=blank, **windows)
+    except ConfigError:
+        raise
     except (KeyError, OSError, TypeError, ValueError) as error:
         what = f"{type(error).__name__}: {error}"
         raise ConfigError(f"policy.name: {directory} does not tell the sizes of an mmada policy ({what}; set --policy.name)") from error
@@ -150,16 +159,38 @@ def _backbone(directory: Path) -> ModelShape:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class ImageShape:
+    """What the ``config.json`` of an image tokenizer says of it."""
+
+    factor: int
+    """Pixels per token along each side."""
+    codes: int
+    channels: int
+    """Of the decoder's features at full resolution."""
+
+
+def image_shape(directory: Path) -> ImageShape:
+    """Of the aMUSEd tokenizer or the MAGVIT-v2 in a directory; sizes that a MAGVIT-v2 does not name are the released ones."""
+    raw = _json(directory / "config.json")
+    if raw.get("_class_name") == "VQModel":
+        widths = raw["block_out_channels"]
+        return ImageShape(2 ** (len(widths) - 1), raw["num_vq_embeddings"], widths[0])
+    encoder, decoder, quantize = (raw.get(part) or {} for part in ("encoder", "decoder", "quantize"))
+    channels = decoder.get("ch", 128) * decoder.get("ch_mult", [1])[0]
+    return ImageShape(2 ** (len(encoder.get("ch_mult", range(5))) - 1), 2 ** quantize.get("codebook_dim", 13), channels)
+
+
 def _images(shape: ModelShape, directory: Path, tokens: int) -> ModelShape:
-    """``shape`` with the sizes of the MAGVIT-v2 in ``directory``."""
-    images = _json(directory / "config.json")
-    factor = 2 ** (len(images["encoder"]["ch_mult"]) - 1)
+    """``shape`` with the sizes of the image tokenizer in ``directory``."""
+    found = image_shape(directory)
+    weights = next((file for form in ("*.safetensors", "*.bin") for file in sorted(directory.glob(form))), None)
     return replace(
         shape,
-        codes=2 ** images["quantize"]["codebook_dim"],
-        image_weights=(directory / "model.safetensors").stat().st_size // 4,
-        pixels=tokens * factor**2,
-        image_channels=images["decoder"]["ch"] * images["decoder"]["ch_mult"][0],
+        codes=found.codes,
+        image_weights=weights.stat().st_size // 4 if weights else shape.image_weights,
+        pixels=tokens * found.factor**2,
+        image_channels=found.channels,
     )
 
 
@@ -177,7 +208,10 @@ def _weight_bytes(model: Mapping[str, Any]) -> int:
 
 
 def _json(file: Path) -> Mapping[str, Any]:
-    found = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"policy.name: {file} is not JSON: {error} (set --policy.name)") from error
     if not isinstance(found, dict):
-        raise ValueError(f"{file} is not a JSON object")
+        raise ConfigError(f"policy.name: {file} is not a JSON object (set --policy.name)")
     return found

@@ -31,6 +31,8 @@ _SHARE: Bound = (">= 0 and <= 1", lambda value: 0 <= value <= 1)
 _LOWEST: Bound = ("between 0 and 1, or -1 for the policy's own", lambda value: value == -1 or 0 <= value <= 1)
 _SEED: Bound = ("between 0 and 2**32 - 1", lambda value: 0 <= value < 2**32)
 
+READ = ("tokenizer.json", "tokenizer_config.json", "image_tokenizer/config.json")
+"""What is read of a policy to tell whether it can read the user's prompts."""
 BOUNDS: dict[str, Bound] = {
     "run.seed": _SEED,
     "run.updates": _AT_LEAST_1,
@@ -235,7 +237,10 @@ def _curriculum(config: Config) -> list[str]:
 def _policy(config: Config) -> list[str]:
     """What the settings ask of the policy that its ``policy.json`` rules out."""
     directory = policy_directory(config)
-    settings = settings_of(config.policy.name, directory)
+    try:
+        settings = settings_of(config.policy.name, directory)
+    except ConfigError as error:
+        return [str(error)]
     if settings is None:
         return [f"policy.name: {directory} has no policy.json, so it is no directory that policies.load reads (set --policy.name)"]
     kinds = dict.fromkeys((*task_shares(config.curriculum.tasks), *task_shares(config.eval.tasks)))
@@ -286,6 +291,7 @@ def policy_directory(config: Config) -> Path:
 def _files(config: Config) -> list[str]:
     """What is wrong with the user's prompt files: read here, so that a bad line is told before any worker starts."""
     problems: list[str] = []
+    directory = policy_directory(config)
     for key, source, kinds in (
         ("curriculum.file", config.curriculum.file, quotas_of(config)),
         ("eval.file", config.eval.file, dict.fromkeys(task_shares(config.eval.tasks or config.curriculum.tasks), 1 + config.eval.first)),
@@ -308,7 +314,11 @@ def _files(config: Config) -> list[str]:
                     f"{key}: {count} prompts of kind {kind} are wanted, {source} has {found} (set --{key} or --curriculum.tasks)"
                 )
         # A release's tokenizer may still be on the hub; its vocabulary is open.
-        if not release_of(config.policy.name) and (told := unfit(prompts, policy_directory(config))):
+        if release_of(config.policy.name):
+            continue
+        if lacking := [part for part in READ if not (directory / part).is_file()]:
+            return [*problems, f"policy.name: {directory} lacks {', '.join(lacking)}, which Policy.save writes (set --policy.name)"]
+        if told := unfit(prompts, directory):
             problems.append(f"{key}: {'; '.join(told[:3])}{f'; and {len(told) - 3} more' if len(told) > 3 else ''}")
     return problems
 

@@ -226,8 +226,32 @@ def test_every_number_has_a_range() -> None:
 
 def test_a_policy_directory_is_a_policy(elsewhere: Path) -> None:
     (elsewhere / "mine").mkdir()
-    (elsewhere / "mine" / "policy.json").write_text("{}")
+    (elsewhere / "mine" / "policy.json").write_text(json.dumps({"settings": {"tasks": ["t2i"]}}))
     assert cli.parse(["--policy.name", "mine"]).config.policy.name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [("{", "is not JSON: Expecting"), ("[1]", "is not a JSON object"), ("{}", "has no settings"), ('{"settings": []}', "has no settings")],
+)
+def test_a_broken_policy_file_is_told_in_one_line(elsewhere: Path, content: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (elsewhere / "mine").mkdir()
+    (elsewhere / "mine" / "policy.json").write_text(content)
+    with pytest.raises(SystemExit) as exit_:
+        cli.parse(["--policy.name", "mine"])
+    error = capsys.readouterr().err
+    assert exit_.value.code == 2 and error.count("\n") == 1 and f"policy.name: mine/policy.json {told}" in error
+
+
+def test_a_policy_directory_without_its_tokenizers_is_told_before_prompts_are_held_against_it(
+    elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (elsewhere / "mine").mkdir()
+    (elsewhere / "mine" / "policy.json").write_text(json.dumps({"settings": {"tasks": ["t2i"]}}))
+    (elsewhere / "own.jsonl").write_text("".join(json.dumps({"prompt": f"w{i}"}) + "\n" for i in range(16)))
+    with pytest.raises(SystemExit):
+        cli.parse(["--policy.name", "mine", "--curriculum.file", "own.jsonl", "--reward.name", "mine:reward"])
+    assert "policy.name: mine lacks tokenizer.json, tokenizer_config.json, image_tokenizer/config.json" in capsys.readouterr().err
 
 
 def test_overrides_reach_their_arm_only() -> None:

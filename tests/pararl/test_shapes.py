@@ -12,8 +12,9 @@ import torch
 import policies
 from pararl import adapter
 from pararl.config import ConfigError
+from pararl.prompts import unfit
 from pararl.releases import RELEASES, release_of
-from pararl.shapes import ModelShape, held_bytes, shape_of
+from pararl.shapes import ModelShape, held_bytes, image_shape, shape_of
 from pararl.types import KINDS, Kind, Prompt, Task
 from policies.backbones.llada import MMadaConfig, MMadaModelLM
 from policies.image.magvitv2 import MAGVITv2, MAGVITv2Config
@@ -116,6 +117,32 @@ def test_sequences_of_a_release_are_as_long_as_its_policy_makes_them(name: str, 
         assert shape.length(kind) == len(made) + len(policy.tail(task).ids)
         assert shape.length(kind) == shape_of(name, NOWHERE).length(kind)
         assert {m: n for m, (n, _) in shape.outputs(kind).items()} == {s.modality: len(s) for s in policy.tail(task).spans}
+
+
+def test_a_saved_policy_of_the_parallel_a_family_is_read_like_any_other(tmp_path: Path, golden: Path) -> None:
+    """Its image tokenizer is diffusers', with a configuration of its own."""
+    copy, saved = tmp_path / "MMaDA-Parallel-A", tmp_path / "saved"
+    releases.backbone(copy, parallel_a=True)
+    shutil.copytree(golden / "amused_vq", copy / "vqvae", ignore=shutil.ignore_patterns("cases*", "README*"))
+    policy = policies.load(copy)
+    assert isinstance(policy, MMadaPolicy)
+    policy.save(saved)
+    weights = sum(p.numel() for p in policy.images.parameters())
+    for directory in (copy, saved):
+        shape = shape_of(str(directory), directory)
+        assert (shape.codes, shape.pixels, shape.line_breaks) == (policy.images.codebook_size, 1024 * policy.images.factor**2, 32)
+        assert weights <= shape.image_weights < 1.2 * weights
+    side = 32 * policy.images.factor
+    sizes = [np.zeros((n, n, 3), np.uint8) for n in (side, side + 1)]
+    prompts = [Prompt(f"{len(image)}", "edit", "w5 w6", image=image) for image in sizes]
+    assert unfit(prompts, saved) == [f"prompt {side + 1}: its image has [{side + 1}, {side + 1}] pixels, saved reads [{side}, {side}]"]
+
+
+def test_a_magvitv2_whose_configuration_names_no_sizes_is_the_released_one(tmp_path: Path) -> None:
+    """``showlab/magvitv2`` was saved by a class that takes no arguments."""
+    (tmp_path / "config.json").write_text('{"_class_name": "MAGVITv2"}')
+    found, released = image_shape(tmp_path), ModelShape()
+    assert (found.codes, found.factor**2 * released.image_tokens, found.channels) == (8192, released.pixels, released.image_channels)
 
 
 def try_prefix(policy: MMadaPolicy, prompt: Prompt, shown: list[int]) -> list[int] | None:
