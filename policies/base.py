@@ -126,7 +126,8 @@ class Policy(ABC):
 
     @property
     def device(self) -> torch.device:
-        return next(self.model.parameters()).device
+        """Where inputs go. Weights on the meta device lie elsewhere until their layer is called."""
+        return next(p.device for p in self.model.parameters() if not p.is_meta)
 
     def to(self, device: str, dtype: torch.dtype | None = None) -> "Policy":
         """Move every part that is a torch module, the backbone as ``dtype`` (None = as it is); returns the policy itself.

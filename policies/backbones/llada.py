@@ -138,6 +138,14 @@ class LLaDABlock(nn.Module):
         return x + self.ff_out(F.silu(self.ff_proj(y)) * self.up_proj(y))
 
 
+class Head(nn.Linear):
+    """The head, of which some rows alone may be asked. Called as a module, so that what hangs on its call (weights that lie elsewhere
+    until then, as a device map may have it) holds for it as for the layers."""
+
+    def forward(self, hidden: Tensor, rows: slice | None = None) -> Tensor:
+        return F.linear(hidden, self.weight if rows is None else self.weight[rows])
+
+
 class LLaDAModel(nn.Module):
     """Holds the layers under the released names: ``transformer.wte``, ``.blocks``, ``.ln_f`` and the head ``.ff_out``."""
 
@@ -148,7 +156,7 @@ class LLaDAModel(nn.Module):
                 "wte": nn.Embedding(config.embedding_size, config.d_model),
                 "blocks": nn.ModuleList(LLaDABlock(config) for _ in range(config.n_layers)),
                 "ln_f": RMSNorm(config.d_model, config.rms_norm_eps),
-                "ff_out": nn.Linear(config.d_model, config.embedding_size, bias=False),
+                "ff_out": Head(config.d_model, config.embedding_size, bias=False),
             }
         )
 
@@ -208,12 +216,11 @@ class MMadaModelLM(PreTrainedModel):
                 x = checkpoint(block, x, cos, sin, mask, kept, use_reentrant=False, preserve_rng_state=False)
             else:
                 x = block(x, cos, sin, mask, kept)
-        return layers["ln_f"](x)
+        return layers["ln_f"](x).to(input_ids.device)
 
     def head(self, hidden: Tensor, rows: slice | None = None) -> Tensor:
         """Logits of hidden states [..., d_model] over the vocabulary rows of a slice (all when None)."""
-        weight = self.model.transformer["ff_out"].weight
-        return F.linear(hidden, weight if rows is None else weight[rows])
+        return self.model.transformer["ff_out"](hidden, rows).to(hidden.device)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Logits over the whole vocabulary, [batch, length, embedding_size]; see ``hidden`` for the mask."""
