@@ -142,7 +142,7 @@ def test_prompts_dropped_in_training_are_those_that_guidance_compares_with(
     asked, outputs = batch(kind)
     for drop in (1.0, 0.0):
         supervised_loss(own, asked, outputs, torch.Generator().manual_seed(0), drop)
-    whole, free = (own.canvases(asked, [part], own.shown(asked))[0] for part in (None, "text"))  # type: ignore[list-item]
+    whole, free = (own.canvases(asked, [part], own.shown(asked))[0] for part in (None, "text"))
     for ids, expected in zip(given, (free, whole), strict=True):
         assert torch.equal(ids[:, : expected.prefix], expected.ids[:, : expected.prefix])
     assert free.ids.tolist() != whole.ids.tolist()
