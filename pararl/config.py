@@ -174,9 +174,9 @@ class LearnerConfig:
     beta: float = 1.0
     """Inverse temperature of the preference loss, on per-modality length-normalised log-ratios."""
     reference_every: int = 1
-    """Updates between refreshes of the reference to the current policy; 0 = the base throughout."""
+    """Updates between refreshes of the preference loss's reference to the current policy; 0 = the base throughout."""
     kl: float = 0.0
-    """Weight of the KL penalty of pararl_grpo."""
+    """Weight of the KL penalty of pararl_grpo, to the base."""
     clip_ratio: float = 0.2
     """Clip range of pararl_grpo's ratios."""
     nll: float = 0.0

@@ -141,6 +141,7 @@ def _reference_share(config: Config, spec: ArmSpec) -> float:
         return 0.0
     if learner.likelihood == "elbo":
         return 1.0
+    every = learner.reference_every if spec.objective == "preference" else 0
     if spec.data != "current":
-        return 0.0 if not learner.reference_every else 1.0
-    return 1.0 if not learner.reference_every else 1 - 1 / learner.reference_every
+        return 0.0 if not every else 1.0
+    return 1.0 if not every else 1 - 1 / every

@@ -124,7 +124,9 @@ class Learner:
         self.version += 1
         if rollouts[0].version:
             figures |= self.kl(rollouts)
-        if self.config.reference_every and self.version % self.config.reference_every == 0:
+        # A KL penalty is to the base: to the policy of the last update, which sampled the batch, its gradient would be 0.
+        refreshes = self.arm.objective == "preference" and self.config.reference_every
+        if refreshes and self.version % refreshes == 0:
             self.reference = {name: x.clone() for name, x in adapter.tensors(self.peft).items()}
             self.reference_version = self.version
         return figures

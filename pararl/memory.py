@@ -85,7 +85,7 @@ def learner_memory(config: Config, arm: Arm, shape: ModelShape, gpu: bool = True
 
     body, head = max((taken(kind) for kind in task_shares(config.curriculum.tasks)), key=sum)
     adapter = FLOAT32 * shape.adapter_parameters(rank)
-    refreshed = 2 * adapter if learner.reference_every and ARM_SPECS[arm].objective != "best" else 0
+    refreshed = 2 * adapter if learner.reference_every and ARM_SPECS[arm].objective == "preference" else 0
     parts = {"adapter": adapter + refreshed, "gradients, AdamW": 4 * adapter, "activations": body, "logits": head}
     return _whole(shape, b, parts, gpu)
 

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pararl.types import Modality, Output, Prompt
+from policies.layout import canvas
 from policies.likelihood.masked import hidden_token_logprobs
 from policies.mmada import MMadaPolicy
 from policies.mmada_codec import TEXT_ONLY
@@ -32,12 +32,13 @@ def supervised_loss(
     """Masked-token losses of a batch of one task: ``{"image": ..., "text": ...}`` for the modalities it has.
 
     Image: mean cross-entropy over hidden tokens, weight 1. Text: cross-entropy over hidden tokens with weight 1 / t, per token of the
-    window (MMaDA-Parallel Eq. 2). Where an image is produced, the prompt text is dropped with probability ``drop``, which is what
-    guidance needs.
+    window (MMaDA-Parallel Eq. 2). Where an image is produced, the prompt text is dropped with probability ``drop``, and what
+    stands there is what guidance compares with.
     """
     kept = torch.rand(len(prompts), generator=generator) >= (0.0 if prompts[0].task in TEXT_ONLY else drop)
-    asked = [p if keep else replace(p, text="") for p, keep in zip(prompts, kept.tolist(), strict=True)]
-    blank = policy.canvas(asked, shown=policy.shown(asked, together=True))
+    shown = policy.shown(prompts, together=True)
+    prefixes = [policy.prefix(p, ids, None if keep else "text") for p, ids, keep in zip(prompts, shown, kept.tolist(), strict=True)]
+    blank = canvas(prefixes, policy.tail(prompts[0].task), policy.settings.specials.pad)
     image_ratio, text_ratio = noise_levels(len(prompts), generator)
     ids = blank.ids.to(policy.device)
     targets: dict[Modality, tuple[Tensor, Tensor]] = {}

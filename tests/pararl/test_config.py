@@ -353,6 +353,12 @@ def test_the_shipped_configurations_are_valid() -> None:
         assert mine.config.curriculum.file or cli.parse(["--config", str(file)]).config == mine.config
 
 
+def test_no_shipped_configuration_pushes_text_away_from_its_prompt() -> None:
+    for file in (ROOT / "pipelines" / "configs").glob("*.yaml"):
+        rollout = cli.parse(["--config", str(file), "--plan"]).config.rollout
+        assert rollout.text_guidance >= 0 and rollout.decoding == "parallel", file.name
+
+
 def test_settings_are_checked_without_loading_torch_or_ray(tmp_path: Path) -> None:
     code = "import sys; from pararl.cli import parse; parse([]); print(*sys.modules)"
     loaded = script("-c", code, cwd=tmp_path, PYTHONPATH=str(ROOT))

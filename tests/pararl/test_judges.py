@@ -37,6 +37,12 @@ def leaves_a_mark(completions: list[Output], spec: list[dict[str, str]], **colum
     return [1.0] * len(completions)
 
 
+def counts(completions: list[Output], spec: list[dict[str, str]], **columns: Any) -> list[float]:
+    with Path(spec[0]["mark"]).open("a") as file:
+        file.write("x" * len(completions))
+    return [1.0] * len(completions)
+
+
 class Backwards(SceneReward):
     """Ranks its own good examples below the bad ones."""
 
@@ -116,6 +122,15 @@ def test_every_output_and_guess_counts_as_one_reward_call(two: RayJudges) -> Non
         judges.score(ROLLOUTS)
         judges.stream([(0, ROLLOUTS[:4]), (4, ROLLOUTS[4:])])
     assert (local.calls, two.calls - before) == (2 * CALLS, 2 * CALLS)
+
+
+def test_every_output_and_guess_is_scored_once(ray_cluster: None, tmp_path: Path) -> None:
+    for judges in both(f"{HERE}:counts"):
+        mark = tmp_path / type(judges).__name__
+        marked = [replace(r, prompt=replace(r.prompt, spec={"mark": str(mark)})) for r in ROLLOUTS]
+        judges.score(marked)
+        judges.stream([(0, marked[:4]), (4, marked[4:])])
+        assert mark.stat().st_size == judges.calls == 2 * CALLS
 
 
 def test_no_rollouts_are_no_judgements(two: RayJudges) -> None:

@@ -178,6 +178,28 @@ def test_kl_to_the_base_is_zero_for_the_base_and_positive_after_updates(tiny_pol
     assert kl_figures(table)["kl/image"] == pytest.approx((d.exp() - 1 - d).mean().item(), rel=1e-5)
 
 
+def test_the_kl_penalty_is_to_the_base_whatever_the_reference_of_preferences(tiny_policy_dir: Path) -> None:
+    """To the policy that sampled the batch it would be 0, and so would its gradient be."""
+    config = replace(CONFIG, reference_every=1, clip_norm=1e9)
+    learner, without = (make(tiny_policy_dir, "pararl_grpo", replace(config, kl=kl)) for kl in (0.5, 0.0))
+    for _ in range(2):
+        rollouts = sample(learner)
+        learner.update(rollouts, teach(rollouts, learner.arm))
+    without.load_state(*learner.state())
+    rollouts = sample(learner)
+    advantages = np.tile([[1.0], [-1.0]], (4, 3)).astype(np.float32)
+    with torch.no_grad():
+        table = step_table(learner.policy, rollouts)
+        with adapter.base(learner.peft):
+            d = (step_table(learner.policy, rollouts).logprob - table.logprob)[table.committed]
+    figures, plain = (x.update(rollouts, Feedback(advantages=advantages)) for x in (learner, without))
+    expected = (d.exp() - 1 - d).mean().item()
+    assert figures["preference/kl_penalty_image"] == pytest.approx(expected, rel=1e-3) and expected > 1e-4
+    assert figures["preference/loss"] - plain["preference/loss"] == pytest.approx(0.5 * expected, rel=1e-3)
+    pulled, free = (torch.cat([p.grad.flatten() for p in x.parameters if p.grad is not None]) for x in (learner, without))
+    assert (pulled - free).norm() > 1e-2 * free.norm()
+
+
 def test_a_batch_that_teaches_nothing_changes_nothing(tiny_policy_dir: Path) -> None:
     learner = make(tiny_policy_dir)
     before = adapter_of(learner)

@@ -109,6 +109,7 @@ def test_extremes_keeps_the_best_and_the_worst() -> None:
     reward = np.array([0.5, 0.1, 0.9, 0.4, 0.6, np.nan])
     assert sorted(extremes(reward, np.arange(6), 4).tolist()) == [1, 2, 3, 4]
     assert sorted(extremes(reward, np.arange(6), 8).tolist()) == [0, 1, 2, 3, 4]
+    assert extremes(reward, np.arange(6), 1).tolist() == [2], "the last none of a list are not all of it"
 
 
 def test_best_of_n_takes_the_best_of_groups_with_spread() -> None:

@@ -48,6 +48,9 @@ def test_a_run_leaves_everything_it_promises(run: Path) -> None:
     assert config["run"]["arms"] == ["pararl", "offline_dpo"] and config["learner"]["lr"] > 0
     for picture in ("curves.png", "kinds.png", "samples/id-000.png"):
         assert np.asarray(Image.open(run / picture)).std() > 5, f"{picture} is blank"
+    files = {"config.yaml", "curves.png", "kinds.png", "metrics.jsonl", "summary.json"}
+    assert {p.name for p in run.iterdir()} == files | {"adapters", "checkpoints", "results", "rollouts", "samples", "wandb"}
+    assert [p.name for p in run.parent.iterdir()] == [run.name], "nothing is written elsewhere"
     assert not list(run.rglob("*.pkl")) and not list(run.rglob("*.pt")) and not list(run.rglob("*.bin"))
 
 

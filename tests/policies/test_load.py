@@ -134,6 +134,20 @@ def test_a_model_that_carries_an_adapter_is_not_saved(make_policy: MakePolicy, t
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("away", ["wte", "blocks.1", "ln_f", "ff_out"])
+def test_layers_that_a_device_map_leaves_on_disk_change_nothing(policy: MMadaPolicy, saved: Path, away: str) -> None:
+    """Such a layer has its weights only while it is called: weights that are used past their layer would be none."""
+    places = {f"model.transformer.{name}": "cpu" for name in ("wte", "blocks.0", "blocks.1", "ln_f", "ff_out")}
+    loaded = policies.load(saved, device_map=places | {f"model.transformer.{away}": "disk"})
+    assert any(p.is_meta for p in loaded.model.parameters()) and loaded.device == torch.device("cpu")
+    asked = [prompt for kind in KINDS for prompt in prompts(kind, 1)]
+    sampling = Sampling(steps=4, recorded=2, guidance=1.0)
+    for a, b in zip(policy.generate(asked, range(6), sampling), loaded.generate(asked, range(6), sampling), strict=True):
+        for x, y in zip(a.segments, b.segments, strict=True):
+            assert np.array_equal(x.tokens, y.tokens) and np.array_equal(x.logprob, y.logprob)
+    assert torch.equal(policy.canary(), loaded.canary())
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [({"family": "gpt", "settings": {}}, r"policy.json: unknown family 'gpt', known are \['mmada', 'mmada_parallel_a'\]")],

@@ -129,6 +129,13 @@ def test_draws_hide_tokens_at_the_ratio_of_their_weight(make_policy: MakePolicy)
     assert all(int(places[i, b]) == i for i in range(4) for b in range(6)), "one ratio in each quarter of the range"
 
 
+def test_images_are_hidden_from_their_published_ratio_on_by_default(make_policy: MakePolicy) -> None:
+    own = make_policy(grid=(20, 20))
+    batch = own.generate([Prompt(str(i), "t2i", "red") for i in range(20)], range(20), Sampling(steps=1))
+    shares = own.draws(batch, 4, torch.Generator().manual_seed(0)).counted["image"].float().mean(-1)
+    assert 0.6 < float(shares.min()) < 0.63 and float(shares.max()) > 0.97
+
+
 @pytest.mark.parametrize("low", [0.0, 0.3, 0.9, 1.0])
 def test_the_lowest_ratio_of_an_image_or_a_text_is_as_asked(make_policy: MakePolicy, low: float) -> None:
     wide = make_policy(grid=(20, 20), text_tokens=400, text_block=100, prompt_tokens=8)

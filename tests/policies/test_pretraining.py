@@ -13,6 +13,7 @@ from pararl.types import MODALITIES, Modality, Output, Prompt
 from policies.mmada import MMadaPolicy
 from policies.pretraining import noise_levels, supervised_loss
 from tests.policies.by_hand import GUIDED, KINDS, SHOWN, SPOKEN, WORDS, Kind, code_ids, picture, prompts, sequence, task_of, text_length
+from tests.policies.conftest import MakePolicy
 
 IMAGE_RATIOS, TEXT_RATIOS = torch.tensor([0.9, 0.5, 0.7, 0.2]), torch.tensor([0.8, 0.5, 0.3, 0.6])
 ANSWERS = ("red circle above blue square", "green", "", "red red red red red red red red")
@@ -120,6 +121,31 @@ def test_prompts_are_dropped_at_their_rate_and_their_images_never(
         for ids, attention in seen:
             for b, prompt in enumerate(asked):
                 assert ids[b, attention[b]].tolist()[2:8] == code_ids(policy, picture(b % 3)) and prompt.image is not None
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", GUIDED)
+@pytest.mark.parametrize("blank", [None, WORDS[0]])
+def test_prompts_dropped_in_training_are_those_that_guidance_compares_with(
+    make_policy: MakePolicy, monkeypatch: pytest.MonkeyPatch, kind: Kind, blank: int | None
+) -> None:
+    """Also where an input image that is not there is spelled out, as MMaDA-Parallel-M has it, which then goes with the text."""
+    own = make_policy(blank_image=blank)
+    given: list[Tensor] = []
+    hidden = own.model.hidden
+
+    def watched(ids: Tensor, attention: Tensor) -> Tensor:
+        given.append(ids.clone())
+        return hidden(ids, attention)
+
+    monkeypatch.setattr(own.model, "hidden", watched)
+    asked, outputs = batch(kind)
+    for drop in (1.0, 0.0):
+        supervised_loss(own, asked, outputs, torch.Generator().manual_seed(0), drop)
+    whole, free = (own.canvases(asked, [part], own.shown(asked))[0] for part in (None, "text"))
+    for ids, expected in zip(given, (free, whole), strict=True):
+        assert torch.equal(ids[:, : expected.prefix], expected.ids[:, : expected.prefix])
+    assert free.ids.tolist() != whole.ids.tolist()
 
 
 @torch.no_grad()

@@ -20,12 +20,13 @@ from transformers import PreTrainedTokenizerFast
 
 import policies
 from pararl import adapter
-from pararl.types import Prompt
+from pararl.types import Output, Prompt
 from policies.backbones.llada import MMadaConfig, MMadaModelLM
 from policies.base import Policy, Sampling
 from policies.mmada import MMadaPolicy
 from policies.mmada_codec import Part
 from policies.parallel_a import ParallelAPolicy
+from policies.pretraining import supervised_loss
 from tests.policies import releases
 
 MASK, BOS, EOS, SOI, EOI, T2I, MMU, INTERLEAVE, T2IT = 126336, 126080, 126081, 126084, 126085, 126088, 126089, 126095, 126096
@@ -273,6 +274,38 @@ def test_parallel_a_puts_its_system_message_and_its_tags_in_front(golden: Path, 
     system = [0] * len(policy.settings.system_new.split())
     assert policy.prefix(Prompt("x", "t2i", "w5")) == [126352, *system, 126353, 7, 5, 8]
     assert policy.prefix(Prompt("x", "t2i", "w5"), without="text") == [126352, *system, 126353, 7, 126351, 8]
+
+
+def test_every_row_of_a_parallel_a_image_ends_behind_its_columns(golden: Path, hub: Path) -> None:
+    whole, _ = layout_of_a(golden, hub)
+    policy = ParallelAPolicy(whole.model, whole.tokenizer, whole.images, replace(whole.settings, grid=(2, 3), text_tokens=2, text_block=2))
+    tail = policy.tail("interleaved")
+    assert list(tail.ids) == [126354, 126349, *[MASK] * 3, 126084, *[MASK] * 3, 126084, 126350, MASK, MASK, 126355]
+    assert torch.tensor(tail.ids)[tail.spans[0].columns].tolist() == [MASK] * 6 and (tail.spans[1].start, tail.spans[1].stop) == (11, 13)
+    given = policy.prefix(Prompt("x", "interleaved", "w5", image=np.zeros((8, 12, 3), np.uint8)), [21, 22, 23, 24, 25, 26])
+    start = given.index(126349)
+    assert given[start:] == [126349, 21, 22, 23, 126084, 24, 25, 26, 126084, 126350, 8]
+
+
+def test_prompts_of_parallel_a_dropped_in_training_are_those_that_guidance_compares_with(
+    golden: Path, hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, _ = layout_of_a(golden, hub)
+    settings = replace(whole.settings, grid=(2, 3), text_tokens=2, text_block=2)
+    policy = ParallelAPolicy(whole.model.float(), whole.tokenizer, whole.images, settings)
+    given: list[torch.Tensor] = []
+    hidden = policy.model.hidden
+
+    def watched(ids: torch.Tensor, attention: torch.Tensor) -> torch.Tensor:
+        given.append(ids.clone())
+        return hidden(ids, attention)
+
+    monkeypatch.setattr(policy.model, "hidden", watched)
+    image = np.zeros((8, 12, 3), np.uint8)
+    asked = [Prompt(text, "interleaved", text, image=image) for text in ("w5 w6", "w5 w6 w7 w9")]
+    supervised_loss(policy, asked, [Output("w5", image)] * 2, torch.Generator().manual_seed(0), drop=1.0)
+    (free,) = policy.canvases(asked, ["text"], policy.shown(asked))
+    assert torch.equal(given[0][:, : free.prefix], free.ids[:, : free.prefix]) and (free.ids == 126351).any(1).all()
 
 
 @torch.no_grad()

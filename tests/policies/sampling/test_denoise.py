@@ -11,7 +11,7 @@ from torch import Tensor
 
 from policies.backbones.llada import MMadaModelLM
 from policies.layout import Canvas, Span
-from policies.sampling.denoise import Logits, SegmentPlan, commit, denoise, draw, image_plan, most_confident, text_plan
+from policies.sampling.denoise import Logits, SegmentPlan, chosen_at, commit, denoise, draw, image_plan, most_confident, text_plan
 
 LAST_UNIFORM = 1 - 2**-24
 """The largest float32 that torch.rand gives."""
@@ -85,6 +85,16 @@ def test_temperature_zero_is_the_arg_max_and_ignores_the_noise() -> None:
         assert torch.equal(draw(logits, 0.0, uniform), logits.max(-1).indices)
 
 
+@pytest.mark.parametrize("shift", [-4096.0, 4096.0])
+def test_a_constant_added_to_all_logits_changes_no_draw(shift: float) -> None:
+    """Exponentials of such numbers are 0 or infinite; the logits are eighths, so that nothing is rounded."""
+    generator = torch.Generator().manual_seed(4)
+    logits = torch.randint(-24, 24, (500, 30), generator=generator) / 8
+    uniform = torch.rand(500, generator=generator)
+    for temperature in (0.0, 0.5, 1.0):
+        assert torch.equal(draw(logits + shift, temperature, uniform), draw(logits, temperature, uniform))
+
+
 # ---- commits
 
 
@@ -104,6 +114,18 @@ def test_gumbel_noise_is_annealed_linearly_to_nothing() -> None:
     # Weights 1.5, 1, 0.5, 0 of one unit of noise against one nat: the second position wins above weight 1.
     second = [bool(commit(plan, step, logprob, masked, gumbel * 1.01)[0, 1]) for step in range(4)]
     assert second == [True, True, False, False]
+
+
+def test_the_ends_of_the_noise_are_numbers() -> None:
+    """The Gumbel noise of a uniform number of 0 is minus infinity, which times a temperature of 0 is no number and would come first."""
+    uniform = torch.tensor([[0.0, 0.5, LAST_UNIFORM, 0.0]])
+    logprob, masked = torch.tensor([[-9.0, -1.0, -8.0, -2.0]]), torch.ones(1, 4, dtype=torch.bool)
+    plan = text_plan(Span("text", 0, 4), 2, 4, 1.0)
+    assert chosen_at(plan, 0, logprob, masked, uniform).tolist() == [[False, True, False, True]]
+    # Noise of -3.8, 0.4, 16.6 and -3.8: the third is first, and whatever the noise all are committed where all are due.
+    for count, expected in ((1, [False, False, True, False]), (4, [True] * 4)):
+        noisy = replace(plan, commits=(count, 0), choice=(1.0, 0.0))
+        assert chosen_at(noisy, 0, logprob, masked, uniform).tolist() == [expected]
 
 
 def test_only_masked_positions_before_the_window_are_committed() -> None:
