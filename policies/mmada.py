@@ -99,19 +99,20 @@ class MMadaPolicy(MMadaLikelihood):
             rows = [ids, *(torch.cat((b.canvas.ids[:, : blank.prefix], ids[:, blank.prefix :]), 1) for b in used)]
             attention = torch.cat([blank.attention, *(b.canvas.attention for b in used)])
             found = self.hidden(torch.cat(rows), attention, spans)
-            out = []
-            for s, hidden in zip(spans, found, strict=True):
-                plain, *others = hidden.chunk(1 + len(used))
-                plain = guided = self.rows(plain, s.modality)
-                for branch, without in zip(used, others, strict=True):
-                    if branch.scales[s.modality]:
-                        # Forbidden rows are at -inf in both branches, which have no difference there.
-                        gap = (plain - self.rows(without, s.modality)).masked_fill_(plain.isneginf(), 0.0)
-                        guided = guided + branch.scales[s.modality] * gap
-                out.append((plain, guided))
-            return out
+            return [self.guided(hidden, s.modality, used) for s, hidden in zip(spans, found, strict=True)]
 
         return call
+
+    def guided(self, hidden: Tensor, modality: Modality, branches: Sequence["Branch"]) -> tuple[Tensor, Tensor]:
+        """Plain and guided logits [batch, n, rows] of the last hidden states of prompts and behind them those of their branches."""
+        plain, *others = hidden.chunk(1 + len(branches))
+        plain = guided = self.rows(plain, modality)
+        for branch, without in zip(branches, others, strict=True):
+            if branch.scales[modality]:
+                # Forbidden rows are at -inf in both branches, which have no difference there.
+                gap = (plain - self.rows(without, modality)).masked_fill_(plain.isneginf(), 0.0)
+                guided = guided + branch.scales[modality] * gap
+        return plain, guided
 
     def plans(self, blank: Canvas, sampling: Sampling) -> list[SegmentPlan]:
         """One plan a span: MaskGIT or emerge for images, block-wise for text; both share the steps as ``sampling.decoding`` says.
@@ -150,13 +151,8 @@ class MMadaPolicy(MMadaLikelihood):
         return [done[i] for i in range(len(prompts))]
 
     def _generate(self, prompts: list[Prompt], seeds: list[int], sampling: Sampling, version: int) -> list[Rollout]:
-        blank, branches = self._canvases(prompts, sampling)
-        plans = self.plans(blank, sampling)
-        noise = torch.stack([self._noise(seed, sampling.steps, sum(len(p.span) for p in plans)) for seed in seeds], dim=2).to(self.device)
-        offsets = [self.offset(p.span.modality) for p in plans]
         recorded, decoded = zip(*(recorded_steps(prompt, sampling) for prompt in prompts), strict=True)
-        wanted = {step for steps in recorded for step in steps}
-        traces = denoise(self.logits(blank, branches), blank, plans, noise, self.settings.specials.mask, offsets, wanted)
+        traces = self._traces(prompts, seeds, sampling, recorded)
         outputs = self._outputs(traces, None)
         guesses = self._guesses(traces, recorded, decoded)
         return [
@@ -173,6 +169,17 @@ class MMadaPolicy(MMadaLikelihood):
             )
             for i, prompt in enumerate(prompts)
         ]
+
+    def _traces(
+        self, prompts: Sequence[Prompt], seeds: Sequence[int], sampling: Sampling, recorded: Sequence[tuple[int, ...]]
+    ) -> list[SegmentTrace]:
+        """What happens to the segments of prompts of one task, whose guesses at their ``recorded`` steps matter."""
+        blank, branches = self._canvases(prompts, sampling)
+        plans = self.plans(blank, sampling)
+        noise = torch.stack([self._noise(seed, sampling.steps, sum(len(p.span) for p in plans)) for seed in seeds], dim=2).to(self.device)
+        offsets = [self.offset(p.span.modality) for p in plans]
+        wanted = {step for steps in recorded for step in steps}
+        return denoise(self.logits(blank, branches), blank, plans, noise, self.settings.specials.mask, offsets, wanted)
 
     def _guesses(
         self, traces: Sequence[SegmentTrace], recorded: Sequence[tuple[int, ...]], decoded: Sequence[tuple[int, ...]]
@@ -221,7 +228,7 @@ class MMadaPolicy(MMadaLikelihood):
         black = np.zeros((*self.image_size, 3), np.uint8) if IMAGE_INPUT[task] else None
         blank = self.canvas([Prompt("canary", task, "", image=black)]).to(self.device)
         span = blank.spans[0]
-        hidden = self.model.hidden(blank.ids, blank.attention)[:, span.columns]
+        hidden = self.hidden(blank.ids, blank.attention, [span])[0]
         return self.model.head(hidden, self.vocabulary.rows(span.modality)).float().cpu()
 
 
