@@ -55,8 +55,8 @@ def omni(blocks: Tensor, real: Tensor | None = None) -> Omni:
 def between(ids: Tensor, first: int, last: int) -> Tensor:
     """Blocks int64 [batch, length] of ids: the k-th stretch from a token ``first`` to the next ``last``, both included, is block k.
 
-    Show-o delimits its images so (``<|soi|>`` ... ``<|eoi|>``). A ``last`` that closes nothing is text, a ``first`` that nothing closes goes on
-    to the end.
+    Show-o delimits its images so (``<|soi|>`` ... ``<|eoi|>``). A ``last`` that closes nothing is text, a ``first`` that nothing
+    closes goes on to the end.
     """
     column = torch.arange(ids.shape[1], device=ids.device)
     opened = torch.where(ids == first, column, -1).cummax(1).values
