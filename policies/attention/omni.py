@@ -55,11 +55,14 @@ def omni(blocks: Tensor, real: Tensor | None = None) -> Omni:
 def between(ids: Tensor, first: int, last: int) -> Tensor:
     """Blocks int64 [batch, length] of ids: the k-th stretch from a token ``first`` to the next ``last``, both included, is block k.
 
-    Show-o delimits its images so (``<|soi|>`` ... ``<|eoi|>``).
+    Show-o delimits its images so (``<|soi|>`` ... ``<|eoi|>``). A ``last`` that closes nothing is text, a ``first`` that nothing
+    closes goes on to the end.
     """
-    opened, closed = (ids == first).cumsum(1), (ids == last).cumsum(1)
-    inside = (opened > closed) | ((ids == last) & (opened == closed))
-    return torch.where(inside, opened, 0)
+    column = torch.arange(ids.shape[1], device=ids.device)
+    opened = torch.where(ids == first, column, -1).cummax(1).values
+    closed = torch.where(ids == last, column, -1).cummax(1).values.roll(1, 1)
+    closed[:, 0] = -1  # of the columns before each
+    return torch.where(opened > closed, (ids == first).cumsum(1), 0)
 
 
 def at_places(places: Tensor, length: int) -> Tensor:

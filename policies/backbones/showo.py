@@ -31,9 +31,7 @@ PHI_1_5 = {
 """Sizes of the released backbone."""
 
 
-def _attend(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **_: Any
-) -> tuple[Tensor, None]:
+def _attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **_: Any) -> tuple[Tensor, None]:
     """transformers' interface: out [batch, length, heads, width], and no weights."""
     return attention(query, key, value, attention_mask).transpose(1, 2), None
 
@@ -49,6 +47,7 @@ class ShowoConfig(PretrainedConfig):
     """
 
     model_type = "showo"
+    attribute_map = {"embedding_size": "vocab_size"}
 
     def __init__(
         self,
@@ -62,7 +61,9 @@ class ShowoConfig(PretrainedConfig):
         **kwargs: Any,
     ) -> None:
         if w_clip_vit:
-            raise ValueError("w_clip_vit is true in the configuration, which this backbone does not do: take a release that reads image codes")
+            raise ValueError(
+                "w_clip_vit is true in the configuration, which this backbone does not do: take a release that reads image codes"
+            )
         self.vocab_size = vocab_size
         self.llm_vocab_size = llm_vocab_size
         self.codebook_size = codebook_size
@@ -112,7 +113,11 @@ class Showo(PreTrainedModel):
         """
         phi = self.showo.model
         x = phi.embed_tokens(input_ids)
-        given = {"attention_mask": seen[:, None], "position_embeddings": phi.rotary_emb(x, position_ids=positions), "past_key_values": cache}
+        given = {
+            "attention_mask": seen[:, None],
+            "position_embeddings": phi.rotary_emb(x, position_ids=positions),
+            "past_key_values": cache,
+        }
         for layer in phi.layers:
             # Whether in training mode or not: policies learn in evaluation mode, and no layer here draws random numbers.
             if self.gradient_checkpointing and torch.is_grad_enabled():
