@@ -36,6 +36,7 @@ from pararl.recipes import FAMILIES, Loss, Recipe
 from pararl.scenes.pixels import render_cells
 from pararl.stage import Stage
 from pararl.types import Kind, Output
+from policies import cpu
 from policies.image.magvitv2 import MAGVITv2, MAGVITv2Config
 from policies.image.training import tokenizer_loss
 from policies.mmada import MMadaPolicy
@@ -252,7 +253,10 @@ def main() -> None:
         raise SystemExit(f"--batch {args.batch}: a batch of the policy holds every kind of prompt, at least {len(kinds)} examples")
     args.out = args.out or Path("outputs") / ("scenes-clip" if args.stage == "clip" else f"scenes-{args.family}")
     args.out.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(args.threads)
+    if args.family == "mmada":  # whose shipped weights were made with torch's own products
+        torch.set_num_threads(args.threads)
+    else:
+        cpu.use(args.threads)
     {"tokenizer": train_tokenizer, "policy": train_policy, "slips": train_slips, "clip": train_clip}[args.stage](args)
 
 

@@ -10,7 +10,7 @@ from typing import Self, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from pararl.steps import shared_steps
 from pararl.types import MODALITIES, Modality, Output, Prompt, Rollout, Segment
@@ -50,9 +50,9 @@ class MMadaPolicy(MMadaLikelihood):
     # The head is called ff_out as well: only the ff_out inside a block may be wrapped.
     lora_targets = r".*\.blocks\.\d+\.(q_proj|k_proj|v_proj|attn_out|ff_proj|up_proj|ff_out)"
 
-    model_class: type[MMadaModelLM] = MMadaModelLM
+    model_class: type[PreTrainedModel] = MMadaModelLM
 
-    def __init__(self, model: MMadaModelLM, tokenizer: PreTrainedTokenizerFast, images: ImageTokenizer, settings: MMadaSettings) -> None:
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, images: ImageTokenizer, settings: MMadaSettings) -> None:
         super().__init__(tokenizer, images, settings)
         self.model = model.eval()
         self.tasks = settings.tasks

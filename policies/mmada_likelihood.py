@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pararl.types import MODALITIES, Modality, Rollout
-from policies.backbones.llada import MMadaModelLM
 from policies.base import Drawing, Draws, ImageRows, Policy, StepTokens
 from policies.layout import Canvas, Span
 from policies.likelihood.masked import elbo, hidden_sets, hidden_token_logprobs, mask_ratios
@@ -18,7 +18,8 @@ from policies.mmada_codec import MMadaCodec
 class MMadaLikelihood(MMadaCodec, Policy):
     """What MMaDA's tokens are worth to it, with the head applied to the needed positions and rows only."""
 
-    model: MMadaModelLM
+    model: Any
+    """A backbone whose call has two halves, ``hidden`` and ``head``."""
     text_bias: Tensor
     """float32 [text rows]: -inf at forbidden ones."""
 

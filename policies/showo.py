@@ -5,13 +5,14 @@ mixes both: here a text that ends in ``<|soi|>`` is followed by an image that se
 what stands behind it, so whatever is in front of an image is read once and not again at every step.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from pararl.types import Modality, Prompt, Rollout, Task
+from pararl.types import Modality, Output, Prompt, Rollout, Task
 from policies.attention.omni import between, omni
 from policies.backbones.showo import Showo
 from policies.base import Drawing, Draws, Sampling, StepTokens
@@ -27,8 +28,7 @@ class ShowoPolicy(MMadaPolicy):
 
     family = "showo"
     lora_targets = r".*\.layers\.\d+\.(self_attn\.(q_proj|k_proj|v_proj|dense)|mlp\.(fc1|fc2))"
-    model_class = Showo  # type: ignore[assignment]
-    model: Showo  # type: ignore[assignment]
+    model_class = Showo
 
     @property
     def ends(self) -> tuple[int, ...]:
@@ -50,11 +50,9 @@ class ShowoPolicy(MMadaPolicy):
         return Tail(tuple(ids), tuple(spans))
 
     def blocks(self, ids: Tensor) -> Tensor:
-        """The image blocks of ids, int64 [batch, length]: from ``<soi>`` to ``<eoi>``, and the ``<mmu>`` in front of an input image."""
+        """The image blocks of ids; see ``image_blocks``."""
         sp = self.settings.specials
-        found = between(ids, sp.soi, sp.eoi)
-        follows = torch.nn.functional.pad(found[:, 1:], (0, 1))
-        return torch.where(ids == sp.mmu, follows, found)
+        return image_blocks(ids, sp.soi, sp.eoi, sp.mmu)
 
     def hidden(self, ids: Tensor, attention: Tensor, spans: Sequence[Span]) -> list[Tensor]:
         """Last hidden states [batch, n, width] that tell the tokens of each span: of a text those one place before it."""
@@ -63,7 +61,7 @@ class ShowoPolicy(MMadaPolicy):
         columns = [torch.arange(ids.shape[1])[s.columns] - int(s.modality == "text") for s in spans]
         return [every[:, c.to(ids.device)] for c in columns]
 
-    def reveal(self, blank: Canvas, tokens: dict[Modality, Tensor], visible: dict[Modality, Tensor]) -> tuple[Tensor, Tensor]:
+    def reveal(self, blank: Canvas, tokens: Mapping[Modality, Tensor], visible: Mapping[Modality, Tensor]) -> tuple[Tensor, Tensor]:
         """A text is there as a whole, up to its end token, which like all behind it is padding: the image opens with one of its own."""
         image = [s for s in blank.spans if s.modality == "image"]
         ids, attention = super().reveal(replace(blank, spans=tuple(image)), tokens, visible)
@@ -93,34 +91,72 @@ class ShowoPolicy(MMadaPolicy):
             raise ValueError("a text of Show-o is not guided: set text_guidance (rollout.text_guidance) to 0")
         blank, branches = self._canvases(prompts, sampling)
         text, image = blank.span("text"), blank.span("image")
-        counts = len(text or ()), len(image or ())
-        noise = torch.stack([self._uniforms(seed, sampling.steps, *counts) for seed in seeds]).to(self.device)
+        words, tokens = len(text or ()), len(image or ())
+        noise = torch.stack([_uniforms(seed, words + 2 * sampling.steps * tokens) for seed in seeds]).to(self.device)
         traces = []
         given: dict[Modality, Tensor] = {}
         if text:
-            context = Context(self.model.hidden, len(prompts), self.device)
-            front = blank.ids[:, : text.start]
-            hidden = context.read(front, blank.attention[:, : text.start], self.blocks(front))[:, -1]
-            uniforms = noise[:, : counts[0]]
-            tokens, logprob = write(context, hidden, lambda h: self.rows(h, "text"), uniforms, sampling.temperature, self.ends)
-            stamps = deal(self.counted(tokens), recorded, sampling.steps)
-            traces.append(SegmentTrace("text", tokens, stamps, logprob, tokens.expand(sampling.steps, -1, -1)))
-            given["text"] = tokens
+            front = replace(blank, ids=blank.ids[:, : text.start], attention=blank.attention[:, : text.start])
+            said, logprob = self._write(front, noise[:, :words], sampling.temperature)
+            stamps = deal(self.counted(said), recorded, sampling.steps)
+            traces.append(SegmentTrace("text", said, stamps, logprob, said.expand(sampling.steps, -1, -1)))
+            given["text"] = said
         if image:
-            whole = [self._front(canvas, given) for canvas in (blank, *(b.canvas for b in branches))]
-            canvas = replace(whole[0], spans=(image,))
-            uniforms = noise[:, counts[0] :].view(len(prompts), 2, sampling.steps, counts[1]).permute(1, 2, 0, 3)
+            whole = [self._filled_in(canvas, given) for canvas in (blank, *(b.canvas for b in branches))]
             wanted = {step for steps in recorded for step in steps}
-            logits, offset = self._image_logits(whole, branches, image), self.offset("image")
-            traces += denoise(logits, canvas, self.plans(canvas, sampling), uniforms, self.settings.specials.mask, [offset], wanted)
+            traces.append(self._paint(whole, branches, noise[:, words:], sampling, wanted))
         return traces
 
-    @staticmethod
-    def _uniforms(seed: int, steps: int, words: int, tokens: int) -> Tensor:
-        """All that one rollout draws, from its own seed: uniforms [words + 2 * steps * tokens]."""
-        return torch.rand(words + 2 * steps * tokens, generator=torch.Generator().manual_seed(seed))
+    @torch.no_grad()
+    def mixed(self, prompt: Prompt, seed: int = 0, sampling: Sampling | None = None, images: int = 4) -> list[Output]:
+        """Texts and images as the policy alternates them, each an output of its own, for a prompt of the task ``interleaved``.
 
-    def _front(self, blank: Canvas, given: dict[Modality, Tensor]) -> Canvas:
+        A text that ends in ``<|soi|>`` is followed by an image, which everything behind it sees; any other end is the end of all, and so
+        is the text behind the last of at most ``images`` images. Raises what ``generate`` raises.
+        """
+        how = sampling or self.sampling
+        blank, branches = self._canvases([prompt], how)
+        tail = self.tail("interleaved")
+        words, picture = (len(span) for span in tail.spans)
+        canvases = [blank, *(b.canvas for b in branches)]
+        fronts = [replace(c, ids=c.ids[:, : c.prefix], attention=c.attention[:, : c.prefix], spans=()) for c in canvases]
+        behind, span = tail.ids[words:], replace(tail.spans[1], start=1, stop=1 + picture)
+        generator = torch.Generator().manual_seed(seed)
+        parts: list[Output] = []
+        while True:
+            noise = torch.rand(1, words + 2 * how.steps * picture, generator=generator).to(self.device)
+            ids = self._write(fronts[0], noise[:, :words], how.temperature)[0][0].tolist()
+            said = self.written(ids)
+            parts += [Output(text=self.decode_text(said))] if said else []
+            opened = len(said) < words and ids[len(said)] == self.settings.specials.soi
+            if not opened or not images:
+                return parts
+            images -= 1
+            fronts = [extended(front, said) for front in fronts]
+            place = fronts[0].ids.shape[1]
+            whole = [extended(front, behind, (replace(span, start=place + 1, stop=place + 1 + picture),)) for front in fronts]
+            tokens = self._paint(whole, branches, noise[:, words:], how, ()).tokens
+            parts.append(Output(image=self.decode_images(tokens)[0]))
+            fronts = [extended(front, (behind[0], *tokens[0].tolist(), behind[-1])) for front in fronts]
+
+    def _write(self, front: Canvas, noise: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        """Texts behind sequences: tokens and log-probabilities, see ``policies.sampling.context.write``."""
+        context = Context(self.model.hidden, len(front.ids), self.device)
+        hidden = context.read(front.ids, front.attention, self.blocks(front.ids))[:, -1]
+        return write(context, hidden, lambda h: self.rows(h, "text"), noise, temperature, self.ends)
+
+    def _paint(
+        self, canvases: Sequence[Canvas], branches: Sequence[Branch], noise: Tensor, sampling: Sampling, wanted: Collection[int]
+    ) -> SegmentTrace:
+        """The image of canvases that lack nothing else, that of the prompts and those of guidance; ``noise`` [batch, 2 * steps * n]."""
+        image = canvases[0].span("image")
+        assert image is not None
+        canvas = replace(canvases[0], spans=(image,))
+        uniforms = noise.view(len(noise), 2, sampling.steps, len(image)).permute(1, 2, 0, 3)
+        logits, mask = self._image_logits(canvases, branches, image), self.settings.specials.mask
+        return denoise(logits, canvas, self.plans(canvas, sampling), uniforms, mask, [self.offset("image")], wanted)[0]
+
+    def _filled_in(self, blank: Canvas, given: dict[Modality, Tensor]) -> Canvas:
         """A canvas with the text that was written, its image still MASK."""
         if not given:
             return blank
@@ -165,6 +201,25 @@ class ShowoPolicy(MMadaPolicy):
         logp = self._token_logprobs(hidden[0], "text", values, self.counted(values))
         committed = stamps[:, None] == torch.tensor(steps, device=self.device)[..., None]
         return {"text": StepTokens(logp[:, None] * committed, committed, behaviour[:, None] * committed)}
+
+
+def _uniforms(seed: int, count: int) -> Tensor:
+    """All that one rollout draws, from its own seed, so that its batch mates do not matter."""
+    return torch.rand(count, generator=torch.Generator().manual_seed(seed))
+
+
+def extended(front: Canvas, ids: Sequence[int], spans: tuple[Span, ...] = ()) -> Canvas:
+    """A canvas with the same ids behind each of its rows."""
+    more = torch.tensor(list(ids), dtype=torch.int64, device=front.ids.device).expand(len(front.ids), -1)
+    real = torch.ones_like(more, dtype=torch.bool)
+    return replace(front, ids=torch.cat((front.ids, more), 1), attention=torch.cat((front.attention, real), 1), spans=spans)
+
+
+def image_blocks(ids: Tensor, soi: int, eoi: int, mmu: int) -> Tensor:
+    """Blocks int64 [batch, length] of ids, 0 = text: each image from its ``<|soi|>`` to its ``<|eoi|>``, and with it the ``<|mmu|>`` in
+    front of one that is to be understood, as ``create_attention_mask_for_mmu`` has it."""
+    found = between(ids, soi, eoi)
+    return torch.where(ids == mmu, F.pad(found[:, 1:], (0, 1)), found)
 
 
 def deal(counted: Tensor, recorded: Sequence[tuple[int, ...]], steps: int) -> Tensor:
