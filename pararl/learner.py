@@ -70,10 +70,11 @@ def step_records(policy: Policy, rollouts: Sequence[Rollout], width: int | None 
     behaviour, committed = np.zeros(shape, np.float32), np.zeros(shape, bool)
     for i, rollout in enumerate(rollouts):
         for s in rollout.segments:
-            now = (s.commit_step[None] == np.array(rollout.recorded)[:, None]) & ~policy.fill(s)
+            now, logprob = s.at(rollout.recorded)
+            now = now & ~policy.fill(s)
             place = (i, slice(None), MODALITIES.index(s.modality), slice(len(s.tokens)))
             committed[place] = now
-            behaviour[place] = now * s.logprob
+            behaviour[place] = now * logprob
     return torch.from_numpy(behaviour), torch.from_numpy(committed)
 
 
