@@ -30,6 +30,7 @@ from policies.backbones.showo2_layers import (
     Keys,
     LanguageLayer,
     PatchEmbed,
+    Silent,
     TimeEmbed,
     angles,
     frequencies,
@@ -43,7 +44,6 @@ class Showo2(PreTrainedModel):
     the parts of that call. ``read`` and ``canvas`` are the same for sequences that grow."""
 
     config_class = Showo2Config
-    base_model_prefix = "showo"
     supports_gradient_checkpointing = True
     _no_split_modules = ["LanguageLayer", "HeadLayer", "SiglipEncoderLayer"]
     _supports_sdpa = True
@@ -51,12 +51,14 @@ class Showo2(PreTrainedModel):
     def __init__(self, config: Showo2Config) -> None:
         super().__init__(config)
         width, head = config.hidden_size, config.head_config["hidden_size"]
-        llm = Qwen2Config(**config.llm_config)
+        # Any: transformers' annotations allow for what these configurations never hold.
+        llm: Any = Qwen2Config(**config.llm_config)
         self.showo = Qwen2ForCausalLM(llm)
         self.showo.model.layers = nn.ModuleList(LanguageLayer(llm, i) for i in range(llm.num_hidden_layers))
         self.image_embedder_und = PatchEmbed(config.patch_size, config.image_latent_dim, config.clip_latent_dim)
         self.image_embedder_gen = PatchEmbed(config.patch_size, config.image_latent_dim, width)
-        clip = SiglipVisionConfig(**config.clip_config, attn_implementation="sdpa")
+        clip: Any = SiglipVisionConfig(**config.clip_config)
+        clip._attn_implementation = "sdpa"
         self.position_embedding = nn.Embedding((clip.image_size // clip.patch_size) ** 2, config.clip_latent_dim)
         self.und_trans = SiglipEncoder(clip)
         del self.und_trans.layers[-1]
@@ -78,15 +80,14 @@ class Showo2(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """As released, but for the Xavier weights of linear layers, which upstream means to give and does not: velocities start at 0."""
         if isinstance(module, (nn.Linear, nn.Conv2d)):
-            nn.init.xavier_uniform_(module.weight.view(len(module.weight), -1))
+            if isinstance(module, Silent):
+                nn.init.zeros_(module.weight)
+            else:
+                nn.init.xavier_uniform_(module.weight.view(len(module.weight), -1))
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=module.embedding_dim**-0.5)
-        elif isinstance(module, (HeadLayer, FinalLayer)):  # after the layers within
-            for last in [module.adaLN_modulation[1]] + ([module.linear] if isinstance(module, FinalLayer) else []):
-                nn.init.zeros_(last.weight)
-                nn.init.zeros_(last.bias)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.showo.model.embed_tokens
@@ -140,9 +141,10 @@ class Showo2(PreTrainedModel):
                 raise ValueError("an image takes three things: its block, its latents and its time")
             return x
         images = torch.cat((self.time_token(times)[:, None], self.image_tokens(latents)), 1)
-        if int(slots.sum()) != images.shape[0] * images.shape[1]:
+        there = int(slots.sum())
+        if there != images.shape[0] * images.shape[1]:
             raise ValueError(
-                f"{len(images)} images of {images.shape[1]} columns each (one for the time) do not fill the {int(slots.sum())} of the blocks"
+                f"{len(images)} images of {images.shape[1]} columns (the first is its time's) do not fill the {there} of the blocks"
             )
         return x.masked_scatter(slots[..., None], images.to(x.dtype))
 

@@ -109,6 +109,10 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return (x.float() * (1 + scale.float()) + shift.float()).to(x.dtype)
 
 
+class Silent(nn.Linear):
+    """A linear layer that is 0 before training."""
+
+
 class HeadAttention(nn.Module):
     """Grouped-query attention with normed queries and keys, without biases."""
 
@@ -146,7 +150,7 @@ class HeadLayer(nn.Module):
         self.mlp = HeadMLP(width, config["intermediate_size"])
         self.input_layernorm = RMSNorm(width, config["rms_norm_eps"])
         self.post_attention_layernorm = RMSNorm(width, config["rms_norm_eps"])
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), Silent(width, 6 * width))
 
     def forward(
         self, x: Tensor, time: Tensor, owner: Tensor, turn: Angles, mask: Tensor | None, past: Keys | None = None
@@ -169,8 +173,8 @@ class FinalLayer(nn.Module):
     def __init__(self, width: int, size: int) -> None:
         super().__init__()
         self.norm_final = RMSNorm(width, 1e-6)
-        self.linear = nn.Linear(width, size)
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
+        self.linear = Silent(width, size)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), Silent(width, 2 * width))
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """[images, n, size] of x [images, n, width] and embedded times [images, width]."""
