@@ -245,16 +245,18 @@ def test_tokens_and_latents_are_each_others_inverse() -> None:
 def test_gradient_checkpointing_gives_the_same_gradients() -> None:
     given = sequence(2)
 
-    def gradients(checkpointing: bool) -> list[Tensor]:
+    def gradients(checkpointing: bool) -> tuple[list[Tensor], int]:
         model = build()
-        if checkpointing:
-            model.gradient_checkpointing = True
+        model.gradient_checkpointing = checkpointing
+        calls = list[None]()
+        for part in (model.showo.model.layers[1], model.diffusion_head_a[1], model.und_trans.layers[0]):
+            part.register_forward_pre_hook(lambda *_: calls.append(None))
         logits, velocity = model(**given)
         (logits.log_softmax(-1)[..., 0].sum() + velocity.square().sum()).backward()
-        return [p.grad for p in model.parameters() if p.grad is not None]
+        return [p.grad for p in model.parameters() if p.grad is not None], len(calls)
 
-    plain, spared = gradients(False), gradients(True)
-    assert len(plain) == len(list(build().parameters()))
+    (plain, once), (spared, twice) = gradients(False), gradients(True)
+    assert len(plain) == len(list(build().parameters())) and (once, twice) == (3, 6)
     assert all(torch.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in zip(plain, spared, strict=True))
 
 
