@@ -102,6 +102,9 @@ class RolloutConfig:
     image_sampler: Literal["maskgit", "emerge"] = "maskgit"
     """Which drawn image tokens are committed at a step. maskgit: the most confident. emerge: each by its own chance, as many on average
     (MaskGRPO's, for groups that differ more); choice_temperature has then no effect."""
+    flow_noise: float = 0.7
+    """Noise level of the sampler of continuous images (Show-o2), 0 to sqrt(2): steps of 0 (an ODE) have no density to learn from, and need
+    learner.likelihood elbo. Policies whose images are tokens have no use for it."""
     decoding: Decoding = "parallel"
     """How text and image of one output share the steps. parallel: both throughout. sequential: the text in the first half, the image
     in the second. semi_parallel: the text in the first three quarters, the image in the last three. released: as MMaDA-Parallel's code

@@ -91,12 +91,15 @@ class Latents(Segment):
 
     moves: np.ndarray
     """float32 [recorded, 2, n, d]: the tokens before and after each recorded step."""
+    noise_level: np.ndarray
+    """float32 [recorded]: that of the sampler's SDE; 0 = an ODE, whose steps have no density."""
 
     def at(self, steps: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """The same for the recorded steps, and no others. Raises ValueError for another number of steps."""
         if len(steps) != len(self.logprob):
             raise ValueError(f"the moves of {len(self.logprob)} recorded steps are known, not of {len(steps)}")
-        return np.ones(self.logprob.shape, bool), self.logprob
+        known = np.isfinite(self.logprob)
+        return known, np.where(known, self.logprob, 0)
 
 
 @dataclass(frozen=True, slots=True)

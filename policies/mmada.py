@@ -59,9 +59,7 @@ class MMadaPolicy(MMadaLikelihood):
         self.grid = settings.grid
         self.sampling = Sampling(steps=settings.steps, choice_temperature=settings.choice_temperature)
         if self.vocabulary.rows("image").stop > model.config.embedding_size:
-            raise ValueError(
-                f"{len(tokenizer)} text ids and {images.codebook_size} codes do not fit {model.config.embedding_size} embedding rows"
-            )
+            raise ValueError(f"{len(tokenizer)} text ids and {self.codes} codes do not fit {model.config.embedding_size} embedding rows")
         bias = torch.zeros(len(tokenizer))
         bias[[i for i in self.vocabulary.forbidden if i < len(tokenizer)]] = -torch.inf
         self.text_bias = bias
@@ -163,7 +161,7 @@ class MMadaPolicy(MMadaLikelihood):
                 version=version,
                 steps=sampling.steps,
                 recorded=recorded[i],
-                segments=tuple(segment(trace, i, recorded[i]) for trace in traces),
+                segments=tuple(self.segment(trace, i, recorded[i]) for trace in traces),
                 output=outputs[i],
                 guesses=guesses[i],
             )
@@ -222,6 +220,17 @@ class MMadaPolicy(MMadaLikelihood):
         count = len(traces[0].tokens)
         return [Output(**{name: values[i] for name, values in parts.items()}) for i in range(count)]
 
+    @staticmethod
+    def segment(trace: SegmentTrace, row: int, recorded: Sequence[int]) -> Segment:
+        """The record of one row of a trace."""
+        return Segment(
+            modality=trace.modality,
+            tokens=trace.tokens[row].cpu().numpy(),
+            commit_step=trace.commit_step[row].to(torch.int16).cpu().numpy(),
+            logprob=trace.logprob[row].float().cpu().numpy(),
+            guesses=trace.guesses[list(recorded), row].cpu().numpy(),
+        )
+
     @torch.no_grad()
     def canary(self) -> Tensor:
         task = "t2i" if "t2i" in self.settings.tasks else self.settings.tasks[0]
@@ -241,14 +250,3 @@ def recorded_steps(prompt: Prompt, sampling: Sampling) -> tuple[tuple[int, ...],
     rng = np.random.default_rng(int.from_bytes(hashlib.blake2b(f"{prompt.id}|{sampling.round}".encode(), digest_size=8).digest()))
     recorded = sorted(rng.choice(sampling.steps, sampling.recorded, replace=False).tolist())
     return tuple(recorded), tuple(sorted(rng.choice(recorded, wanted, replace=False).tolist() if wanted else []))
-
-
-def segment(trace: SegmentTrace, row: int, recorded: Sequence[int]) -> Segment:
-    """The record of one row of a trace."""
-    return Segment(
-        modality=trace.modality,
-        tokens=trace.tokens[row].cpu().numpy(),
-        commit_step=trace.commit_step[row].to(torch.int16).cpu().numpy(),
-        logprob=trace.logprob[row].float().cpu().numpy(),
-        guesses=trace.guesses[list(recorded), row].cpu().numpy(),
-    )

@@ -87,11 +87,16 @@ class MMadaCodec:
         self.settings = settings
         specials = settings.specials
         others = {i for i in tokenizer.all_special_ids if i is not None} | set(asdict(specials).values())
-        self.vocabulary = Vocabulary(len(tokenizer), images.codebook_size, specials, tuple(sorted(others - set(self.ends))))
+        self.vocabulary = Vocabulary(len(tokenizer), self.codes, specials, tuple(sorted(others - set(self.ends))))
         self.spelled = {token: i for token, i in tokenizer.get_added_vocab().items() if i != tokenizer.unk_token_id}
         """Special and added tokens with their ids, which a template spells out."""
         self.reserved = {*self.spelled.values(), *self.vocabulary.forbidden, *self.ends} - {tokenizer.unk_token_id}
         """Ids that the text of a prompt never yields."""
+
+    @property
+    def codes(self) -> int:
+        """Image codes of the vocabulary."""
+        return self.images.codebook_size
 
     @property
     def ends(self) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from pararl.types import Modality, Output, Prompt, Rollout, Task
 from policies.attention.omni import between, omni
@@ -28,7 +29,7 @@ class ShowoPolicy(MMadaPolicy):
 
     family = "showo"
     lora_targets = r".*\.layers\.\d+\.(self_attn\.(q_proj|k_proj|v_proj|dense)|mlp\.(fc1|fc2))"
-    model_class = Showo
+    model_class: type[PreTrainedModel] = Showo
 
     @property
     def ends(self) -> tuple[int, ...]:
@@ -92,7 +93,7 @@ class ShowoPolicy(MMadaPolicy):
         blank, branches = self._canvases(prompts, sampling)
         text, image = blank.span("text"), blank.span("image")
         words, tokens = len(text or ()), len(image or ())
-        noise = torch.stack([_uniforms(seed, words + 2 * sampling.steps * tokens) for seed in seeds]).to(self.device)
+        noise = torch.cat([self._chance(torch.Generator().manual_seed(seed), words, tokens, sampling) for seed in seeds])
         traces = []
         given: dict[Modality, Tensor] = {}
         if text:
@@ -120,11 +121,11 @@ class ShowoPolicy(MMadaPolicy):
         words, picture = (len(span) for span in tail.spans)
         canvases = [blank, *(b.canvas for b in branches)]
         fronts = [replace(c, ids=c.ids[:, : c.prefix], attention=c.attention[:, : c.prefix], spans=()) for c in canvases]
-        behind, span = tail.ids[words:], replace(tail.spans[1], start=1, stop=1 + picture)
+        behind, first = tail.ids[words:], tail.spans[1].start - words
         generator = torch.Generator().manual_seed(seed)
         parts: list[Output] = []
         while True:
-            noise = torch.rand(1, words + 2 * how.steps * picture, generator=generator).to(self.device)
+            noise = self._chance(generator, words, picture, how)
             ids = self._write(fronts[0], noise[:, :words], how.temperature)[0][0].tolist()
             said = self.written(ids)
             parts += [Output(text=self.decode_text(said))] if said else []
@@ -133,11 +134,15 @@ class ShowoPolicy(MMadaPolicy):
                 return parts
             images -= 1
             fronts = [extended(front, said) for front in fronts]
-            place = fronts[0].ids.shape[1]
-            whole = [extended(front, behind, (replace(span, start=place + 1, stop=place + 1 + picture),)) for front in fronts]
+            place = fronts[0].ids.shape[1] + first
+            whole = [extended(front, behind, (Span("image", place, place + picture),)) for front in fronts]
             tokens = self._paint(whole, branches, noise[:, words:], how, ()).tokens
             parts.append(Output(image=self.decode_images(tokens)[0]))
-            fronts = [extended(front, (behind[0], *tokens[0].tolist(), behind[-1])) for front in fronts]
+            fronts = [self._with_image(front, tokens) for front in fronts]
+
+    def _chance(self, generator: torch.Generator, words: int, tokens: int, sampling: Sampling) -> Tensor:
+        """All that one rollout draws, uniforms [1, words + more], from its own seed, so that its batch mates do not matter."""
+        return torch.rand(1, words + 2 * sampling.steps * tokens, generator=generator).to(self.device)
 
     def _write(self, front: Canvas, noise: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         """Texts behind sequences: tokens and log-probabilities, see ``policies.sampling.context.write``."""
@@ -155,6 +160,11 @@ class ShowoPolicy(MMadaPolicy):
         uniforms = noise.view(len(noise), 2, sampling.steps, len(image)).permute(1, 2, 0, 3)
         logits, mask = self._image_logits(canvases, branches, image), self.settings.specials.mask
         return denoise(logits, canvas, self.plans(canvas, sampling), uniforms, mask, [self.offset("image")], wanted)[0]
+
+    def _with_image(self, front: Canvas, tokens: Tensor) -> Canvas:
+        """A canvas of one row with a finished image, tokens [1, n], behind it."""
+        sp = self.settings.specials
+        return extended(front, (sp.soi, *tokens[0].tolist(), sp.eoi))
 
     def _filled_in(self, blank: Canvas, given: dict[Modality, Tensor]) -> Canvas:
         """A canvas with the text that was written, its image still MASK."""
@@ -201,11 +211,6 @@ class ShowoPolicy(MMadaPolicy):
         logp = self._token_logprobs(hidden[0], "text", values, self.counted(values))
         committed = stamps[:, None] == torch.tensor(steps, device=self.device)[..., None]
         return {"text": StepTokens(logp[:, None] * committed, committed, behaviour[:, None] * committed)}
-
-
-def _uniforms(seed: int, count: int) -> Tensor:
-    """All that one rollout draws, from its own seed, so that its batch mates do not matter."""
-    return torch.rand(count, generator=torch.Generator().manual_seed(seed))
 
 
 def extended(front: Canvas, ids: Sequence[int], spans: tuple[Span, ...] = ()) -> Canvas:

@@ -88,6 +88,7 @@ class Showo2Config(PretrainedConfig):
     """
 
     model_type = "showo2"
+    attribute_map = {"embedding_size": "llm_vocab_size"}
 
     def __init__(
         self,

@@ -1,6 +1,7 @@
 """What a causal backbone has read so far, kept as keys and values: text goes on from it token by token, an image is denoised behind it."""
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -39,8 +40,15 @@ class Context:
         return hidden
 
 
+class Reader(Protocol):
+    """What reads on, one token a row."""
+
+    def read(self, ids: Tensor, real: Tensor) -> Tensor:
+        """Last hidden states [batch, n, width] of the next ids int64 [batch, n]."""
+
+
 def write(
-    context: Context, hidden: Tensor, rows: Callable[[Tensor], Tensor], noise: Tensor, temperature: float, ends: Sequence[int]
+    context: Reader, hidden: Tensor, rows: Callable[[Tensor], Tensor], noise: Tensor, temperature: float, ends: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
     """Continue a batch with text, one token at a time: tokens int64 and their log-probabilities float32, each [batch, n].
 
