@@ -156,7 +156,7 @@ class Showo2Policy(Showo2Codec):
     # ---- likelihoods
 
     def draws(self, rollouts: Sequence[Rollout], n: int, generator: torch.Generator, drawing: Drawing | None = None) -> Draws:
-        """Times and noise of the images, the same for the rollouts of a prompt. The text's likelihood is exact: every draw has all of it."""
+        """Times and noise of the images, the same for the rollouts of a prompt. A text is exact: every draw has all of it."""
         prompts = list(dict.fromkeys(r.prompt.id for r in rollouts))
         which = torch.tensor([prompts.index(r.prompt.id) for r in rollouts])
         draws = Draws({}, {}, {})
@@ -187,7 +187,7 @@ class Showo2Policy(Showo2Codec):
             hidden, mask, when = self.states(blank, text, seen, times)
             columns = [torch.zeros(len(rollouts), device=self.device)] * 2
             if text is not None:
-                logp = self._text_logprobs(hidden, blank, text)
+                logp = self.text_logprobs(hidden, blank, text)
                 columns[0] = logp.sum(-1) / self.counted(text).sum(-1)
             if clean is not None and draw.noise is not None and when is not None:
                 gap = self.velocities(hidden, mask, when) - (clean - draw.noise[0])
@@ -212,7 +212,7 @@ class Showo2Policy(Showo2Codec):
         if text is not None:
             stamps, behaviour = (self._stacked(rollouts, "text", name)[:, None] for name in ("commit_step", "logprob"))
             committed = stamps == torch.tensor(steps, device=self.device)[..., None]
-            logp = self._text_logprobs(hidden, blank, text)[:, None]
+            logp = self.text_logprobs(hidden, blank, text)[:, None]
             out = {"text": StepTokens(logp * committed, committed, behaviour * committed), **out}
         return out
 
@@ -252,7 +252,7 @@ class Showo2Policy(Showo2Codec):
         """One array of the segments of a modality, [batch, ...]."""
         return torch.from_numpy(np.stack([getattr(r.segment(modality), name) for r in rollouts])).to(self.device)
 
-    def _text_logprobs(self, hidden: Tensor, blank: Canvas, text: Tensor) -> Tensor:
+    def text_logprobs(self, hidden: Tensor, blank: Canvas, text: Tensor) -> Tensor:
         span = blank.span("text")
         assert span is not None
         return self._token_logprobs(self.text_hidden(hidden, span), "text", text, self.counted(text))
