@@ -121,6 +121,6 @@ MMADA = Family(
 SHOWO = Family(
     new_showo,
     showo_pretraining.supervised_loss,  # type: ignore[arg-type]
-    {"policy": Recipe("policy", 3600, 2e-3, {"i2t": (1, 1), "t2i": (1, 1), "interleaved": (1, 1)})},
+    {"policy": Recipe("policy", 1200, 2e-3, {"i2t": (1, 1), "t2i": (3, 3), "interleaved": (1, 1)})},
 )
 FAMILIES = {"mmada": MMADA, "showo": SHOWO}
