@@ -129,7 +129,7 @@ class Showo2Policy(Showo2Codec):
             taken = flow.step(state, guided, now, then, sampling.flow_noise)
             moved = taken.mean + taken.deviation * z
             free = flow.step(state, plain, now, then, sampling.flow_noise)
-            densities.append(free.log_density(moved).mean(-1))
+            densities.append(log_densities(free, moved))
             guesses.append(state + (1 - t) * guided)
             moves.append(torch.stack((state, moved)))
             state = moved
@@ -232,7 +232,7 @@ class Showo2Policy(Showo2Codec):
         hidden, mask, when = self.states(copies, None if text is None else text.repeat_interleave(count, 0), before, grid[steps])
         assert when is not None
         taken = flow.step(before, self.velocities(hidden, mask, when), grid[steps], grid[steps + 1], float(levels[0, 0]))
-        found = taken.log_density(after).mean(-1).view(len(rollouts), count, -1)
+        found = log_densities(taken, after).view(len(rollouts), count, -1)
         behaviour = self._stacked(rollouts, "image", "logprob")
         committed = behaviour.isfinite()
         return hidden[::count], StepTokens(found.where(committed, 0.0), committed, behaviour.where(committed, 0.0))
@@ -273,3 +273,13 @@ class Showo2Policy(Showo2Codec):
         hidden, mask, when = self.states(blank, text if len(blank.spans) > 1 else None, noise, half)
         assert when is not None
         return self.velocities(hidden, mask, when).float().cpu()
+
+
+def log_densities(step: flow.Step, states: Tensor) -> Tensor:
+    """Log-density float32 [batch, n] of the move to each token of states [batch, n, d], the mean over its d numbers; NaN in rows whose step
+    has no noise, as the last one of a sampler."""
+    noisy = step.deviation.flatten() > 0
+    out = torch.full(states.shape[:2], torch.nan, device=states.device)
+    if noisy.any():
+        out[noisy] = flow.Step(step.mean[noisy], step.deviation[noisy]).log_density(states[noisy]).mean(-1)
+    return out

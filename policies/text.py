@@ -34,6 +34,15 @@ SHOWO_TOKENS = {
     "interleave": "<|lvg|>",
 }
 """The same in Show-o's vocabulary, where MASK is the row behind the image codes and has no spelling."""
+SHOWO2_TOKENS = {
+    "mask": "<|image_pad|>",
+    "bos": "<|im_start|>",
+    "eos": "<|im_end|>",
+    "pad": "[PAD]",
+    "soi": "<|vision_start|>",
+    "eoi": "<|vision_end|>",
+}
+"""The same in Show-o2's, which has no tokens for tasks and none that hides: ``mask`` holds the place of what is no token."""
 UNKNOWN = "<|unknown|>"
 
 
@@ -53,7 +62,7 @@ def word_tokenizer(
         tokenizer_object=core,
         unk_token=UNKNOWN,
         **named,
-        additional_special_tokens=[spelled[name] for name in ("soi", "eoi", "t2i", "mmu", "interleave")],
+        additional_special_tokens=[spelled[name] for name in ("soi", "eoi", "t2i", "mmu", "interleave") if name in spelled],
         clean_up_tokenization_spaces=False,
     )
     ids = {name: listed.index(token) for name, token in spelled.items()}
