@@ -1,22 +1,27 @@
 """How the embedded policies are made: their sizes, and what each stage of their pretraining trains on."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pararl import scenes
 from pararl.types import KINDS, Kind, Output, Prompt
-from policies import pretraining, showo_pretraining
+from policies import pretraining, showo2_pretraining, showo_pretraining
 from policies.backbones.llada import MMadaConfig, MMadaModelLM
 from policies.backbones.showo import Showo, ShowoConfig
+from policies.backbones.showo2 import Showo2, Showo2Config
+from policies.image.latents import read_vae
 from policies.image.magvitv2 import MAGVITv2
 from policies.mmada import MMadaPolicy
 from policies.mmada_codec import MMadaSettings
 from policies.showo import ShowoPolicy
-from policies.text import SHOWO_TOKENS, word_tokenizer
+from policies.showo2 import Showo2Policy
+from policies.showo2_codec import Showo2Settings, Showo2Specials
+from policies.text import SHOWO2_TOKENS, SHOWO_TOKENS, word_tokenizer
 
 SETTINGS = {
     "grid": (4, 4),
@@ -39,6 +44,36 @@ PHI = {
     "num_attention_heads": 4,
     "max_position_embeddings": 128,
     "partial_rotary_factor": 0.5,
+}
+SHOWO2: dict[str, Any] = {
+    "patch_size": 1,
+    "hidden_size": 128,
+    "clip_latent_dim": 64,
+    "num_diffusion_layers": 2,
+    "llm_config": {
+        "hidden_size": 128,
+        "intermediate_size": 256,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 128,
+        "rope_theta": 1e4,
+    },
+    "clip_config": {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,  # of which the last is left out, as in the releases
+        "num_attention_heads": 2,
+        "image_size": 32,
+        "patch_size": 8,
+    },
+    "head_config": {
+        "hidden_size": 128,
+        "intermediate_size": 256,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 32,
+    },
 }
 
 Loss = Callable[[MMadaPolicy, Sequence[Prompt], Sequence[Output], torch.Generator], dict[str, Tensor]]
@@ -97,6 +132,19 @@ def new_showo(directory: Path) -> ShowoPolicy:
     return ShowoPolicy(Showo(config), tokenizer, images, settings)
 
 
+def new_showo2(directory: Path) -> Showo2Policy:
+    """An untrained Show-o2 policy around the VAE in a directory: one latent for each cell of a scene, which is a patch of its own."""
+    images = read_vae(directory)
+    tokenizer, specials = word_tokenizer(scenes.VOCABULARY, SHOWO2_TOKENS)
+    taskless = dict.fromkeys(("t2i", "mmu", "interleave"), specials.mask)
+    settings: dict[str, Any] = {**SETTINGS, "dialogue": "{text} <|im_end|>", "specials": Showo2Specials(**{**asdict(specials), **taskless})}
+    config = Showo2Config(
+        **SHOWO2, llm_vocab_size=len(tokenizer), image_latent_dim=images.channels, image_latent_height=4, image_latent_width=4
+    )
+    settings |= {"tasks": ("i2t", "t2i", "interleaved"), "flow_noise": 0.7}
+    return Showo2Policy(Showo2(config), tokenizer, images, Showo2Settings(**settings))
+
+
 MMADA = Family(
     new_mmada,
     pretraining.supervised_loss,
@@ -123,4 +171,9 @@ SHOWO = Family(
     showo_pretraining.supervised_loss,  # type: ignore[arg-type]
     {"policy": Recipe("policy", 1200, 2e-3, {"i2t": (1, 1), "t2i": (3, 3), "interleaved": (1, 1)})},
 )
-FAMILIES = {"mmada": MMADA, "showo": SHOWO}
+SHOWO2_FAMILY = Family(
+    new_showo2,
+    showo2_pretraining.supervised_loss,  # type: ignore[arg-type]
+    {"policy": Recipe("policy", 1200, 2e-3, {"i2t": (1, 1), "t2i": (3, 3), "interleaved": (1, 1)})},
+)
+FAMILIES = {"mmada": MMADA, "showo": SHOWO, "showo2": SHOWO2_FAMILY}
