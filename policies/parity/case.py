@@ -119,6 +119,8 @@ def _family(config: dict[str, Any], tensors: Mapping[str, Tensor]) -> str | None
         return "magvitv2"
     if config.get("_class_name") == "VQModel":
         return "amused_vq"
+    if config.get("_class_name") == "Showo2Qwen2_5":
+        return "showo2"
     if config.get("model_type") == "mmada":
         return "mmada_parallel_m" if "uncond_prompt_ids" in tensors else "mmada"
     return "mmada_parallel_a" if "LLaDAForMultiModalGeneration" in (config.get("architectures") or ()) else None
