@@ -1,10 +1,14 @@
-"""Make an embedded base: train the image tokenizer on scenes, then the masked-diffusion policy on scene prompts. Or the embedded CLIP.
+"""Make an embedded base: train the image tokenizer on scenes, then the masked-diffusion policy on scene prompts. Or the VAE of the embedded
+flow-matching policies, or the embedded CLIP.
 
     python pipelines/pretrain.py tokenizer --out outputs/scenes-mmada
     python pipelines/pretrain.py policy    --out outputs/scenes-mmada
     python pipelines/pretrain.py slips     --out outputs/scenes-mmada
 
     python pipelines/pretrain.py policy    --family showo --images policies/checkpoints/scenes-mmada/image_tokenizer
+
+    python pipelines/pretrain.py vae       --family showo2
+    python pipelines/pretrain.py policy    --family showo2
 
     python pipelines/pretrain.py clip      --out outputs/scenes-clip
 
@@ -26,84 +30,21 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 from tqdm import tqdm
 
 import policies
 from pararl import scenes
 from pararl.quotas import quotas
 from pararl.recipes import FAMILIES, Loss, Recipe
-from pararl.scenes.pixels import render_cells
 from pararl.stage import Stage
 from pararl.types import Kind, Output
+from pipelines.images import train_tokenizer, train_vae
 from policies import cpu
-from policies.image.magvitv2 import MAGVITv2, MAGVITv2Config
-from policies.image.training import tokenizer_loss
 from policies.mmada import MMadaPolicy
 from rewards import pretraining as clip
 
-BITS = 8
-LEVELS = {"ch": 32, "ch_mult": [1, 1, 1, 2], "num_res_blocks": [0, 1, 1, 1], "z_channels": BITS}
 GUIDED: tuple[Kind, ...] = ("t2i", "edit", "interleaved", "interleaved_edit")
 """Kinds of prompts whose outputs have an image, which guidance is for."""
-UNSEEN = 10**9
-"""Indices from here on are never trained on."""
-
-
-def random_cells(count: int, rng: np.random.Generator) -> np.ndarray:
-    """Cells int64 [count, 4, 4] of random scenes of every density, from empty to full."""
-    cells = rng.integers(0, 24, (count, 4, 4))
-    return np.where(rng.random((count, 4, 4)) < rng.random((count, 1, 1)), cells, -1)
-
-
-def to_pixels(images: np.ndarray) -> Tensor:
-    """Pixels float32 [batch, 3, height, width] in [-1, 1] of uint8 [batch, height, width, 3]."""
-    return torch.from_numpy(images).movedim(-1, 1).float() / 127.5 - 1
-
-
-@torch.no_grad()
-def share_identical(model: MAGVITv2, count: int, seed: int) -> float:
-    """Share of unseen scenes that parse identically after encode and decode: half random densities, half scenes of prompts."""
-    rng = np.random.default_rng(seed)
-    worlds = [scenes.Scene(c) for c in random_cells(count // 2, rng)]
-    worlds += [scenes.example("pretrain", UNSEEN + i).scene for i in range(count - count // 2)]
-    same = 0
-    for start in range(0, count, 256):
-        part = worlds[start : start + 256]
-        out = model(to_pixels(scenes.render_batch(part)))
-        images = ((out.clamp(-1, 1) + 1) * 127.5).round().byte().movedim(1, -1).numpy()
-        same += sum(bool(p.valid.all()) and p.scene == s for p, s in zip(scenes.parse_batch(images), part, strict=True))
-    return same / count
-
-
-def train_tokenizer(args: argparse.Namespace) -> None:
-    """Stage 1: the MAGVIT-v2 tokenizer."""
-    torch.manual_seed(args.seed)
-    config = MAGVITv2Config(encoder=LEVELS, decoder=LEVELS, quantize={"codebook_dim": BITS}, norm_groups=4)
-    model = MAGVITv2(config)
-    nn.Module.to(model, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    run = Stage(model, args.out / ".training" / "tokenizer", args.steps or 5000, args.lr or 3e-3, args.seed, args.batch)
-    bar = tqdm(total=run.steps, initial=run.step, desc="tokenizer", mininterval=5)
-    while run.step < run.steps:
-        began = time.time()
-        rng = np.random.default_rng((args.seed, run.step))
-        torch.manual_seed(args.seed * 10**6 + run.step)
-        # Quantisation enters gradually: signs from the first step on let most bits die before the decoder can use them.
-        hardness = min(1.0, max(0.0, (run.step / run.steps - 0.15) / 0.35))
-        loss = tokenizer_loss(model, to_pixels(render_cells(random_cells(args.batch, rng))), hardness)
-        loss.backward()
-        run.advance()
-        run.seconds += time.time() - began
-        bar.update()
-        if run.step % args.every == 0 or run.step == run.steps:
-            run.curve.append({"step": run.step, "loss": loss.item(), "identical": share_identical(model, min(512, args.final), 1)})
-            bar.set_postfix(loss=f"{loss.item():.4f}", identical=f"{run.curve[-1]['identical']:.4f}")
-            run.save()
-    bar.close()
-    final = share_identical(model, args.final, 2)
-    print(f"{final:.4%} of {args.final:,} unseen scenes parse identically after encode and decode")
-    model.save_pretrained(args.out / "image_tokenizer")
-    run.record(args.out, "tokenizer", {"identical": final, "scenes": args.final})
 
 
 def new_policy(args: argparse.Namespace) -> MMadaPolicy:
@@ -226,10 +167,13 @@ def train_clip(args: argparse.Namespace) -> None:
     run.record(args.out, "clip", {"prompts": count, **final})
 
 
+STAGES = {"tokenizer": train_tokenizer, "policy": train_policy, "slips": train_slips, "vae": train_vae, "clip": train_clip}
+
+
 def main() -> None:
     """Run one recipe."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=("tokenizer", "policy", "slips", "clip"))
+    parser.add_argument("stage", choices=tuple(STAGES))
     parser.add_argument("--family", choices=tuple(FAMILIES), default="mmada", help="family of the policy")
     parser.add_argument("--images", type=Path, help="directory of a trained image tokenizer; default OUT/image_tokenizer")
     parser.add_argument("--out", type=Path, help="directory of the checkpoint; default outputs/scenes-FAMILY, or outputs/scenes-clip")
@@ -247,7 +191,7 @@ def main() -> None:
     )
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
-    args.batch = args.batch or {"tokenizer": 16, "clip": 64}.get(args.stage, 96)
+    args.batch = args.batch or {"tokenizer": 16, "vae": 16, "clip": 64}.get(args.stage, 96)
     kinds = FAMILIES[args.family].kinds
     if args.stage in ("policy", "slips") and args.batch < len(kinds):
         raise SystemExit(f"--batch {args.batch}: a batch of the policy holds every kind of prompt, at least {len(kinds)} examples")
@@ -257,7 +201,7 @@ def main() -> None:
         torch.set_num_threads(args.threads)
     else:
         cpu.use(args.threads)
-    {"tokenizer": train_tokenizer, "policy": train_policy, "slips": train_slips, "clip": train_clip}[args.stage](args)
+    STAGES[args.stage](args)
 
 
 if __name__ == "__main__":

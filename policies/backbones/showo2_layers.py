@@ -36,34 +36,29 @@ def frequencies(head_dim: int, theta: float) -> Tensor:
 def stretched(inverse: Tensor, scaling: Mapping[str, Any]) -> Tensor:
     """The inverse frequencies as Llama 3.1 scales them: slow ones divided by a factor, fast ones kept, those between mixed. Source:
     ``ROPE_INIT_FUNCTIONS["llama3"]`` of transformers."""
-    low, high, turns = (
-        scaling["low_freq_factor"],
-        scaling["high_freq_factor"],
-        scaling["original_max_position_embeddings"] * inverse / (2 * math.pi),
-    )
+    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    turns = scaling["original_max_position_embeddings"] * inverse / (2 * math.pi)  # within the length of the first training
     kept = ((turns - low) / (high - low)).clamp(0.0, 1.0)
     return kept * inverse + (1 - kept) * inverse / scaling["factor"]
 
 
-def attend(layer: nn.Module, x: Tensor, turn: Angles, mask: Tensor | None, past: Keys | None, kept: Tensor | None) -> tuple[Tensor, Keys]:
+def attend(layer: Any, x: Tensor, turn: Angles, mask: Tensor | None, past: Keys | None, kept: Tensor | None) -> tuple[Tensor, Keys]:
     """Self-attention of x [batch, length, width], or of its columns ``kept`` as queries, over the ``past`` columns and its own; also the
-    keys of all of them. ``layer``: projections, and norms of queries and keys where it has them."""
-    normed: Any = layer
-    shape = (len(x), -1, normed.head_dim)
+    keys of all of them. ``layer``: a module of projections, and of norms of queries and keys where it has them."""
 
     def split(y: Tensor) -> Tensor:
-        return y.view(*y.shape[:2], -1, shape[2]).transpose(1, 2)
+        return y.unflatten(-1, (-1, layer.head_dim)).transpose(1, 2)
 
     asked, asked_turn = (x, turn) if kept is None else (x[:, kept], (turn[0][:, :, kept], turn[1][:, :, kept]))
-    q, k, v = split(normed.q_proj(asked)), split(normed.k_proj(x)), split(normed.v_proj(x))
+    q, k, v = split(layer.q_proj(asked)), split(layer.k_proj(x)), split(layer.v_proj(x))
     if hasattr(layer, "q_norm"):
-        q, k = normed.q_norm(q), normed.k_norm(k)
+        q, k = layer.q_norm(q), layer.k_norm(k)
     q, k = rotate(q, *asked_turn), rotate(k, *turn)
     if past is not None:
         k, v = torch.cat((past[0], k), 2), torch.cat((past[1], v), 2)
     if mask is not None and kept is not None:
         mask = mask[:, :, kept]
-    return normed.o_proj(attention(q, k, v, mask).transpose(1, 2).flatten(2)), (k, v)
+    return layer.o_proj(attention(q, k, v, mask).transpose(1, 2).flatten(2)), (k, v)
 
 
 class LanguageLayer(Qwen2DecoderLayer):

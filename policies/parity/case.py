@@ -117,7 +117,7 @@ def read_case(directory: Path) -> Case:
 def _family(config: dict[str, Any], tensors: Mapping[str, Tensor]) -> str | None:
     if {"encoder", "decoder", "quantize"} <= config.keys():
         return "magvitv2"
-    named = {"VQModel": "amused_vq", "Showo": "showo"}
+    named = {"VQModel": "amused_vq", "Showo": "showo", "Showo2Qwen2_5": "showo2"}
     if config.get("_class_name") in named:
         return named[config["_class_name"]]
     if config.get("model_type") == "mmada":

@@ -40,8 +40,14 @@ MOST_NOISE = math.sqrt(2)
 
 
 def shifted(times: Tensor, factor: float) -> Tensor:
-    """Times moved towards the noise, t / (t + factor (1 - t)); 1 leaves them. The factor of Show-o2 is 3 at sampling."""
+    """Times moved towards the noise, t / (t + factor (1 - t)); a factor of 1 leaves them. Show-o2 samples with 3."""
     return times / (times + factor - factor * times)
+
+
+def training_shift(tokens: int) -> float:
+    """The factor that Show-o2 shifts its training times by, sigmoid(N(0, 1)), for images of so many tokens: more noise for larger ones.
+    Source: ``get_lin_function`` and ``time_shift`` of ``show-o2/transport/transport.py``."""
+    return math.exp(0.5 + (1.15 - 0.5) * (tokens - 256) / (4096 - 256))
 
 
 def time_grid(points: int, shift: float = 3.0) -> Tensor:

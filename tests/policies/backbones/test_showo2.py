@@ -10,11 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import LlamaConfig, Qwen2Config, Qwen2ForCausalLM
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from policies.attention.omni import omni
 from policies.backbones.showo2 import Showo2
 from policies.backbones.showo2_config import LARGE, Showo2Config
+from policies.backbones.showo2_layers import frequencies, stretched
 from policies.backbones.showo2_state import Prefix, patched, unpatched
 from policies.weights import read_model
 
@@ -147,6 +149,15 @@ def test_a_new_model_starts_at_velocities_of_zero_and_with_logits_of_all_that_it
     assert torch.equal(velocity, torch.zeros_like(velocity)) and float(logits.detach().std()) > 0.01
     velocity.sum().backward()
     assert model.diffusion_head_b.linear.weight.grad is not None and model.diffusion_head_b.linear.weight.grad.abs().max() > 0
+
+
+def test_the_heads_frequencies_are_those_of_llama_3() -> None:
+    scaling = Showo2Config().head_config["rope_scaling"]
+    llama = LlamaConfig(head_dim=64, rope_parameters={**scaling, "rope_theta": 5e5})
+    theirs, _ = ROPE_INIT_FUNCTIONS["llama3"](llama, torch.device("cpu"))
+    plain = frequencies(64, 5e5)
+    assert torch.allclose(stretched(plain, scaling), theirs, rtol=1e-6, atol=0)
+    assert torch.allclose(theirs[-1], plain[-1] / 32) and torch.equal(theirs[0], plain[0]) and len(set((theirs / plain).tolist())) > 3
 
 
 # ---- attention
