@@ -20,9 +20,10 @@ from policies.image.training import tokenizer_loss, vae_loss
 BITS = 8
 LEVELS = {"ch": 32, "ch_mult": [1, 1, 1, 2], "num_res_blocks": [0, 1, 1, 1], "z_channels": BITS}
 VAE = {"ch": 24, "ch_mult": [1, 1, 1, 2], "num_res_blocks": [0, 1, 1, 1]}
-"""One latent for each cell of a scene."""
-KL_WEIGHT = 4e-3
-"""Of the VAE's loss: so large that the decoder forgives noise of a fifth of the latents' standard deviation."""
+CHANNELS = 4
+"""Of the VAE's one latent for each cell of a scene."""
+KL_WEIGHT = 5e-4
+"""Of the VAE's loss. At 4e-3 two of the four channels carried nothing, which a flow would have to learn all the same."""
 UNSEEN = 10**9
 """Indices from here on are never trained on."""
 
@@ -99,14 +100,24 @@ def train_tokenizer(args: argparse.Namespace) -> None:
 def train_vae(args: argparse.Namespace) -> None:
     """The continuous VAE, in place of the tokenizer where images are made by flow matching."""
     torch.manual_seed(args.seed)
-    model = ContinuousVAE(ContinuousVAEConfig(VAE, VAE, channels=16))
-    run = fit(args, "vae", model, 1500, 4e-3, lambda pixels, done: vae_loss(model, pixels, KL_WEIGHT))
+    model = ContinuousVAE(ContinuousVAEConfig(VAE, VAE, channels=CHANNELS))
+    run = fit(args, "vae", model, 1200, 4e-3, lambda pixels, done: vae_loss(model, pixels, KL_WEIGHT))
     prompts = scenes.render_batch([scenes.example("pretrain", i).scene for i in range(512)])
-    model.normalise(to_pixels(np.concatenate((prompts, render_cells(random_cells(512, np.random.default_rng(args.seed)))))))
+    known = to_pixels(np.concatenate((prompts, render_cells(random_cells(512, np.random.default_rng(args.seed))))))
+    model.normalise(known)
     shares = {f"identical at noise {noise}": share_identical(noisy(model, noise), args.final, 2) for noise in (0.0, 0.1, 0.2, 0.3)}
+    deviation = posterior_noise(model, known)
     print(f"share of {args.final:,} unseen scenes that parse identically after encode, noise on the latents and decode:", shares)
+    print("posterior deviation of each channel in units of its latents' (1 and more: it carries nothing):", deviation)
     model.save_pretrained(args.out / "image_tokenizer")
-    run.record(args.out, "vae", {**shares, "scenes": args.final})
+    run.record(args.out, "vae", {**shares, "scenes": args.final, "posterior deviation": deviation})
+
+
+@torch.no_grad()
+def posterior_noise(model: ContinuousVAE, pixels: Tensor) -> list[float]:
+    """Root-mean-square deviation of the posterior in each channel, over the deviation of its means over images."""
+    deviation = model.posterior(pixels)[1].exp().mean((0, 2, 3)).sqrt()
+    return [round(x, 3) for x in (deviation / deviation.new_tensor(model.config.latents_std)).tolist()]
 
 
 def noisy(model: ContinuousVAE, deviation: float) -> Callable[[Tensor], Tensor]:
