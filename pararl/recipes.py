@@ -46,7 +46,7 @@ PHI = {
     "partial_rotary_factor": 0.5,
 }
 SHOWO2: dict[str, Any] = {
-    "patch_size": 1,
+    "patch_size": 2,
     "hidden_size": 128,
     "clip_latent_dim": 64,
     "num_diffusion_layers": 2,
@@ -133,7 +133,7 @@ def new_showo(directory: Path) -> ShowoPolicy:
 
 
 def new_showo2(directory: Path) -> Showo2Policy:
-    """An untrained Show-o2 policy around the VAE in a directory: one latent for each cell of a scene, which is a patch of its own."""
+    """An untrained Show-o2 policy around the VAE in a directory: a patch of latents for each cell of a scene."""
     images = read_vae(directory)
     tokenizer, specials = word_tokenizer(scenes.VOCABULARY, SHOWO2_TOKENS)
     taskless = dict.fromkeys(("t2i", "mmu", "interleave"), specials.mask)

@@ -19,9 +19,6 @@ from policies.image.training import tokenizer_loss, vae_loss
 
 BITS = 8
 LEVELS = {"ch": 32, "ch_mult": [1, 1, 1, 2], "num_res_blocks": [0, 1, 1, 1], "z_channels": BITS}
-VAE = {"ch": 24, "ch_mult": [1, 1, 1, 2], "num_res_blocks": [0, 1, 1, 1]}
-CHANNELS = 4
-"""Of the VAE's one latent for each cell of a scene."""
 KL_WEIGHT = 5e-4
 """Of the VAE's loss. At 4e-3 two of the four channels carried nothing, which a flow would have to learn all the same."""
 UNSEEN = 10**9
@@ -100,7 +97,7 @@ def train_tokenizer(args: argparse.Namespace) -> None:
 def train_vae(args: argparse.Namespace) -> None:
     """The continuous VAE, in place of the tokenizer where images are made by flow matching."""
     torch.manual_seed(args.seed)
-    model = ContinuousVAE(ContinuousVAEConfig(VAE, VAE, channels=CHANNELS))
+    model = ContinuousVAE(ContinuousVAEConfig())
     run = fit(args, "vae", model, 1200, 4e-3, lambda pixels, done: vae_loss(model, pixels, KL_WEIGHT))
     prompts = scenes.render_batch([scenes.example("pretrain", i).scene for i in range(512)])
     known = to_pixels(np.concatenate((prompts, render_cells(random_cells(512, np.random.default_rng(args.seed))))))
