@@ -14,7 +14,7 @@ from torch import Tensor
 from policies.parity import FAMILIES, compare
 from policies.parity.case import Comparison
 
-CASES = ("mmada", "mmada_parallel_m", "mmada_parallel_a", "magvitv2", "magvitv2_full", "amused_vq", "schedules")
+CASES = ("mmada", "mmada_parallel_m", "mmada_parallel_a", "magvitv2", "magvitv2_full", "amused_vq", "showo", "schedules")
 
 
 def run(*folders: Path) -> subprocess.CompletedProcess[str]:
@@ -89,9 +89,10 @@ def test_sampled_text_is_fed_back(golden: Path, tmp_path: Path) -> None:
     assert found.tensors["b.trace_confidence"]["difference"] > 2e-5, "the images that were recorded are those of the other word"
 
 
-@pytest.mark.parametrize("name", ["mmada", "mmada_parallel_m", "mmada_parallel_a", "magvitv2"])
+@pytest.mark.parametrize("name", ["mmada", "mmada_parallel_m", "mmada_parallel_a", "magvitv2", "showo"])
 def test_other_weights_are_beyond_the_tolerance(golden: Path, tmp_path: Path, name: str) -> None:
-    weight = "decoder.conv_in.bias" if name == "magvitv2" else "model.transformer.ln_f.weight"
+    others = {"magvitv2": "decoder.conv_in.bias", "showo": "showo.model.final_layernorm.weight"}
+    weight = others.get(name, "model.transformer.ln_f.weight")
     with torch.no_grad():
         found = compare(changed(golden / name, tmp_path / name, "model.safetensors", weight, 0.02))
     beyond = [key for key, entry in found.tensors.items() if entry["difference"] > entry["tolerance"]]
