@@ -1,14 +1,17 @@
 """Show-o's sequences put together by hand, masks and positions from loops over their definition, and whole-vocabulary logits of one unpadded
 row: what the tests compare the policy with."""
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from pararl.types import Prompt, Rollout
+from policies.base import Sampling
 from policies.showo import ShowoPolicy
-from tests.policies.by_hand import prefix
+from tests.policies.by_hand import draw_one, prefix
 
 WORDS, CODES = list(range(9, 15)), list(range(15, 23))
 """Ids of the words and of the image codes of the policy of ``conftest``: eight special tokens and the unknown one come first."""
@@ -73,3 +76,55 @@ def front(policy: ShowoPolicy, rollout: Rollout | Prompt, with_text: bool = True
     ids = prefix(policy, prompt, with_text)
     text = rollout.segment("text") if isinstance(rollout, Rollout) else None
     return ids if text is None else [*ids, *said(text.tokens.tolist())]
+
+
+# ---- samplers of one row, in python, with a forward over the whole sequence for whatever they want to know
+
+
+@torch.no_grad()
+def write(
+    policy: ShowoPolicy, front: Sequence[int], uniforms: Sequence[float], temperature: float
+) -> tuple[list[int], list[float]]:
+    """The tokens of a text up to its end, at most one a uniform number, and their log-probabilities."""
+    tokens: list[int] = []
+    logp: list[float] = []
+    for uniform in uniforms:
+        row = logits(policy, [*front, *tokens])[-1, SAYS].softmax(-1).tolist()
+        place = draw_one(row, temperature, uniform)
+        tokens.append(SAYS[place])
+        logp.append(math.log(row[place]))
+        if tokens[-1] in (EOS, SOI):
+            break
+    return tokens, logp
+
+
+@dataclass
+class Image:
+    """What became of an image."""
+
+    tokens: list[int]
+    when: list[int]
+    logprob: list[float]
+    guesses: list[list[int]] = field(default_factory=list)
+
+
+@torch.no_grad()
+def paint(policy: ShowoPolicy, fronts: Sequence[Sequence[int]], scales: Sequence[float], noise: Tensor, sampling: Sampling) -> Image:
+    """MaskGIT behind the first of ``fronts``, guided away from each other one at its scale; ``noise`` [2, steps, tokens]: for draws, then
+    for confidences."""
+    n, steps = noise.shape[2], sampling.steps
+    out = Image([MASK] * n, [-1] * n, [0.0] * n)
+    for step in range(steps):
+        plain, *others = (image_logits(policy, front, out.tokens) for front in fronts)
+        guided = plain + sum(scale * (plain - other) for scale, other in zip(scales, others, strict=True))
+        logp, honest = guided.log_softmax(-1), plain.log_softmax(-1)
+        masked = [i for i in range(n) if out.when[i] < 0]
+        stay = math.floor(n * math.cos(math.pi / 2 * (step + 1) / steps))
+        stay = 0 if step == steps - 1 else max(1, min(len(masked) - 1, stay))
+        drawn = {i: draw_one(logp[i].exp().tolist(), sampling.temperature, float(noise[0, step, i])) for i in masked}
+        heat = sampling.choice_temperature * (1 - (step + 1) / steps)
+        sure = {i: float(logp[i, code]) - heat * math.log(-math.log(float(noise[1, step, i]))) for i, code in drawn.items()}
+        out.guesses.append([CODES[drawn[i]] if i in drawn else token for i, token in enumerate(out.tokens)])
+        for i in sorted(masked, key=lambda i: -sure[i])[: len(masked) - stay]:
+            out.tokens[i], out.when[i], out.logprob[i] = CODES[drawn[i]], step, float(honest[i, drawn[i]])
+    return out
