@@ -123,7 +123,8 @@ def test_guidance_of_the_texts_is_an_error(showo: ShowoPolicy) -> None:
 
 
 def test_without_settings_it_samples_as_the_checkpoint_is_best_sampled(make_showo: MakeShowo) -> None:
-    own = make_showo(steps=3, choice_temperature=2.0)
+    own = leaning(make_showo, hand.SOI, steps=3, choice_temperature=2.0)
     prompt = prompts("interleaved", 1)[0]
-    ours, expected = own.mixed(prompt, 5), own.mixed(prompt, 5, Sampling(steps=3, choice_temperature=2.0))
-    assert len(ours) == len(expected) and all(looks_same(a, b) for a, b in zip(ours, expected, strict=True))
+    ours, best, other = own.mixed(prompt, 5), own.mixed(prompt, 5, Sampling(steps=3, choice_temperature=2.0)), own.mixed(prompt, 5, PLAIN)
+    assert kinds_of(ours) == "iiii" and all(looks_same(a, b) for a, b in zip(ours, best, strict=True))
+    assert not all(looks_same(a, b) for a, b in zip(ours, other, strict=True))
