@@ -88,8 +88,7 @@ class ShowoPolicy(MMadaPolicy):
     def _traces(
         self, prompts: Sequence[Prompt], seeds: Sequence[int], sampling: Sampling, recorded: Sequence[tuple[int, ...]]
     ) -> list[SegmentTrace]:
-        if sampling.text_guidance:
-            raise ValueError("a text of Show-o is not guided: set text_guidance (rollout.text_guidance) to 0")
+        _check_guidance(sampling)
         blank, branches = self._canvases(prompts, sampling)
         text, image = blank.span("text"), blank.span("image")
         words, tokens = len(text or ()), len(image or ())
@@ -113,9 +112,12 @@ class ShowoPolicy(MMadaPolicy):
         """Texts and images as the policy alternates them, each an output of its own, for a prompt of the task ``interleaved``.
 
         A text that ends in ``<|soi|>`` is followed by an image, which everything behind it sees; any other end is the end of all, and so
-        is the text behind the last of at most ``images`` images. Raises what ``generate`` raises.
+        is the text behind the last of at most ``images`` images. Raises what ``generate`` raises, and ValueError for another task.
         """
+        if prompt.task != "interleaved":
+            raise ValueError(f"prompt {prompt.id}: texts and images in turn are made of interleaved prompts, not of {prompt.task}")
         how = sampling or self.sampling
+        _check_guidance(how)
         blank, branches = self._canvases([prompt], how)
         tail = self.tail("interleaved")
         words, picture = (len(span) for span in tail.spans)
@@ -211,6 +213,11 @@ class ShowoPolicy(MMadaPolicy):
         logp = self._token_logprobs(hidden[0], "text", values, self.counted(values))
         committed = stamps[:, None] == torch.tensor(steps, device=self.device)[..., None]
         return {"text": StepTokens(logp[:, None] * committed, committed, behaviour[:, None] * committed)}
+
+
+def _check_guidance(sampling: Sampling) -> None:
+    if sampling.text_guidance:
+        raise ValueError("a text of Show-o is not guided: set text_guidance (rollout.text_guidance) to 0")
 
 
 def extended(front: Canvas, ids: Sequence[int], spans: tuple[Span, ...] = ()) -> Canvas:

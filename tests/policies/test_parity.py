@@ -14,7 +14,7 @@ from torch import Tensor
 from policies.parity import FAMILIES, compare
 from policies.parity.case import Comparison
 
-CASES = ("mmada", "mmada_parallel_m", "mmada_parallel_a", "magvitv2", "magvitv2_full", "amused_vq", "showo2", "schedules")
+CASES = ("mmada", "mmada_parallel_m", "mmada_parallel_a", "magvitv2", "magvitv2_full", "amused_vq", "showo", "showo2", "schedules")
 
 
 def run(*folders: Path) -> subprocess.CompletedProcess[str]:
@@ -89,9 +89,13 @@ def test_sampled_text_is_fed_back(golden: Path, tmp_path: Path) -> None:
     assert found.tensors["b.trace_confidence"]["difference"] > 2e-5, "the images that were recorded are those of the other word"
 
 
-@pytest.mark.parametrize("name", ["mmada", "mmada_parallel_m", "mmada_parallel_a", "magvitv2", "showo2"])
+@pytest.mark.parametrize("name", ["mmada", "mmada_parallel_m", "mmada_parallel_a", "magvitv2", "showo", "showo2"])
 def test_other_weights_are_beyond_the_tolerance(golden: Path, tmp_path: Path, name: str) -> None:
-    last = {"magvitv2": "decoder.conv_in.bias", "showo2": "diffusion_head_b.norm_final.weight"}
+    last = {
+        "magvitv2": "decoder.conv_in.bias",
+        "showo": "showo.model.final_layernorm.weight",
+        "showo2": "diffusion_head_b.norm_final.weight",
+    }
     weight = last.get(name, "model.transformer.ln_f.weight")
     with torch.no_grad():
         found = compare(changed(golden / name, tmp_path / name, "model.safetensors", weight, 0.02))
