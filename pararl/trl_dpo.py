@@ -1,8 +1,8 @@
 """DPO by TRL: a learner whose optimiser steps TRL's ``DPOTrainer`` takes, for texts of Show-o.
 
-Loss, reference, gradient, its clipping and the step are TRL's own code. What TRL would do to words (templates, tokenizing, an end token behind
-every answer) is left out: it gets the tokens that were sampled. Its loss ``sigmoid_norm`` is the one of ``preference_loss``, on the
-exact log-likelihood of a text per token.
+Loss, reference, gradient, its clipping and the step are TRL's own code. What TRL would do to words (templates, tokenizing, an end token
+behind every answer) is left out: it gets the tokens that were sampled. Its loss ``sigmoid_norm`` is the one of ``preference_loss``, on the
+exact log-likelihood of a text per token. (Its ``sigmoid`` is that of the paper, on sums over the tokens.)
 """
 
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ from tempfile import gettempdir
 from typing import Any
 
 from datasets import Dataset
+from peft import PeftModel
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PrinterCallback
@@ -31,6 +32,10 @@ from policies.showo import ShowoPolicy
 Row = dict[str, list[int]]
 """A pair as TRL has it: ``prompt_ids``, ``chosen_ids`` and ``rejected_ids``, none of them padded."""
 
+TOLD = ("rewards/", "logps/", "entropy", "mean_token_accuracy")
+"""What TRL logs that is logged here: sums over the tokens of a text, and means over its batches whatever they weigh. Means of logits are
+left out: those of forbidden rows are in them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -38,7 +43,7 @@ class Part:
 
     rows: list[Row]
     scale: float
-    """What TRL's loss of them, their mean, is multiplied by: with it the mean over the parts of a step is the weighted mean over its pairs."""
+    """What TRL's loss of them, a mean, is multiplied by, so that the mean over the parts of a step is the weighted mean over its pairs."""
 
 
 def token_rows(policy: ShowoPolicy, pairs: Sequence[tuple[Rollout, Rollout]]) -> list[Row]:
@@ -77,7 +82,7 @@ class PairTrainer(DPOTrainer):
             args=DPOConfig(
                 gettempdir(),  # where TRL would write, if it wrote anything
                 seed=seed,
-                loss_type="sigmoid_norm",
+                loss_type=["sigmoid_norm"],
                 beta=config.beta * config.text_weight,
                 max_grad_norm=config.clip_norm,
                 max_steps=1,
@@ -122,8 +127,8 @@ class PairTrainer(DPOTrainer):
 class TrlLearner(Learner):
     """A learner of pairs of texts whose steps are those of a DPOTrainer, which lives as long as it does.
 
-    Each update is one ``train()`` of one step, so that all that happens between updates (evaluations, checkpoints, a resume) is as it is for
-    any learner. Optimiser and learning rate are handed to TRL. The reference is the base throughout.
+    Each update is one ``train()`` of one step, so that all that happens between updates (evaluations, checkpoints, a resume) is as it is
+    for any learner. Optimiser and learning rate are handed to TRL. The reference is the base throughout.
     """
 
     def __init__(
@@ -137,8 +142,9 @@ class TrlLearner(Learner):
         updates: int | None = None,
     ) -> None:
         self.trainer = PairTrainer(policy, rank, alpha, config, seed)
-        self.trainer.model.eval()
-        super().__init__(policy, self.trainer.model, config, arm, seed, updates)
+        peft = self.trainer.model
+        assert isinstance(peft, PeftModel)
+        super().__init__(policy, peft.eval(), config, arm, seed, updates)
         self.trainer.optimizer = self.optimizer
         self.trainer.lr_scheduler = LambdaLR(self.optimizer, lambda _: self.lr / config.lr)
 
@@ -151,5 +157,5 @@ class TrlLearner(Learner):
         self.peft.eval()
         loss, norm = logged.pop("loss"), logged.pop("grad_norm")
         self._check_finite(loss, norm)
-        theirs = {f"trl/{name.replace('/', '_')}": value for name, value in logged.items()}
+        theirs = {f"preference/trl_{name.replace('/', '_')}": value for name, value in logged.items() if name.startswith(TOLD)}
         return {"preference/loss": loss, "preference/grad_norm": norm, **theirs}

@@ -31,7 +31,8 @@ RANK, ALPHA, SEED, UPDATES = 4, 8, 1, 3
 CONFIG = LearnerConfig(lr=1e-2, beta=3.0, reference_every=0, likelihood="elbo", draws=1, clip_norm=1e9)
 """Without clipping, so that gradients are compared as they are."""
 ARM = ARM_SPECS["offline_dpo"]
-I2T, BOTH = ("i2t",), ("i2t", "t2t")
+I2T: tuple[Task, ...] = ("i2t",)
+BOTH: tuple[Task, ...] = ("i2t", "t2t")
 GROUP = 4
 
 
@@ -178,7 +179,9 @@ def test_that_comparison_sees_what_could_be_wrong_with_the_tokens(tiny_showo_dir
 
 
 @pytest.mark.parametrize("weights", [(1.0,), (0.5, 0.2, 0.5, 0.9)])
-def test_updates_by_trl_are_our_updates_weights_micro_batches_and_schedule_included(tiny_showo_dir: Path, weights: tuple[float, ...]) -> None:
+def test_updates_by_trl_are_our_updates_weights_micro_batches_and_schedule_included(
+    tiny_showo_dir: Path, weights: tuple[float, ...]
+) -> None:
     config = replace(CONFIG, schedule="linear", clip_norm=0.1, text_weight=0.5, micro=6)
     learner, theirs = ours(tiny_showo_dir, config), by_trl(tiny_showo_dir, config)
     policy = learner.policy
@@ -217,7 +220,7 @@ def test_updates_by_trl_leave_what_one_training_by_trl_leaves(tiny_showo_dir: Pa
     arguments = DPOConfig(
         str(tmp_path),
         seed=SEED,
-        loss_type="sigmoid_norm",
+        loss_type=["sigmoid_norm"],
         beta=CONFIG.beta,
         learning_rate=CONFIG.lr,
         lr_scheduler_type="constant",
@@ -244,6 +247,7 @@ def test_updates_by_trl_leave_what_one_training_by_trl_leaves(tiny_showo_dir: Pa
         peft_config=adapter.lora_config(policy, RANK, ALPHA),
     )
     trainer.train()
+    assert isinstance(trainer.model, PeftModel)
     found = torch.cat([x.flatten() for x in adapter.tensors(trainer.model).values()])
     assert (found - start).norm() > 1
     assert (found - adapter_of(learner)).norm() < 1e-4 * (found - start).norm()
