@@ -166,6 +166,9 @@ class PreferConfig:
 class LearnerConfig:
     """How the adapter is updated."""
 
+    trainer: Literal["pararl", "trl"] = "pararl"
+    """Whose code takes the steps. trl: TRL's DPOTrainer, for arm offline_dpo on texts of Show-o (i2t): the same pairs and settings, by the
+    exact log-likelihood of a text per token, whatever learner.likelihood says."""
     lr: float = 1e-3
     """AdamW learning rate."""
     schedule: Literal["constant", "linear"] = "constant"

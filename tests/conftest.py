@@ -95,6 +95,28 @@ def tiny_showo_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_showo_dir(tiny_policy_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same of a random showo policy around the same image tokenizer, which also answers texts."""
+    from dataclasses import replace
+
+    import torch
+
+    from pararl.recipes import new_showo
+    from policies.showo import ShowoPolicy
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        made = new_showo(tiny_policy_dir / "image_tokenizer")
+        for weights in made.model.parameters():
+            if weights.ndim > 1:  # as above: its logits should tell prompts apart
+                weights.data.normal_(0, 0.1)
+        made.model.showo.lm_head.bias.data[made.settings.specials.eos] = 3.0  # and its texts end at different places
+    directory = tmp_path_factory.mktemp("policies") / "tiny-showo"
+    ShowoPolicy(made.model, made.tokenizer, made.images, replace(made.settings, tasks=("t2t", *made.settings.tasks))).save(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """A private two-core Ray cluster, shared by all tests of a session."""
     import ray
