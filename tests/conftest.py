@@ -95,7 +95,7 @@ def tiny_showo_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_showo_dir(tiny_policy_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def speaking_showo_dir(tiny_policy_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same of a random showo policy around the same image tokenizer, which also answers texts."""
     from dataclasses import replace
 
@@ -111,7 +111,7 @@ def tiny_showo_dir(tiny_policy_dir: Path, tmp_path_factory: pytest.TempPathFacto
             if weights.ndim > 1:  # as above: its logits should tell prompts apart
                 weights.data.normal_(0, 0.1)
         made.model.showo.lm_head.bias.data[made.settings.specials.eos] = 3.0  # and its texts end at different places
-    directory = tmp_path_factory.mktemp("policies") / "tiny-showo"
+    directory = tmp_path_factory.mktemp("policies") / "speaking-showo"
     ShowoPolicy(made.model, made.tokenizer, made.images, replace(made.settings, tasks=("t2t", *made.settings.tasks))).save(directory)
     return directory
 

@@ -103,8 +103,8 @@ def trls_loss(learner: TrlLearner, rows: list[Row]) -> Tensor:
 
 @pytest.mark.parametrize("stirred", [False, True])
 @pytest.mark.parametrize("tasks", [I2T, BOTH])
-def test_our_loss_and_its_gradient_are_those_of_trls_dpo_trainer(tiny_showo_dir: Path, tasks: tuple[Task, ...], stirred: bool) -> None:
-    learner, theirs = ours(tiny_showo_dir), by_trl(tiny_showo_dir)
+def test_our_loss_and_its_gradient_are_those_of_trls_dpo_trainer(speaking_showo_dir: Path, tasks: tuple[Task, ...], stirred: bool) -> None:
+    learner, theirs = ours(speaking_showo_dir), by_trl(speaking_showo_dir)
     assert torch.equal(adapter_of(learner), adapter_of(theirs)), "TRL draws the adapter that we draw"
     policy = learner.policy
     assert isinstance(policy, ShowoPolicy)
@@ -142,9 +142,9 @@ def other_beta(learner: TrlLearner) -> None:
 
 @pytest.mark.parametrize("deviation", [sums, causal_images, free_rows, other_beta])
 def test_that_comparison_sees_what_could_be_wrong_with_the_model_or_the_loss(
-    tiny_showo_dir: Path, deviation: Callable[[TrlLearner], None]
+    speaking_showo_dir: Path, deviation: Callable[[TrlLearner], None]
 ) -> None:
-    theirs = by_trl(tiny_showo_dir)
+    theirs = by_trl(speaking_showo_dir)
     policy = theirs.policy
     assert isinstance(policy, ShowoPolicy)
     rollouts = sample(policy, I2T)
@@ -168,8 +168,8 @@ def without_image(row: Row) -> Row:
 
 
 @pytest.mark.parametrize("deviation", [without_ends, ends_twice, without_image])
-def test_that_comparison_sees_what_could_be_wrong_with_the_tokens(tiny_showo_dir: Path, deviation: Callable[[Row], Row]) -> None:
-    theirs = by_trl(tiny_showo_dir)
+def test_that_comparison_sees_what_could_be_wrong_with_the_tokens(speaking_showo_dir: Path, deviation: Callable[[Row], Row]) -> None:
+    theirs = by_trl(speaking_showo_dir)
     policy = theirs.policy
     assert isinstance(policy, ShowoPolicy)
     rollouts = sample(policy, I2T)
@@ -180,10 +180,10 @@ def test_that_comparison_sees_what_could_be_wrong_with_the_tokens(tiny_showo_dir
 
 @pytest.mark.parametrize("weights", [(1.0,), (0.5, 0.2, 0.5, 0.9)])
 def test_updates_by_trl_are_our_updates_weights_micro_batches_and_schedule_included(
-    tiny_showo_dir: Path, weights: tuple[float, ...]
+    speaking_showo_dir: Path, weights: tuple[float, ...]
 ) -> None:
     config = replace(CONFIG, schedule="linear", clip_norm=0.1, text_weight=0.5, micro=6)
-    learner, theirs = ours(tiny_showo_dir, config), by_trl(tiny_showo_dir, config)
+    learner, theirs = ours(speaking_showo_dir, config), by_trl(speaking_showo_dir, config)
     policy = learner.policy
     assert isinstance(policy, ShowoPolicy)
     rollouts = sample(policy, BOTH)
@@ -208,10 +208,10 @@ class Tokenised(DPOTrainer):
         return dataset
 
 
-def test_updates_by_trl_leave_what_one_training_by_trl_leaves(tiny_showo_dir: Path, tmp_path: Path) -> None:
-    learner = by_trl(tiny_showo_dir)
+def test_updates_by_trl_leave_what_one_training_by_trl_leaves(speaking_showo_dir: Path, tmp_path: Path) -> None:
+    learner = by_trl(speaking_showo_dir)
     start = adapter_of(learner)
-    policy = policy_in(tiny_showo_dir)
+    policy = policy_in(speaking_showo_dir)
     rollouts = sample(policy, I2T)
     feedback = taught(rollouts)
     pairs = feedback.pairs
@@ -253,9 +253,9 @@ def test_updates_by_trl_leave_what_one_training_by_trl_leaves(tiny_showo_dir: Pa
     assert (found - adapter_of(learner)).norm() < 1e-4 * (found - start).norm()
 
 
-def test_resumed_by_trl_is_never_stopped_bit_for_bit_and_the_adapter_is_an_ordinary_one(tiny_showo_dir: Path, tmp_path: Path) -> None:
-    straight, first, second = by_trl(tiny_showo_dir), by_trl(tiny_showo_dir), by_trl(tiny_showo_dir)
-    policy = policy_in(tiny_showo_dir)
+def test_resumed_by_trl_is_never_stopped_bit_for_bit_and_the_adapter_is_an_ordinary_one(speaking_showo_dir: Path, tmp_path: Path) -> None:
+    straight, first, second = by_trl(speaking_showo_dir), by_trl(speaking_showo_dir), by_trl(speaking_showo_dir)
+    policy = policy_in(speaking_showo_dir)
     rollouts = sample(policy, I2T)
     feedback = taught(rollouts, (0.3, 0.6))
     for _ in range(UPDATES):
@@ -273,8 +273,8 @@ def test_resumed_by_trl_is_never_stopped_bit_for_bit_and_the_adapter_is_an_ordin
     assert torch.equal(policy.canary(), straight.policy.canary()) and not torch.equal(policy.canary(), before)
 
 
-def test_trl_refuses_outputs_that_are_no_text(tiny_showo_dir: Path) -> None:
-    learner = by_trl(tiny_showo_dir)
+def test_trl_refuses_outputs_that_are_no_text(speaking_showo_dir: Path) -> None:
+    learner = by_trl(speaking_showo_dir)
     prompts = [scenes.prompt("train", 0, task="t2i")] * 2
     rollouts = learner.policy.generate(prompts, [0, 1], Sampling(steps=4, recorded=2))
     with pytest.raises(ValueError, match="TRL learns from texts alone, not from task t2i"):

@@ -33,12 +33,12 @@ SMALL = [
 
 
 def test_trl_trains_the_offline_arm_by_one_option_and_goes_on_after_a_kill(
-    tiny_showo_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    speaking_showo_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "mine.py").write_text(REWARD)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     folder = tmp_path / "run"
-    where = ["--policy.name", str(tiny_showo_dir), "--run.dir", str(tmp_path), "--run.name", folder.name]
+    where = ["--policy.name", str(speaking_showo_dir), "--run.dir", str(tmp_path), "--run.name", folder.name]
     process = start(*SMALL, *where, "--learner.trainer", "trl", start_new_session=True)
     for _ in watching(process):
         if (folder / "checkpoints" / "offline_dpo" / "state.json").exists():
@@ -59,7 +59,7 @@ def test_trl_trains_the_offline_arm_by_one_option_and_goes_on_after_a_kill(
     rollouts, judgements = checkpoint.load_rollouts(folder / "rollouts" / "offline_dpo") or ([], [])
     losses = []
     with computing(config.learner.threads):
-        learner = make_learner(policies.load(tiny_showo_dir), config, "offline_dpo")
+        learner = make_learner(policies.load(speaking_showo_dir), config, "offline_dpo")
         for update in range(1, UPDATES + 1):
             index = static_batch(config, rollouts, update)
             batch, scores = [rollouts[i] for i in index], [judgements[i] for i in index]

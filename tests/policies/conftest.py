@@ -55,7 +55,7 @@ def build_policy(seed: int = 0, **settings: Any) -> MMadaPolicy:
     rows = len(tokenizer) + images.codebook_size + SPARE_ROWS
     sizes = {"d_model": 32, "n_layers": 2, "n_heads": 4, "mlp_hidden_size": 48, "max_sequence_length": 64}
     model = MMadaModelLM(MMadaConfig(**sizes, embedding_size=rows, init_std=0.3))
-    return MMadaPolicy(model, tokenizer, images, MMadaSettings(**{**DEFAULTS, **settings}, specials=specials))  # type: ignore[arg-type]
+    return MMadaPolicy(model, tokenizer, images, MMadaSettings(**{**DEFAULTS, **settings}, specials=specials))
 
 
 def build_showo(seed: int = 0, **settings: Any) -> ShowoPolicy:
@@ -69,7 +69,7 @@ def build_showo(seed: int = 0, **settings: Any) -> ShowoPolicy:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             torch.nn.init.normal_(parameter, mean=float("norm.weight" in name), std=0.3)
-    return ShowoPolicy(model, tokenizer, images, MMadaSettings(**{**DEFAULTS, **settings}, specials=specials))  # type: ignore[arg-type]
+    return ShowoPolicy(model, tokenizer, images, MMadaSettings(**{**DEFAULTS, **settings}, specials=specials))
 
 
 @pytest.fixture

@@ -1,5 +1,5 @@
-"""Show-o's sequences put together by hand, masks and positions from loops over their definition, and whole-vocabulary logits of one unpadded
-row: what the tests compare the policy with."""
+"""Show-o's sequences put together by hand, masks and positions from loops over their definition, whole-vocabulary logits of unpadded
+rows: what the tests compare the policy with."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Likelihoods of Show-o: a text's is exact, an image's that of its masks; steps have the probabilities that were sampled; where tokens count."""
+"""Likelihoods of Show-o: a text is exact, an image has those of its masks; steps have the probabilities that were sampled."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from pararl.types import MODALITIES, Modality, Rollout
 from policies.base import Drawing, Sampling
@@ -90,9 +91,15 @@ def test_step_probabilities_equal_one_full_forward_per_step(showo: ShowoPolicy, 
 
 
 def test_a_text_alone_takes_one_forward_whatever_the_steps(showo: ShowoPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
-    batch, given = rollouts(showo, "i2t"), []
+    batch = rollouts(showo, "i2t")
+    given: list[int] = []
     hidden = showo.model.hidden
-    monkeypatch.setattr(showo.model, "hidden", lambda ids, *others: given.append(len(ids)) or hidden(ids, *others))
+
+    def counted(ids: Tensor, *others: Tensor) -> Tensor:
+        given.append(len(ids))
+        return hidden(ids, *others)
+
+    monkeypatch.setattr(showo.model, "hidden", counted)
     showo.step_tokens(batch, [range(STEPS)] * 4)
     assert given == [4]
 

@@ -60,7 +60,7 @@ def test_losses_equal_a_recomputation_on_full_logits(showo: ShowoPolicy, seen: l
     for b, (prompt, output) in enumerate(zip(asked, outputs, strict=True)):
         front, row = prefix(showo, prompt), ids[b, attention[b]].tolist()
         if kind in SPOKEN:
-            words = [showo.tokenizer.convert_tokens_to_ids(w) for w in (output.text or "").split()]
+            words = showo.encode_text(output.text or "")
             text += [-x for x in hand.text_logprobs(showo, front, [*words, end][:window])]
             front += words
         if output.image is None:

@@ -1,4 +1,4 @@
-"""Rollouts of Show-o: what keeps keys and values says what a forward over everything says; ends, guidance, and what a rollout depends on."""
+"""Rollouts of Show-o: what keeps keys and values says what a forward over all says; ends, guidance, what a rollout depends on."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -258,7 +258,7 @@ def test_a_rollout_depends_on_its_input_image(showo: ShowoPolicy, kind: Kind) ->
     others = [replace(prompt, image=picture(9)) for prompt in asked]
     first, second = (showo.generate(batch, range(5), Sampling(steps=STEPS)) for batch in (asked, others))
     firsts = [[float(r.segments[0].logprob[0]) for r in batch] for batch in (first, second)]
-    assert (np.abs(np.subtract(*firsts)) > 1e-3).sum() >= 4
+    assert (np.abs(np.subtract(firsts[0], firsts[1])) > 1e-3).sum() >= 4
 
 
 @pytest.mark.parametrize("kind", KINDS)

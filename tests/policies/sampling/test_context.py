@@ -13,7 +13,7 @@ from tests.policies.by_hand import draw_one
 
 IMAGE = [hand.SOI, *hand.CODES[:6], hand.EOI]
 OTHER = [hand.SOI, *hand.CODES[2:], hand.EOI]
-ROWS = (
+ROWS: tuple[tuple[list[int], list[int], list[int]], ...] = (
     ([7, 0, 9, 10], IMAGE, [11]),
     ([5, 0, 12], [], [9, 9, 10, 13]),
     ([7, 0], OTHER, [13, 9, 9]),
