@@ -29,12 +29,16 @@ def attach(policy: Policy, rank: int, alpha: int, seed: int = 0) -> PeftModel:
     """
     if tuner_layers(policy.model):
         raise ValueError("this policy already has an adapter: load a fresh policy, or load_tensors into the adapter it has")
-    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=policy.lora_targets)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = get_peft_model(policy.model, config, adapter_name=NAME)
+        model = get_peft_model(policy.model, lora_config(policy, rank, alpha), adapter_name=NAME)
     model.train(policy.model.training)
     return model
+
+
+def lora_config(policy: Policy, rank: int, alpha: int) -> LoraConfig:
+    """PEFT's configuration of an adapter of the policy."""
+    return LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=policy.lora_targets)
 
 
 def tensors(model: PeftModel) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,10 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from pararl.files import write_json
-from pararl.types import Judgement, Output, Prompt, Rollout, Score, Segment
+from pararl.types import Judgement, Latents, Output, Prompt, Rollout, Score, Segment
 
 STATE, TENSORS = "state.json", "tensors.safetensors"
-_PARTS = ("tokens", "commit_step", "logprob", "guesses")
+KINDS_OF_SEGMENTS: dict[str, type[Segment]] = {"tokens": Segment, "latents": Latents}
 
 
 def save(directory: Path, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
@@ -59,15 +59,25 @@ def save_rollouts(directory: Path, rollouts: Sequence[Rollout], judgements: Sequ
             if prompt.image is not None:
                 arrays[f"shown.{place}"] = prompt.image
         row = {name: getattr(rollout, name) for name in ("index", "seed", "version", "steps", "recorded")}
-        row |= {"prompt": place, "segments": [f"{s.modality}.{len(s.tokens)}" for s in rollout.segments]}
+        row |= {"prompt": place, "segments": [_key(s) for s in rollout.segments]}
         row |= {"value": None if final is None else final.value, "strict": None if final is None else final.strict}
         rows.append(row)
         for segment in rollout.segments:  # those of equal length make one array
-            segments.setdefault(f"{segment.modality}.{len(segment.tokens)}", []).append(segment)
+            segments.setdefault(_key(segment), []).append(segment)
     for key, chosen in segments.items():
-        for name in _PARTS:
+        for name in _parts(type(chosen[0])):
             arrays[f"{key}.{name}"] = np.stack([getattr(s, name) for s in chosen])
     save(directory, arrays, {"prompts": listed, "rollouts": rows})
+
+
+def _key(segment: Segment) -> str:
+    """What segments have in common that make one array: modality, kind and length."""
+    return f"{segment.modality}.{'latents' if isinstance(segment, Latents) else 'tokens'}.{len(segment.tokens)}"
+
+
+def _parts(kind: type[Segment]) -> list[str]:
+    """The arrays of a kind of segment."""
+    return [field.name for field in fields(kind) if field.name != "modality"]
 
 
 def load_rollouts(directory: Path) -> tuple[list[Rollout], list[Judgement]] | None:
@@ -87,7 +97,9 @@ def load_rollouts(directory: Path) -> tuple[list[Rollout], list[Judgement]] | No
     for row in facts["rollouts"]:
         segments = []
         for key in row["segments"]:
-            segments.append(Segment(key.partition(".")[0], *(arrays[f"{key}.{name}"][cursor[key]] for name in _PARTS)))
+            modality, kind, _ = key.split(".")
+            made = KINDS_OF_SEGMENTS[kind]
+            segments.append(made(modality=modality, **{name: arrays[f"{key}.{name}"][cursor[key]] for name in _parts(made)}))
             cursor[key] += 1
         rollout = Rollout(
             prompts[row["prompt"]],

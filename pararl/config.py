@@ -102,6 +102,9 @@ class RolloutConfig:
     image_sampler: Literal["maskgit", "emerge"] = "maskgit"
     """Which drawn image tokens are committed at a step. maskgit: the most confident. emerge: each by its own chance, as many on average
     (MaskGRPO's, for groups that differ more); choice_temperature has then no effect."""
+    flow_noise: float = 0.7
+    """Noise level of the sampler of continuous images (Show-o2), 0 to sqrt(2): steps of 0 (an ODE) have no density to learn from, and need
+    learner.likelihood elbo. Policies whose images are tokens have no use for it."""
     decoding: Decoding = "parallel"
     """How text and image of one output share the steps. parallel: both throughout. sequential: the text in the first half, the image
     in the second. semi_parallel: the text in the first three quarters, the image in the last three. released: as MMaDA-Parallel's code
@@ -163,6 +166,9 @@ class PreferConfig:
 class LearnerConfig:
     """How the adapter is updated."""
 
+    trainer: Literal["pararl", "trl"] = "pararl"
+    """Whose code takes the steps. trl: TRL's DPOTrainer, for arm offline_dpo on texts of Show-o (i2t): the same pairs and settings, by the
+    exact log-likelihood of a text per token, whatever learner.likelihood says."""
     lr: float = 1e-3
     """AdamW learning rate."""
     schedule: Literal["constant", "linear"] = "constant"

@@ -277,11 +277,12 @@ def actor_env(threads: int) -> dict[str, str]:
     """Environment of an actor with so many threads.
 
     Threads: two processes with two threads each on two cores take nine times as long as with one each. Allocator: glibc hands freed tensors
-    back to the kernel, and the page faults of getting them again take half of a CPU training step.
+    back to the kernel, and the page faults of getting them again take half of a CPU training step. Telemetry: TRL would tell the
+    hub of every trainer that it makes.
     """
     env = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")}
     env |= {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000", "MALLOC_TOP_PAD_": "1000000000"}
-    env |= {"TOKENIZERS_PARALLELISM": "false"}
+    env |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1"}
     root = Path(__file__).resolve().parent.parent
     if (root / "pyproject.toml").exists():  # a checkout, which need not be installed
         env["PYTHONPATH"] = os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH"))))

@@ -70,10 +70,11 @@ def step_records(policy: Policy, rollouts: Sequence[Rollout], width: int | None 
     behaviour, committed = np.zeros(shape, np.float32), np.zeros(shape, bool)
     for i, rollout in enumerate(rollouts):
         for s in rollout.segments:
-            now = (s.commit_step[None] == np.array(rollout.recorded)[:, None]) & ~policy.fill(s)
+            now, logprob = s.at(rollout.recorded)
+            now = now & ~policy.fill(s)
             place = (i, slice(None), MODALITIES.index(s.modality), slice(len(s.tokens)))
             committed[place] = now
-            behaviour[place] = now * s.logprob
+            behaviour[place] = now * logprob
     return torch.from_numpy(behaviour), torch.from_numpy(committed)
 
 
@@ -107,20 +108,12 @@ class Learner:
         Raises FloatingPointError when the loss or the gradient is not finite; the adapter is then unchanged.
         """
         figures: Figures = {"preference/pairs": float(len(feedback.pairs))}
-        self.optimizer.zero_grad(set_to_none=True)
         used = by_task(rollouts, self._used(feedback))
         if used:
-            loss, more = self._backward([rollouts[i] for i in used], feedback, {i: k for k, i in enumerate(used)})
-            norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm).item()
-            if not np.isfinite(loss) or not np.isfinite(norm):
-                raise FloatingPointError(
-                    f"update {self.version + 1}: loss {loss}, gradient norm {norm}; lower learner.lr or check the rewards"
-                )
             for entry in self.optimizer.param_groups:
                 entry["lr"] = self.lr
-            if norm:  # where nothing is taught, AdamW's moments would still move the adapter
-                self.optimizer.step()
-            figures |= {"preference/loss": loss, "preference/grad_norm": norm, "preference/lr": self.lr, **more}
+            figures |= self._step([rollouts[i] for i in used], feedback, {i: k for k, i in enumerate(used)})
+            figures["preference/lr"] = self.lr
         self.version += 1
         if rollouts[0].version:
             figures |= self.kl(rollouts)
@@ -130,6 +123,20 @@ class Learner:
             self.reference = {name: x.clone() for name, x in adapter.tensors(self.peft).items()}
             self.reference_version = self.version
         return figures
+
+    def _step(self, rollouts: list[Rollout], feedback: Feedback, place: dict[int, int]) -> Figures:
+        """One optimiser step on the rollouts that the loss needs, at the ``place`` of their index in the batch."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss, figures = self._backward(rollouts, feedback, place)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm).item()
+        self._check_finite(loss, norm)
+        if norm:  # where nothing is taught, AdamW's moments would still move the adapter
+            self.optimizer.step()
+        return {"preference/loss": loss, "preference/grad_norm": norm, **figures}
+
+    def _check_finite(self, loss: float, norm: float) -> None:
+        if not np.isfinite(loss) or not np.isfinite(norm):
+            raise FloatingPointError(f"update {self.version + 1}: loss {loss}, gradient norm {norm}; lower learner.lr or check the rewards")
 
     @property
     def lr(self) -> float:

@@ -12,6 +12,7 @@ def sampling_of(rollout: RolloutConfig) -> Sampling:
         temperature=rollout.temperature,
         choice_temperature=rollout.choice_temperature,
         image_sampler=rollout.image_sampler,
+        flow_noise=rollout.flow_noise,
         decoding=rollout.decoding,
         image_steps=rollout.image_steps,
         guidance=rollout.guidance,

@@ -114,6 +114,11 @@ def settings_of(name: str, directory: Path) -> Mapping[str, Any] | None:
     return settings
 
 
+def family_of(name: str, directory: Path) -> str | None:
+    """The family of a policy; None where nothing says."""
+    return (_told(name, directory) or {}).get("family")
+
+
 def _told(name: str, directory: Path) -> Mapping[str, Any] | None:
     """What ``policy.json`` says, or would say of a release; None where nothing does."""
     file, release = directory / "policy.json", release_of(name)

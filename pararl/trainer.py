@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -13,6 +13,10 @@ from pararl.prefer import Feedback
 from pararl.sync import AdapterBuffer, pack
 from pararl.types import Rollout
 from pararl.workers import WorkerSettings, load_policy
+
+if TYPE_CHECKING:
+    from pararl.learner import Learner
+    from policies import Policy
 
 Figures = dict[str, float]
 State = tuple[dict[str, np.ndarray], dict[str, float]]
@@ -31,20 +35,29 @@ class Trainer(Protocol):
     def close(self) -> None: ...
 
 
+def make_learner(policy: "Policy", config: Config, arm: Arm) -> "Learner":
+    """The learner of an arm, with a new adapter in the policy."""
+    rank, alpha, seed, updates = config.policy.lora_rank, config.policy.lora_alpha, config.run.seed, config.run.updates
+    if config.learner.trainer == "trl":
+        from pararl.trl_dpo import TrlLearner
+
+        return TrlLearner(policy, rank, alpha, config.learner, ARM_SPECS[arm], seed, updates)  # type: ignore[arg-type]
+    from pararl import adapter
+    from pararl.learner import Learner
+
+    return Learner(policy, adapter.attach(policy, rank, alpha, seed), config.learner, ARM_SPECS[arm], seed, updates)
+
+
 class LocalTrainer:
     """A learner in this process. ``config`` is that of the arm (``for_arm``)."""
 
     def __init__(self, config: Config, arm: Arm) -> None:
-        from pararl import adapter
-        from pararl.learner import Learner
         from policies import cpu
 
         cpu.use(config.learner.threads)
         settings = WorkerSettings.of(config, config.learner)
         self.name = settings.policy
-        policy = load_policy(settings)
-        model = adapter.attach(policy, settings.rank, settings.alpha, seed=config.run.seed)
-        self.learner = Learner(policy, model, config.learner, ARM_SPECS[arm], config.run.seed, config.run.updates)
+        self.learner = make_learner(load_policy(settings), config, arm)
 
     def ready(self) -> None:
         """Returns once the policy is loaded: the constructor has done it."""

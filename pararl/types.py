@@ -14,7 +14,7 @@ The loop they serve (``pipelines/pararl.py``)::
 All arrays are numpy, so that a record crosses a process boundary without torch.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -73,6 +73,33 @@ class Segment:
     """float32 [n]: behaviour log-probability in nats of each token at its commit step, guidance-free and over the rows of its modality."""
     guesses: np.ndarray
     """int64 [recorded, n]: the complete tokens that the sampler would have returned at each recorded step."""
+
+    def at(self, steps: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Which tokens were committed at each of some steps, bool [step, n], and their behaviour log-probabilities, float32, else 0."""
+        committed = self.commit_step[None] == np.array(steps, np.int64)[:, None]
+        return committed, committed * self.logprob
+
+
+@dataclass(frozen=True, slots=True)
+class Latents(Segment):
+    """An image of continuous tokens, d numbers each, all of which move at every step.
+
+    Here ``tokens`` are float32 [n, d], where the last step ended; ``commit_step`` is that step for all; ``logprob`` is float32
+    [recorded, n], the behaviour log-density in nats of the move at each recorded step, the mean over its d numbers; ``guesses`` are
+    float32 [recorded, n, d], the clean tokens that the policy expected there.
+    """
+
+    moves: np.ndarray
+    """float32 [recorded, 2, n, d]: the tokens before and after each recorded step."""
+    noise_level: np.ndarray
+    """float32 [recorded]: that of the sampler's SDE; 0 = an ODE, whose steps have no density."""
+
+    def at(self, steps: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """The same for the recorded steps, and no others. Raises ValueError for another number of steps."""
+        if len(steps) != len(self.logprob):
+            raise ValueError(f"the moves of {len(self.logprob)} recorded steps are known, not of {len(steps)}")
+        known = np.isfinite(self.logprob)
+        return known, np.where(known, self.logprob, 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,9 @@ from pararl.arm_checks import arm_problems
 from pararl.config import ARMS, PER_ARM, Config, ConfigError, checking, flat, measuring
 from pararl.quotas import quotas, task_shares
 from pararl.releases import RELEASES, release_of
-from pararl.shapes import held_bytes, settings_of
+from pararl.shapes import family_of, held_bytes, settings_of
 from pararl.steps import CUTS, shared_steps
+from pararl.trl_checks import trl_problems
 from pararl.types import TASKS, Kind
 
 SPLITS = ("id", "ood_pair", "ood_rel", "ood_count", "ood_ops", "para", "canary")
@@ -97,7 +98,9 @@ def validate(config: Config, files: bool = True) -> None:
     numbers = [_out_of_range(key, key, values[key]) for key in BOUNDS]
     problems = [problem for problem in numbers if problem] + _steps(config) + _lists(config) + _names(config) + _overrides(config)
     problems = problems or arm_problems(config) + _curriculum(config)
-    problems = problems or _policy(config) + (_files(config) if files else [])
+    if not problems:
+        family = family_of(config.policy.name, policy_directory(config))
+        problems = _policy(config) + trl_problems(config, family) + (_files(config) if files else [])
     if problems:
         raise ConfigError("; ".join(problems))
 

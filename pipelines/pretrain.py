@@ -1,8 +1,14 @@
-"""Make an embedded base: train the image tokenizer on scenes, then the masked-diffusion policy on scene prompts. Or the embedded CLIP.
+"""Make an embedded base: train the image tokenizer on scenes, then the masked-diffusion policy on scene prompts. Or the VAE of the embedded
+flow-matching policies, or the embedded CLIP.
 
     python pipelines/pretrain.py tokenizer --out outputs/scenes-mmada
     python pipelines/pretrain.py policy    --out outputs/scenes-mmada
     python pipelines/pretrain.py slips     --out outputs/scenes-mmada
+
+    python pipelines/pretrain.py policy    --family showo --images policies/checkpoints/scenes-mmada/image_tokenizer
+
+    python pipelines/pretrain.py vae       --family showo2
+    python pipelines/pretrain.py policy    --family showo2
 
     python pipelines/pretrain.py clip      --out outputs/scenes-clip
 
@@ -20,147 +26,33 @@ sys.path[:] = [str(ROOT), *(entry for entry in sys.path if Path(entry).resolve()
 import argparse
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 from tqdm import tqdm
 
 import policies
 from pararl import scenes
 from pararl.quotas import quotas
-from pararl.scenes.pixels import render_cells
+from pararl.recipes import FAMILIES, Loss, Recipe
 from pararl.stage import Stage
-from pararl.types import KINDS, Kind, Output
-from policies.backbones.llada import MMadaConfig, MMadaModelLM
-from policies.image.magvitv2 import MAGVITv2, MAGVITv2Config
-from policies.image.training import tokenizer_loss
+from pararl.types import Kind, Output
+from pipelines.images import train_tokenizer, train_vae
+from policies import cpu
 from policies.mmada import MMadaPolicy
-from policies.mmada_codec import MMadaSettings
-from policies.pretraining import supervised_loss
-from policies.text import word_tokenizer
 from rewards import pretraining as clip
 
-BITS = 8
-LEVELS = {"ch": 32, "ch_mult": [1, 1, 1, 2], "num_res_blocks": [0, 1, 1, 1], "z_channels": BITS}
-SETTINGS = {
-    "grid": (4, 4),
-    "prompt_tokens": 32,
-    "text_tokens": 24,
-    "text_block": 12,
-    "answer_tokens": 24,
-    "answer_block": 12,
-    "dialogue": "{text} <|endoftext|>",
-    "steps": 8,
-    "choice_temperature": 8.0,
-}
-SIZES = {"d_model": 128, "n_layers": 4, "n_heads": 4, "mlp_hidden_size": 384, "max_sequence_length": 128}
-# A choice temperature of 8 is as good as random order: the most confident cells of a sparse scene are its empty ones, and committing those
-# first leaves the objects to the end, where several are drawn at once.
 GUIDED: tuple[Kind, ...] = ("t2i", "edit", "interleaved", "interleaved_edit")
 """Kinds of prompts whose outputs have an image, which guidance is for."""
-UNSEEN = 10**9
-"""Indices from here on are never trained on."""
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """What one stage of the policy is trained with."""
-
-    name: str
-    steps: int
-    lr: float
-    mixture: dict[Kind, tuple[int, int]]
-    """Shares of each kind of prompt in the first and in the second half of the stage."""
-    slips: float = 0.0
-    """Share of the examples whose output has a slip."""
-    first: int = 0
-    """Index of the first example."""
-
-
-POLICY = Recipe(
-    "policy",
-    9000,
-    2e-3,
-    # What is learnt early makes room for the rest.
-    {"t2t": (1, 12), "i2t": (1, 3), "t2i": (1, 8), "edit": (1, 3), "interleaved": (1, 8), "interleaved_edit": (1, 14)},
-)
-SLIPS = Recipe(
-    "slips",
-    1600,
-    1e-3,
-    {"t2t": (9, 9), "i2t": (3, 3), "t2i": (4, 4), "edit": (3, 3), "interleaved": (4, 4), "interleaved_edit": (9, 9)},
-    slips=0.3,
-    first=10**7,
-)
-
-
-def random_cells(count: int, rng: np.random.Generator) -> np.ndarray:
-    """Cells int64 [count, 4, 4] of random scenes of every density, from empty to full."""
-    cells = rng.integers(0, 24, (count, 4, 4))
-    return np.where(rng.random((count, 4, 4)) < rng.random((count, 1, 1)), cells, -1)
-
-
-def to_pixels(images: np.ndarray) -> Tensor:
-    """Pixels float32 [batch, 3, height, width] in [-1, 1] of uint8 [batch, height, width, 3]."""
-    return torch.from_numpy(images).movedim(-1, 1).float() / 127.5 - 1
-
-
-@torch.no_grad()
-def share_identical(model: MAGVITv2, count: int, seed: int) -> float:
-    """Share of unseen scenes that parse identically after encode and decode: half random densities, half scenes of prompts."""
-    rng = np.random.default_rng(seed)
-    worlds = [scenes.Scene(c) for c in random_cells(count // 2, rng)]
-    worlds += [scenes.example("pretrain", UNSEEN + i).scene for i in range(count - count // 2)]
-    same = 0
-    for start in range(0, count, 256):
-        part = worlds[start : start + 256]
-        out = model(to_pixels(scenes.render_batch(part)))
-        images = ((out.clamp(-1, 1) + 1) * 127.5).round().byte().movedim(1, -1).numpy()
-        same += sum(bool(p.valid.all()) and p.scene == s for p, s in zip(scenes.parse_batch(images), part, strict=True))
-    return same / count
-
-
-def train_tokenizer(args: argparse.Namespace) -> None:
-    """Stage 1: the MAGVIT-v2 tokenizer."""
-    torch.manual_seed(args.seed)
-    config = MAGVITv2Config(encoder=LEVELS, decoder=LEVELS, quantize={"codebook_dim": BITS}, norm_groups=4)
-    model = MAGVITv2(config)
-    nn.Module.to(model, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    run = Stage(model, args.out / ".training" / "tokenizer", args.steps or 5000, args.lr or 3e-3, args.seed, args.batch)
-    bar = tqdm(total=run.steps, initial=run.step, desc="tokenizer", mininterval=5)
-    while run.step < run.steps:
-        began = time.time()
-        rng = np.random.default_rng((args.seed, run.step))
-        torch.manual_seed(args.seed * 10**6 + run.step)
-        # Quantisation enters gradually: signs from the first step on let most bits die before the decoder can use them.
-        hardness = min(1.0, max(0.0, (run.step / run.steps - 0.15) / 0.35))
-        loss = tokenizer_loss(model, to_pixels(render_cells(random_cells(args.batch, rng))), hardness)
-        loss.backward()
-        run.advance()
-        run.seconds += time.time() - began
-        bar.update()
-        if run.step % args.every == 0 or run.step == run.steps:
-            run.curve.append({"step": run.step, "loss": loss.item(), "identical": share_identical(model, min(512, args.final), 1)})
-            bar.set_postfix(loss=f"{loss.item():.4f}", identical=f"{run.curve[-1]['identical']:.4f}")
-            run.save()
-    bar.close()
-    final = share_identical(model, args.final, 2)
-    print(f"{final:.4%} of {args.final:,} unseen scenes parse identically after encode and decode")
-    model.save_pretrained(args.out / "image_tokenizer")
-    run.record(args.out, "tokenizer", {"identical": final, "scenes": args.final})
-
-
-def new_policy(directory: Path) -> MMadaPolicy:
-    """An untrained policy around the tokenizer that stage 1 left in the directory."""
-    if not (directory / "image_tokenizer" / "config.json").exists():
-        raise SystemExit(f"{directory / 'image_tokenizer'} is missing: run the tokenizer stage first")
-    images = MAGVITv2.from_pretrained(directory / "image_tokenizer")
-    tokenizer, specials = word_tokenizer(scenes.VOCABULARY)
-    rows = len(tokenizer) + images.codebook_size
-    config = MMadaConfig(**SIZES, embedding_size=rows, mask_token_id=specials.mask, codebook_size=images.codebook_size, num_vq_tokens=16)
-    return MMadaPolicy(MMadaModelLM(config), tokenizer, images, MMadaSettings(**SETTINGS, specials=specials))  # type: ignore[arg-type]
+def new_policy(args: argparse.Namespace) -> MMadaPolicy:
+    """An untrained policy around the tokenizer that stage 1 left in OUT, or around one that --images names."""
+    images = args.images or args.out / "image_tokenizer"
+    if not (images / "config.json").exists():
+        raise SystemExit(f"{images} is missing: run the tokenizer stage first, or name one (--images)")
+    return FAMILIES[args.family].new(images)
 
 
 def measure(policy: MMadaPolicy, kind: Kind, count: int, guidance: float = 0.0) -> float:
@@ -177,7 +69,7 @@ def train_policy(args: argparse.Namespace) -> None:
     if (args.out / "slips.png").exists():
         raise SystemExit(f"{args.out} holds a policy that the slips stage has finished: give another --out, it would be overwritten")
     torch.manual_seed(args.seed)
-    fit(args, new_policy(args.out), POLICY)
+    fit(args, new_policy(args), FAMILIES[args.family].recipes["policy"])
 
 
 def train_slips(args: argparse.Namespace) -> None:
@@ -186,11 +78,14 @@ def train_slips(args: argparse.Namespace) -> None:
         raise SystemExit(f"{args.out / 'policy.json'} is missing: run the policy stage first")
     policy = policies.load(args.out)
     assert isinstance(policy, MMadaPolicy)
-    fit(args, policy, SLIPS)
+    if "slips" not in FAMILIES[args.family].recipes:
+        raise SystemExit(f"--family {args.family} has no slips stage")
+    fit(args, policy, FAMILIES[args.family].recipes["slips"])
 
 
 def fit(args: argparse.Namespace, policy: MMadaPolicy, recipe: Recipe) -> None:
     """Train the policy in one stage, measure it, save it to OUT and record how it was made."""
+    family = FAMILIES[args.family]
     steps, lr = args.steps or recipe.steps, args.lr or recipe.lr
     run = Stage(policy.model, args.out / ".training" / recipe.name, steps, lr, args.seed, args.batch)
     end = args.stop or run.steps
@@ -199,25 +94,27 @@ def fit(args: argparse.Namespace, policy: MMadaPolicy, recipe: Recipe) -> None:
         began = time.time()
         policy.model.train()
         counts = quotas({kind: share[2 * run.step >= run.steps] for kind, share in recipe.mixture.items()}, run.batch)
-        losses = pretrain_step(policy, run, counts, recipe.slips, recipe.first + run.step * run.batch)
+        losses = pretrain_step(policy, family.loss, run, counts, recipe.slips, recipe.first + run.step * run.batch)
         run.advance()
         run.seconds += time.time() - began
         bar.update()
         if run.step % args.every == 0 or run.step == end:
-            strict = {f"{kind} strict": measure(policy, kind, min(128, args.final)) for kind in KINDS}
+            strict = {f"{kind} strict": measure(policy, kind, min(128, args.final)) for kind in family.kinds}
             run.curve.append({"step": run.step, **losses, **strict})
             bar.set_postfix({name.removesuffix(" strict"): f"{value:.2f}" for name, value in strict.items()})
             run.save()
     bar.close()
     policy.save(args.out)
     count = min(1024, args.final)
-    scales = {kind: (0.0, 1.0) if kind in GUIDED else (0.0,) for kind in KINDS}
-    strict = {f"{kind}, guidance {g}": measure(policy, kind, count, g) for kind in KINDS for g in scales[kind]}
+    scales = {kind: (0.0, 1.0) if kind in GUIDED else (0.0,) for kind in family.kinds}
+    strict = {f"{kind}, guidance {g}": measure(policy, kind, count, g) for kind in family.kinds for g in scales[kind]}
     print(f"ID strict accuracy, {count:,} prompts:", strict)
     run.record(args.out, recipe.name, {"id_strict": strict})
 
 
-def pretrain_step(policy: MMadaPolicy, run: Stage, counts: dict[Kind, int], slips: float, first: int) -> dict[str, float]:
+def pretrain_step(
+    policy: MMadaPolicy, supervised_loss: Loss, run: Stage, counts: dict[Kind, int], slips: float, first: int
+) -> dict[str, float]:
     """Add the gradients of one batch to the model, kind by kind, so that only one kind's graph is held; returns the losses.
 
     ``counts`` examples of each kind, the first of them example ``first`` of the pretraining stream; each has a slip with probability
@@ -270,11 +167,16 @@ def train_clip(args: argparse.Namespace) -> None:
     run.record(args.out, "clip", {"prompts": count, **final})
 
 
+STAGES = {"tokenizer": train_tokenizer, "policy": train_policy, "slips": train_slips, "vae": train_vae, "clip": train_clip}
+
+
 def main() -> None:
     """Run one recipe."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=("tokenizer", "policy", "slips", "clip"))
-    parser.add_argument("--out", type=Path, help="directory of the checkpoint; default outputs/scenes-mmada, or outputs/scenes-clip")
+    parser.add_argument("stage", choices=tuple(STAGES))
+    parser.add_argument("--family", choices=tuple(FAMILIES), default="mmada", help="family of the policy")
+    parser.add_argument("--images", type=Path, help="directory of a trained image tokenizer; default OUT/image_tokenizer")
+    parser.add_argument("--out", type=Path, help="directory of the checkpoint; default outputs/scenes-FAMILY, or outputs/scenes-clip")
     parser.add_argument("--steps", type=int, default=0, help="optimiser steps; 0 = the recipe's")
     parser.add_argument("--stop", type=int, default=0, help="end after so many steps of that schedule; 0 = at its end")
     parser.add_argument("--batch", type=int, default=0, help="examples a step; 0 = the recipe's")
@@ -289,13 +191,17 @@ def main() -> None:
     )
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
-    args.batch = args.batch or {"tokenizer": 16, "clip": 64}.get(args.stage, 96)
-    if args.stage in ("policy", "slips") and args.batch < len(KINDS):
-        raise SystemExit(f"--batch {args.batch}: a batch of the policy holds every kind of prompt, at least {len(KINDS)} examples")
-    args.out = args.out or Path("outputs") / ("scenes-clip" if args.stage == "clip" else "scenes-mmada")
+    args.batch = args.batch or {"tokenizer": 16, "vae": 16, "clip": 64}.get(args.stage, 96)
+    kinds = FAMILIES[args.family].kinds
+    if args.stage in ("policy", "slips") and args.batch < len(kinds):
+        raise SystemExit(f"--batch {args.batch}: a batch of the policy holds every kind of prompt, at least {len(kinds)} examples")
+    args.out = args.out or Path("outputs") / ("scenes-clip" if args.stage == "clip" else f"scenes-{args.family}")
     args.out.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(args.threads)
-    {"tokenizer": train_tokenizer, "policy": train_policy, "slips": train_slips, "clip": train_clip}[args.stage](args)
+    if args.family == "mmada":  # whose shipped weights were made with torch's own products
+        torch.set_num_threads(args.threads)
+    else:
+        cpu.use(args.threads)
+    STAGES[args.stage](args)
 
 
 if __name__ == "__main__":

@@ -15,9 +15,11 @@ from policies import sources
 from policies.base import Drawing, Draws, Policy, Sampling, StepTokens
 from policies.mmada import MMadaPolicy
 from policies.parallel_a import ParallelAPolicy
+from policies.showo import ShowoPolicy
+from policies.showo2 import Showo2Policy
 from policies.sources import CHECKPOINTS
 
-FAMILIES: dict[str, type[MMadaPolicy]] = {kind.family: kind for kind in (MMadaPolicy, ParallelAPolicy)}
+FAMILIES: dict[str, type[MMadaPolicy]] = {kind.family: kind for kind in (MMadaPolicy, ParallelAPolicy, ShowoPolicy, Showo2Policy)}
 
 __all__ = ["CHECKPOINTS", "FAMILIES", "RELEASES", "Drawing", "Draws", "Policy", "Sampling", "StepTokens", "load"]
 

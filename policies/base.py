@@ -33,6 +33,8 @@ class Sampling:
     """Gumbel temperature of the confidence that picks which drawn image tokens are committed, annealed linearly to 0."""
     image_sampler: ImageSampler = "maskgit"
     """maskgit: the most confident drawn image tokens are committed. emerge: each by its own chance, confident or not (MaskGRPO)."""
+    flow_noise: float = 0.0
+    """Noise level of the sampler of continuous images, 0 to sqrt(2): 0 = the ODE, whose steps have no density; 0.7 is Flow-GRPO's."""
     decoding: Decoding = "parallel"
     """How text and image of one output share the steps; see ``pararl.steps.shared_steps``."""
     image_steps: int = 0
@@ -75,6 +77,10 @@ class Draws:
     weights: dict[Modality, Tensor]
     """float32 [draw, batch]: importance weight of the draw, 1 / share of counted tokens."""
     image_rows: ImageRows = "codes"
+    times: Tensor | None = None
+    """float32 [draw, batch]: of a continuous image, the time at which it is seen, 0 = noise, 1 = clean."""
+    noise: Tensor | None = None
+    """float32 [draw, batch, n, d]: of a continuous image, the noise that it is mixed with."""
 
     def __len__(self) -> int:
         return len(next(iter(self.weights.values())))
@@ -90,7 +96,8 @@ class Draws:
 
     def _at(self, place: tuple[slice | Tensor, ...]) -> "Draws":
         masks, counted, weights = ({m: x[place] for m, x in part.items()} for part in (self.masks, self.counted, self.weights))
-        return Draws(masks, counted, weights, self.image_rows)
+        times, noise = (None if x is None else x[place] for x in (self.times, self.noise))
+        return Draws(masks, counted, weights, self.image_rows, times, noise)
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,13 +96,16 @@ class Canvas:
     spans: tuple[Span, ...]
     prefix: int = 0
     """Columns of the prompts; the tail begins behind them."""
+    latents: Tensor | None = None
+    """float32 [images, ...] of the images that are there, in row-major order, for a policy whose images have no ids."""
 
     def span(self, modality: Modality) -> Span | None:
         return next((s for s in self.spans if s.modality == modality), None)
 
     def to(self, device: torch.device) -> "Canvas":
         """The canvas with its tensors on ``device``."""
-        return replace(self, ids=self.ids.to(device), attention=self.attention.to(device))
+        latents = None if self.latents is None else self.latents.to(device)
+        return replace(self, ids=self.ids.to(device), attention=self.attention.to(device), latents=latents)
 
 
 def pad_left(rows: Sequence[Sequence[int]], pad: int, width: int | None = None) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from typing import Self, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from pararl.steps import shared_steps
 from pararl.types import MODALITIES, Modality, Output, Prompt, Rollout, Segment
@@ -50,18 +50,16 @@ class MMadaPolicy(MMadaLikelihood):
     # The head is called ff_out as well: only the ff_out inside a block may be wrapped.
     lora_targets = r".*\.blocks\.\d+\.(q_proj|k_proj|v_proj|attn_out|ff_proj|up_proj|ff_out)"
 
-    model_class: type[MMadaModelLM] = MMadaModelLM
+    model_class: type[PreTrainedModel] = MMadaModelLM
 
-    def __init__(self, model: MMadaModelLM, tokenizer: PreTrainedTokenizerFast, images: ImageTokenizer, settings: MMadaSettings) -> None:
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, images: ImageTokenizer, settings: MMadaSettings) -> None:
         super().__init__(tokenizer, images, settings)
         self.model = model.eval()
         self.tasks = settings.tasks
         self.grid = settings.grid
         self.sampling = Sampling(steps=settings.steps, choice_temperature=settings.choice_temperature)
         if self.vocabulary.rows("image").stop > model.config.embedding_size:
-            raise ValueError(
-                f"{len(tokenizer)} text ids and {images.codebook_size} codes do not fit {model.config.embedding_size} embedding rows"
-            )
+            raise ValueError(f"{len(tokenizer)} text ids and {self.codes} codes do not fit {model.config.embedding_size} embedding rows")
         bias = torch.zeros(len(tokenizer))
         bias[[i for i in self.vocabulary.forbidden if i < len(tokenizer)]] = -torch.inf
         self.text_bias = bias
@@ -107,19 +105,20 @@ class MMadaPolicy(MMadaLikelihood):
             rows = [ids, *(torch.cat((b.canvas.ids[:, : blank.prefix], ids[:, blank.prefix :]), 1) for b in used)]
             attention = torch.cat([blank.attention, *(b.canvas.attention for b in used)])
             found = self.hidden(torch.cat(rows), attention, spans)
-            out = []
-            for s, hidden in zip(spans, found, strict=True):
-                plain, *others = hidden.chunk(1 + len(used))
-                plain = guided = self.rows(plain, s.modality)
-                for branch, without in zip(used, others, strict=True):
-                    if branch.scales[s.modality]:
-                        # Forbidden rows are at -inf in both branches, which have no difference there.
-                        gap = (plain - self.rows(without, s.modality)).masked_fill_(plain.isneginf(), 0.0)
-                        guided = guided + branch.scales[s.modality] * gap
-                out.append((plain, guided))
-            return out
+            return [self.guided(hidden, s.modality, used) for s, hidden in zip(spans, found, strict=True)]
 
         return call
+
+    def guided(self, hidden: Tensor, modality: Modality, branches: Sequence["Branch"]) -> tuple[Tensor, Tensor]:
+        """Plain and guided logits [batch, n, rows] of the last hidden states of prompts and behind them those of their branches."""
+        plain, *others = hidden.chunk(1 + len(branches))
+        plain = guided = self.rows(plain, modality)
+        for branch, without in zip(branches, others, strict=True):
+            if branch.scales[modality]:
+                # Forbidden rows are at -inf in both branches, which have no difference there.
+                gap = (plain - self.rows(without, modality)).masked_fill_(plain.isneginf(), 0.0)
+                guided = guided + branch.scales[modality] * gap
+        return plain, guided
 
     def plans(self, blank: Canvas, sampling: Sampling) -> list[SegmentPlan]:
         """One plan a span: MaskGIT or emerge for images, block-wise for text; both share the steps as ``sampling.decoding`` says.
@@ -158,13 +157,8 @@ class MMadaPolicy(MMadaLikelihood):
         return [done[i] for i in range(len(prompts))]
 
     def _generate(self, prompts: list[Prompt], seeds: list[int], sampling: Sampling, version: int) -> list[Rollout]:
-        blank, branches = self._canvases(prompts, sampling)
-        plans = self.plans(blank, sampling)
-        noise = torch.stack([self._noise(seed, sampling.steps, sum(len(p.span) for p in plans)) for seed in seeds], dim=2).to(self.device)
-        offsets = [self.offset(p.span.modality) for p in plans]
         recorded, decoded = zip(*(recorded_steps(prompt, sampling) for prompt in prompts), strict=True)
-        wanted = {step for steps in recorded for step in steps}
-        traces = denoise(self.logits(blank, branches), blank, plans, noise, self.settings.specials.mask, offsets, wanted)
+        traces = self._traces(prompts, seeds, sampling, recorded)
         outputs = self._outputs(traces, None)
         guesses = self._guesses(traces, recorded, decoded)
         return [
@@ -175,12 +169,23 @@ class MMadaPolicy(MMadaLikelihood):
                 version=version,
                 steps=sampling.steps,
                 recorded=recorded[i],
-                segments=tuple(segment(trace, i, recorded[i]) for trace in traces),
+                segments=tuple(self.segment(trace, i, recorded[i]) for trace in traces),
                 output=outputs[i],
                 guesses=guesses[i],
             )
             for i, prompt in enumerate(prompts)
         ]
+
+    def _traces(
+        self, prompts: Sequence[Prompt], seeds: Sequence[int], sampling: Sampling, recorded: Sequence[tuple[int, ...]]
+    ) -> list[SegmentTrace]:
+        """What happens to the segments of prompts of one task, whose guesses at their ``recorded`` steps matter."""
+        blank, branches = self._canvases(prompts, sampling)
+        plans = self.plans(blank, sampling)
+        noise = torch.stack([self._noise(seed, sampling.steps, sum(len(p.span) for p in plans)) for seed in seeds], dim=2).to(self.device)
+        offsets = [self.offset(p.span.modality) for p in plans]
+        wanted = {step for steps in recorded for step in steps}
+        return denoise(self.logits(blank, branches), blank, plans, noise, self.settings.specials.mask, offsets, wanted)
 
     def _guesses(
         self, traces: Sequence[SegmentTrace], recorded: Sequence[tuple[int, ...]], decoded: Sequence[tuple[int, ...]]
@@ -223,13 +228,24 @@ class MMadaPolicy(MMadaLikelihood):
         count = len(traces[0].tokens)
         return [Output(**{name: values[i] for name, values in parts.items()}) for i in range(count)]
 
+    @staticmethod
+    def segment(trace: SegmentTrace, row: int, recorded: Sequence[int]) -> Segment:
+        """The record of one row of a trace."""
+        return Segment(
+            modality=trace.modality,
+            tokens=trace.tokens[row].cpu().numpy(),
+            commit_step=trace.commit_step[row].to(torch.int16).cpu().numpy(),
+            logprob=trace.logprob[row].float().cpu().numpy(),
+            guesses=trace.guesses[list(recorded), row].cpu().numpy(),
+        )
+
     @torch.no_grad()
     def canary(self) -> Tensor:
         task = "t2i" if "t2i" in self.settings.tasks else self.settings.tasks[0]
         black = np.zeros((*self.image_size, 3), np.uint8) if IMAGE_INPUT[task] else None
         blank = self.canvas([Prompt("canary", task, "", image=black)]).to(self.device)
         span = blank.spans[0]
-        hidden = self.model.hidden(blank.ids, blank.attention)[:, span.columns]
+        hidden = self.hidden(blank.ids, blank.attention, [span])[0]
         return self.model.head(hidden, self.vocabulary.rows(span.modality)).float().cpu()
 
 
@@ -242,14 +258,3 @@ def recorded_steps(prompt: Prompt, sampling: Sampling) -> tuple[tuple[int, ...],
     rng = np.random.default_rng(int.from_bytes(hashlib.blake2b(f"{prompt.id}|{sampling.round}".encode(), digest_size=8).digest()))
     recorded = sorted(rng.choice(sampling.steps, sampling.recorded, replace=False).tolist())
     return tuple(recorded), tuple(sorted(rng.choice(recorded, wanted, replace=False).tolist() if wanted else []))
-
-
-def segment(trace: SegmentTrace, row: int, recorded: Sequence[int]) -> Segment:
-    """The record of one row of a trace."""
-    return Segment(
-        modality=trace.modality,
-        tokens=trace.tokens[row].cpu().numpy(),
-        commit_step=trace.commit_step[row].to(torch.int16).cpu().numpy(),
-        logprob=trace.logprob[row].float().cpu().numpy(),
-        guesses=trace.guesses[list(recorded), row].cpu().numpy(),
-    )

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -86,11 +87,25 @@ class MMadaCodec:
         self.settings = settings
         specials = settings.specials
         others = {i for i in tokenizer.all_special_ids if i is not None} | set(asdict(specials).values())
-        self.vocabulary = Vocabulary(len(tokenizer), images.codebook_size, specials, tuple(sorted(others - {specials.eos})))
+        self.vocabulary = Vocabulary(len(tokenizer), self.codes, specials, tuple(sorted(others - set(self.ends))))
         self.spelled = {token: i for token, i in tokenizer.get_added_vocab().items() if i != tokenizer.unk_token_id}
         """Special and added tokens with their ids, which a template spells out."""
-        self.reserved = {*self.spelled.values(), *self.vocabulary.forbidden, specials.eos} - {tokenizer.unk_token_id}
+        self.reserved = {*self.spelled.values(), *self.vocabulary.forbidden, *self.ends} - {tokenizer.unk_token_id}
         """Ids that the text of a prompt never yields."""
+
+    @property
+    def codes(self) -> int:
+        """Image codes of the vocabulary."""
+        return self.images.codebook_size
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """Tokens with which a generated text ends."""
+        return (self.settings.specials.eos,)
+
+    def written(self, ids: Sequence[int]) -> list[int]:
+        """Those of generated text ids that stand before the first end token."""
+        return list(takewhile(lambda i: i not in self.ends, ids))
 
     @staticmethod
     def read_images(directory: Path) -> ImageTokenizer:
@@ -129,10 +144,8 @@ class MMadaCodec:
         ]
 
     def decode_text(self, ids: Sequence[int]) -> str:
-        """Text of generated ids, up to the first end-of-sequence token."""
-        ids = list(ids)
-        end = ids.index(self.settings.specials.eos) if self.settings.specials.eos in ids else len(ids)
-        return str(self.tokenizer.decode(ids[:end], skip_special_tokens=True))
+        """Text of generated ids, up to the first end token."""
+        return str(self.tokenizer.decode(self.written(ids), skip_special_tokens=True))
 
     @torch.no_grad()
     def encode_images(self, pixels: np.ndarray) -> Tensor:
@@ -235,12 +248,11 @@ class MMadaCodec:
 
     def fill(self, segment: Segment) -> np.ndarray:
         """Behind the first end token of a text."""
-        ends = segment.tokens == (self.settings.specials.eos if segment.modality == "text" else -1)
+        ends = np.isin(segment.tokens, self.ends) & (segment.modality == "text")
         return ends.cumsum() > ends
 
     def words(self, segment: Segment) -> np.ndarray:
         """Counted in what the tokens up to each one decode to."""
         ids = segment.tokens.tolist()
-        end = ids.index(self.settings.specials.eos) if self.settings.specials.eos in ids else len(ids)
-        counts = [len(self.decode_text(ids[: i + 1]).split()) for i in range(end)]
-        return np.array(counts + [0] * (len(ids) - end)) - 1
+        counts = [len(self.decode_text(ids[: i + 1]).split()) for i in range(len(self.written(ids)))]
+        return np.array(counts + [0] * (len(ids) - len(counts))) - 1

@@ -1,13 +1,14 @@
 """The likelihoods of the ``mmada`` family: ELBOs at draws, and the exact conditionals of the tokens committed at recorded steps."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pararl.types import MODALITIES, Modality, Rollout
-from policies.backbones.llada import MMadaModelLM
 from policies.base import Drawing, Draws, ImageRows, Policy, StepTokens
 from policies.layout import Canvas, Span
 from policies.likelihood.masked import elbo, hidden_sets, hidden_token_logprobs, mask_ratios
@@ -17,7 +18,8 @@ from policies.mmada_codec import MMadaCodec
 class MMadaLikelihood(MMadaCodec, Policy):
     """What MMaDA's tokens are worth to it, with the head applied to the needed positions and rows only."""
 
-    model: MMadaModelLM
+    model: Any
+    """A backbone whose call has two halves, ``hidden`` and ``head``."""
     text_bias: Tensor
     """float32 [text rows]: -inf at forbidden ones."""
 
@@ -46,6 +48,14 @@ class MMadaLikelihood(MMadaCodec, Policy):
             stacked = [np.stack([getattr(s, name) for s in segments]) for name in ("tokens", "commit_step", "logprob")]
             out[span.modality] = tuple(torch.from_numpy(x).to(self.device) for x in stacked)  # type: ignore[assignment]
         return blank, out
+
+    def reveal(self, blank: Canvas, tokens: Mapping[Modality, Tensor], visible: Mapping[Modality, Tensor]) -> tuple[Tensor, Tensor]:
+        """The ids of a canvas and its attention with ``tokens`` int64 [batch, n] of each span in place where they are ``visible`` (bool
+        [batch, n]), and MASK where they are not."""
+        ids = blank.ids.clone()
+        for span in blank.spans:
+            ids[:, span.columns] = tokens[span.modality].where(visible[span.modality], self.settings.specials.mask)
+        return ids, blank.attention
 
     # ---- at draws
 
@@ -85,10 +95,8 @@ class MMadaLikelihood(MMadaCodec, Policy):
 
     def draw_tokens(self, rollouts: Sequence[Rollout], draw: Draws) -> dict[Modality, Tensor]:
         blank, tokens = self._filled(rollouts)
-        ids = blank.ids.clone()
-        for span in blank.spans:
-            ids[:, span.columns] = tokens[span.modality][0].masked_fill(draw.masks[span.modality][0], self.settings.specials.mask)
-        hidden = self.hidden(ids, blank.attention, blank.spans)
+        shown = self.reveal(blank, {m: x[0] for m, x in tokens.items()}, {m: ~draw.masks[m][0] for m in tokens})
+        hidden = self.hidden(*shown, blank.spans)
         return {
             s.modality: self._token_logprobs(own, s.modality, tokens[s.modality][0], draw.counted[s.modality][0], draw.image_rows)
             for s, own in zip(blank.spans, hidden, strict=True)
@@ -105,14 +113,13 @@ class MMadaLikelihood(MMadaCodec, Policy):
         blank, tokens = self._filled(rollouts)
         batch, count = len(rollouts), len(steps[0])
         when = torch.tensor(steps, device=self.device).flatten()[:, None]  # [batch * step, 1]
-        ids = blank.ids.repeat_interleave(count, 0)
-        for span in blank.spans:
-            values, stamps, _ = (x.repeat_interleave(count, 0) for x in tokens[span.modality])
-            ids[:, span.columns] = torch.where(stamps < when, values, self.settings.specials.mask)
-        hidden = self.hidden(ids, blank.attention.repeat_interleave(count, 0), blank.spans)
+        every = {m: tuple(x.repeat_interleave(count, 0) for x in record) for m, record in tokens.items()}
+        copies = replace(blank, ids=blank.ids.repeat_interleave(count, 0), attention=blank.attention.repeat_interleave(count, 0))
+        shown = self.reveal(copies, {m: x[0] for m, x in every.items()}, {m: x[1] < when for m, x in every.items()})
+        hidden = self.hidden(*shown, blank.spans)
         out: dict[Modality, StepTokens] = {}
         for span, own in zip(blank.spans, hidden, strict=True):
-            values, stamps, behaviour = (x.repeat_interleave(count, 0) for x in tokens[span.modality])
+            values, stamps, behaviour = every[span.modality]
             committed = stamps == when
             logp = self._token_logprobs(own, span.modality, values, committed)
             shape = (batch, count, len(span))

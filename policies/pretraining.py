@@ -44,7 +44,7 @@ def supervised_loss(
     targets: dict[Modality, tuple[Tensor, Tensor]] = {}
     for span in blank.spans:
         ratio = image_ratio if span.modality == "image" else text_ratio
-        clean = _targets(policy, outputs, span.modality, len(span)).to(ids)
+        clean = target_ids(policy, outputs, span.modality, len(span)).to(ids)
         hide = (torch.rand(len(prompts), len(span), generator=generator) < ratio[:, None]).to(policy.device)
         ids[:, span.columns] = clean.masked_fill(hide, policy.settings.specials.mask)
         targets[span.modality] = (clean, hide)
@@ -61,8 +61,11 @@ def supervised_loss(
     return losses
 
 
-def _targets(policy: MMadaPolicy, outputs: Sequence[Output], modality: Modality, length: int) -> Tensor:
-    """Vocabulary ids int64 [batch, length] of what the policy should generate. Raises ValueError where it never could."""
+def target_ids(policy: MMadaPolicy, outputs: Sequence[Output], modality: Modality, length: int, end: int | None = None) -> Tensor:
+    """Vocabulary ids int64 [batch, length] of what the policy should generate; ``end`` (None = eos) fills the place behind a text.
+
+    Raises ValueError where the policy never could.
+    """
     if modality == "image":
         images = [o.image for o in outputs if o.image is not None]
         if len(images) != len(outputs):
@@ -78,5 +81,5 @@ def _targets(policy: MMadaPolicy, outputs: Sequence[Output], modality: Modality,
             raise ValueError(f"text of {len(row)} tokens does not fit the window of {length}: {output.text!r}")
         if never := sorted(set(row) & set(policy.vocabulary.forbidden)):
             raise ValueError(f"text holds {policy.decode_text(never)!r}, which a text position never yields: {output.text!r}")
-        rows.append(row + [policy.settings.specials.eos] * (length - len(row)))
+        rows.append(row + [policy.settings.specials.eos if end is None else end] * (length - len(row)))
     return torch.tensor(rows)

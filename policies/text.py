@@ -1,5 +1,6 @@
 """Text tokenizers that are made here: one token a word over a closed vocabulary, as an ordinary fast tokenizer of transformers."""
 
+from collections.abc import Mapping
 from collections.abc import Sequence as Words
 
 from tokenizers import Tokenizer
@@ -22,23 +23,47 @@ SPECIAL_TOKENS = {
     "interleave": "<|interleave|>",
 }
 """The spelling of each special token."""
+SHOWO_TOKENS = {
+    "bos": "<|startoftext|>",
+    "eos": "<|endoftext|>",
+    "pad": "[PAD]",
+    "soi": "<|soi|>",
+    "eoi": "<|eoi|>",
+    "t2i": "<|t2i|>",
+    "mmu": "<|mmu|>",
+    "interleave": "<|lvg|>",
+}
+"""The same in Show-o's vocabulary, where MASK is the row behind the image codes and has no spelling."""
+SHOWO2_TOKENS = {
+    "mask": "<|image_pad|>",
+    "bos": "<|im_start|>",
+    "eos": "<|im_end|>",
+    "pad": "[PAD]",
+    "soi": "<|vision_start|>",
+    "eoi": "<|vision_end|>",
+}
+"""The same in Show-o2's, which has no tokens for tasks and none that hides: ``mask`` holds the place of what is no token."""
 UNKNOWN = "<|unknown|>"
 
 
-def word_tokenizer(words: Words[str]) -> tuple[PreTrainedTokenizerFast, Specials]:
-    """A word-level tokenizer over special tokens and ``words``, and the ids of the specials. Unknown words become one unknown token."""
-    listed = [*SPECIAL_TOKENS.values(), UNKNOWN, *words]
+def word_tokenizer(
+    words: Words[str], spelled: Mapping[str, str] = SPECIAL_TOKENS, mask: int | None = None
+) -> tuple[PreTrainedTokenizerFast, Specials]:
+    """A word-level tokenizer over special tokens and ``words``, and the ids of the specials. Unknown words become one unknown token.
+
+    ``spelled``: the special tokens. ``mask``: id of MASK where it is none of them.
+    """
+    listed = [*spelled.values(), UNKNOWN, *words]
     core = Tokenizer(WordLevel({word: i for i, word in enumerate(listed)}, unk_token=UNKNOWN))
     core.normalizer = Lowercase()
     core.pre_tokenizer = Sequence([WhitespaceSplit(), Punctuation()])
+    named = {f"{name}_token": spelled[name] for name in ("mask", "bos", "eos", "pad") if name in spelled}
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=core,
         unk_token=UNKNOWN,
-        mask_token=SPECIAL_TOKENS["mask"],
-        bos_token=SPECIAL_TOKENS["bos"],
-        eos_token=SPECIAL_TOKENS["eos"],
-        pad_token=SPECIAL_TOKENS["pad"],
-        additional_special_tokens=[SPECIAL_TOKENS[name] for name in ("soi", "eoi", "t2i", "mmu", "interleave")],
+        **named,
+        additional_special_tokens=[spelled[name] for name in ("soi", "eoi", "t2i", "mmu", "interleave") if name in spelled],
         clean_up_tokenization_spaces=False,
     )
-    return tokenizer, Specials(**{name: listed.index(token) for name, token in SPECIAL_TOKENS.items()})
+    ids = {name: listed.index(token) for name, token in spelled.items()}
+    return tokenizer, Specials(**(ids if mask is None else {**ids, "mask": mask}))

@@ -13,8 +13,31 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from policies.image import MAGVITv2
+
+TINY: dict[str, Any] = {
+    "grid": (4, 4),
+    "prompt_tokens": 48,
+    "text_tokens": 24,
+    "text_block": 12,
+    "answer_tokens": 24,
+    "answer_block": 12,
+    "dialogue": "{text} <|endoftext|>",
+}
+"""Settings of the tiny policies of the scene world."""
+
+
+def tiny_images() -> "MAGVITv2":
+    """A random image tokenizer of 64 codes, from where torch's generator stands."""
+    from policies.image import MAGVITv2, MAGVITv2Config
+
+    levels = {"ch": 32, "ch_mult": [1, 1, 1, 1], "num_res_blocks": [0, 0, 0, 0], "z_channels": 6}
+    return MAGVITv2(MAGVITv2Config(levels, levels, {"codebook_dim": 6}, norm_groups=4))
 
 
 @pytest.fixture(scope="session")
@@ -24,16 +47,14 @@ def tiny_policy_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     from pararl import scenes
     from policies.backbones.llada import MMadaConfig, MMadaModelLM
-    from policies.image import MAGVITv2, MAGVITv2Config
     from policies.mmada import MMadaPolicy
     from policies.mmada_codec import MMadaSettings
     from policies.text import word_tokenizer
 
     tokenizer, specials = word_tokenizer(scenes.VOCABULARY)
-    levels = {"ch": 32, "ch_mult": [1, 1, 1, 1], "num_res_blocks": [0, 0, 0, 0], "z_channels": 6}
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        images = MAGVITv2(MAGVITv2Config(levels, levels, {"codebook_dim": 6}, norm_groups=4))
+        images = tiny_images()
         # A standard deviation of 0.2 rather than 0.02: at so small a width, the logits of a random model should still tell prompts apart.
         config = MMadaConfig(
             d_model=32,
@@ -46,17 +67,52 @@ def tiny_policy_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         model = MMadaModelLM(config)
     directory = tmp_path_factory.mktemp("policies") / "tiny-mmada"
-    settings = MMadaSettings(
-        grid=(4, 4),
-        prompt_tokens=48,
-        text_tokens=24,
-        text_block=12,
-        answer_tokens=24,
-        answer_block=12,
-        dialogue="{text} <|endoftext|>",
-        specials=specials,
-    )
-    MMadaPolicy(model, tokenizer, images, settings).save(directory)
+    MMadaPolicy(model, tokenizer, images, MMadaSettings(**TINY, specials=specials)).save(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def tiny_showo_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same of a random showo policy."""
+    import torch
+
+    from pararl import scenes
+    from policies.backbones.showo import Showo, ShowoConfig
+    from policies.mmada_codec import MMadaSettings
+    from policies.showo import ShowoPolicy
+    from policies.text import SHOWO_TOKENS, word_tokenizer
+
+    mask = len(word_tokenizer(scenes.VOCABULARY, SHOWO_TOKENS, 0)[0]) + 64
+    tokenizer, specials = word_tokenizer(scenes.VOCABULARY, SHOWO_TOKENS, mask)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 128}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        images = tiny_images()
+        model = Showo(ShowoConfig(vocab_size=mask + 1, codebook_size=64, num_vq_tokens=16, phi={**sizes, "initializer_range": 0.2}))
+    directory = tmp_path_factory.mktemp("policies") / "tiny-showo"
+    ShowoPolicy(model, tokenizer, images, MMadaSettings(**TINY, specials=specials)).save(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def speaking_showo_dir(tiny_policy_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same of a random showo policy around the same image tokenizer, which also answers texts."""
+    from dataclasses import replace
+
+    import torch
+
+    from pararl.recipes import new_showo
+    from policies.showo import ShowoPolicy
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        made = new_showo(tiny_policy_dir / "image_tokenizer")
+        for weights in made.model.parameters():
+            if weights.ndim > 1:  # as above: its logits should tell prompts apart
+                weights.data.normal_(0, 0.1)
+        made.model.showo.lm_head.bias.data[made.settings.specials.eos] = 3.0  # and its texts end at different places
+    directory = tmp_path_factory.mktemp("policies") / "speaking-showo"
+    ShowoPolicy(made.model, made.tokenizer, made.images, replace(made.settings, tasks=("t2t", *made.settings.tasks))).save(directory)
     return directory
 
 

@@ -1,5 +1,6 @@
-"""Image tokenizers: pixels <-> discrete codes."""
+"""Image tokenizers: pixels <-> discrete codes, or continuous latents."""
 
+from policies.image.continuous import ContinuousVAE, ContinuousVAEConfig
 from policies.image.magvitv2 import MAGVITv2, MAGVITv2Config
 
-__all__ = ["MAGVITv2", "MAGVITv2Config"]
+__all__ = ["ContinuousVAE", "ContinuousVAEConfig", "MAGVITv2", "MAGVITv2Config"]

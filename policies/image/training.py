@@ -1,9 +1,10 @@
-"""Training of the image tokenizer: reconstruction through a sign quantiser that enters gradually."""
+"""Training of image tokenizers: reconstruction through a sign quantiser that enters gradually, or through a Gaussian."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from policies.image.continuous import ContinuousVAE
 from policies.image.magvitv2 import MAGVITv2
 
 
@@ -19,3 +20,13 @@ def tokenizer_loss(model: MAGVITv2, pixels: Tensor, hardness: float) -> Tensor:
     hard = torch.where(z > 0, 1.0, -1.0)
     signs = torch.rand_like(z) < hardness
     return F.mse_loss(model.decoder(soft + torch.where(signs, hard - soft, 0.0).detach()), pixels)
+
+
+def vae_loss(model: ContinuousVAE, pixels: Tensor, kl_weight: float) -> Tensor:
+    """Mean squared error of pixels [batch, 3, height, width] in [-1, 1] after a draw from the posterior, and ``kl_weight`` times the
+    posterior's KL to N(0, I), the mean over latents. The ELBO of arXiv 1312.6114 up to factors: a large weight makes the latents carry
+    little more than the pixels need, and the decoder forgive them noise of that size."""
+    mean, log_variance = model.posterior(pixels)
+    drawn = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
+    kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)
+    return F.mse_loss(model.decoder(drawn), pixels) + kl_weight * kl.mean()

@@ -9,7 +9,7 @@ README.md holds the settings of the recorded runs, as JSON behind "Layout number
 from collections.abc import Callable
 from pathlib import Path
 
-from policies.parity import amused, magvitv2, mmada, parallel, schedules
+from policies.parity import amused, magvitv2, mmada, parallel, schedules, showo, showo2
 from policies.parity.case import Case, Comparison, read_case
 
 FAMILIES: dict[str, Callable[[Case], Comparison]] = {
@@ -19,6 +19,8 @@ FAMILIES: dict[str, Callable[[Case], Comparison]] = {
     "mmada": mmada.compare,
     "mmada_parallel_m": parallel.compare_m,
     "mmada_parallel_a": parallel.compare_a,
+    "showo": showo.compare,
+    "showo2": showo2.compare,
 }
 
 __all__ = ["FAMILIES", "Case", "Comparison", "compare", "read_case"]

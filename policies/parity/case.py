@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-LOGITS, PROBABILITIES, PIXELS, PIXELS_FULL = 2e-4, 2e-5, 1e-4, 1e-3
+LOGITS, LOSSES, PROBABILITIES, PIXELS, PIXELS_FULL = 2e-4, 1e-4, 2e-5, 1e-4, 1e-3
 """Largest differences that still count as the same, absolute; agreeing implementations come to 1e-5. Ids and counts must be equal."""
 
 
@@ -117,8 +117,9 @@ def read_case(directory: Path) -> Case:
 def _family(config: dict[str, Any], tensors: Mapping[str, Tensor]) -> str | None:
     if {"encoder", "decoder", "quantize"} <= config.keys():
         return "magvitv2"
-    if config.get("_class_name") == "VQModel":
-        return "amused_vq"
+    named = {"VQModel": "amused_vq", "Showo": "showo", "Showo2Qwen2_5": "showo2"}
+    if config.get("_class_name") in named:
+        return named[config["_class_name"]]
     if config.get("model_type") == "mmada":
         return "mmada_parallel_m" if "uncond_prompt_ids" in tensors else "mmada"
     return "mmada_parallel_a" if "LLaDAForMultiModalGeneration" in (config.get("architectures") or ()) else None

@@ -1,7 +1,8 @@
 """MMaDA: logits, greedy text, text-to-image with the recorded draws fed back, and the training losses."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -87,21 +88,33 @@ class FedBack(released.Chance):
 
 
 def _image(case: Case, model: MMadaModelLM, found: Comparison) -> None:
+    t, s = case.tensors, case.run("t2i_generate")
+    seen = torch.cat([t[f"t2igen.{branch}attention_mask"] for branch in branches(s)])
+    if s["guidance_scale"] == 0:
+        found.left_out["t2igen.uncond_attention_mask"] = "there is no guidance"
+    image_run(case, partial(model, attention_mask=seen), s["seq_len"], found)
+
+
+def branches(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """How the tensors of the prompts of a text-to-image run begin, behind ``t2igen.``: of guidance there are two."""
+    return ("", "uncond_") if settings["guidance_scale"] > 0 else ("",)
+
+
+def image_run(case: Case, model: Callable[[Tensor], Tensor], tokens: int, found: Comparison) -> None:
+    """A recorded text-to-image run with its draws fed back; ``model``: ids -> logits over the whole vocabulary."""
     t, mask, first = case.tensors, case.config["mask_token_id"], case.setting("len_tokenizer")
     s, codes = case.run("t2i_generate"), case.config["codebook_size"]
-    columns, scale = slice(-s["seq_len"] - 1, -1), s["guidance_scale"]
-    branches = ("", "uncond_") if scale > 0 else ("",)
-    copies, ids = len(branches), t["t2igen.input_ids"]
-    given = torch.cat([t[f"t2igen.{branch}input_ids"] for branch in branches])
-    seen = torch.cat([t[f"t2igen.{branch}attention_mask"] for branch in branches])
-    if scale == 0:
-        found.left_out |= {f"t2igen.uncond_{name}": "there is no guidance" for name in ("input_ids", "attention_mask")}
-    calls = Calls(model)
+    columns, scale, ids = slice(-tokens - 1, -1), s["guidance_scale"], t["t2igen.input_ids"]
+    given = torch.cat([t[f"t2igen.{branch}input_ids"] for branch in branches(s)])
+    copies = len(branches(s))
+    if copies == 1:
+        found.left_out["t2igen.uncond_input_ids"] = "there is no guidance"
+    calls = Calls(lambda both, _: model(both))
 
     def forward(known: Tensor) -> Tensor:
         both = given.clone()
         both[:, columns] = torch.where(known == released.UNKNOWN, mask, known + first).repeat(copies, 1)
-        logits = calls(both, seen)[:, columns, first : first + codes].chunk(copies)
+        logits = calls(both)[:, columns, first : first + codes].chunk(copies)
         return (1 + scale) * logits[0] - scale * logits[1] if copies == 2 else logits[0]
 
     now = ids[:, columns]

@@ -15,20 +15,33 @@ from pararl.learner import Learner, Table, kl_figures, step_table
 from pararl.prefer import Feedback
 from pararl.types import KINDS, MODALITIES, TASKS, Rollout, Segment, Task
 from policies import Policy
-from policies.text import word_tokenizer
+from policies.text import SHOWO_TOKENS, word_tokenizer
 from tests.pararl.learning import ALL_TASKS, CONFIG, ONE_TASK, adapter_of, judge, make, sample, teach
 
+ENDS = {
+    "tiny_policy_dir": (word_tokenizer(scenes.VOCABULARY)[1].eos,),
+    "tiny_showo_dir": (
+        word_tokenizer(scenes.VOCABULARY, SHOWO_TOKENS, 0)[1].eos,
+        word_tokenizer(scenes.VOCABULARY, SHOWO_TOKENS, 0)[1].soi,
+    ),
+}
+"""By the fixture of a policy, the ids that end its texts."""
 
-def length(segment: Segment) -> int:
+
+def length(segment: Segment, ends: tuple[int, ...]) -> int:
     """Tokens of a segment up to and with its end."""
-    end = word_tokenizer(scenes.VOCABULARY)[1].eos
     tokens = segment.tokens.tolist()
-    return tokens.index(end) + 1 if segment.modality == "text" and end in tokens else len(tokens)
+    found = [i for i, token in enumerate(tokens) if segment.modality == "text" and token in ends]
+    return found[0] + 1 if found else len(tokens)
 
 
+@pytest.mark.parametrize("policy", ENDS)
 @pytest.mark.parametrize("tasks", [*([pair] for pair in ALL_TASKS), ALL_TASKS], ids=[*(f"{t}-{s}" for t, s in ALL_TASKS), "mixed"])
-def test_ratio_of_every_rollout_token_is_one_after_a_sync(tiny_policy_dir: Path, tasks: list[tuple[Task, bool]]) -> None:
-    learner = make(tiny_policy_dir)
+def test_ratio_of_every_rollout_token_is_one_after_a_sync(
+    request: pytest.FixtureRequest, policy: str, tasks: list[tuple[Task, bool]]
+) -> None:
+    directory: Path = request.getfixturevalue(policy)
+    learner = make(directory)
     for _ in range(2):
         rollouts = sample(learner, tasks)
         learner.update(rollouts, teach(rollouts, learner.arm))
@@ -39,24 +52,26 @@ def test_ratio_of_every_rollout_token_is_one_after_a_sync(tiny_policy_dir: Path,
     for i, rollout in enumerate(fresh):
         for m, modality in enumerate(MODALITIES):
             own = rollout.segment(modality)
-            meant: np.ndarray = np.empty(0) if own is None else own.commit_step[: length(own)]
+            meant: np.ndarray = np.empty(0) if own is None else own.commit_step[: length(own, ENDS[policy])]
             tokens = np.array([np.sum(meant == step) for step in rollout.recorded])
             assert np.array_equal(table.committed[i, :, m].sum(-1).numpy(), tokens)
     assert torch.allclose(table.logprob, table.behaviour, atol=2e-5)
-    base = make(tiny_policy_dir)
+    base = make(directory)
     with torch.no_grad():
         assert not torch.allclose(step_table(base.policy, fresh).logprob, table.behaviour, atol=1e-3)
 
 
+@pytest.mark.parametrize("policy", ENDS)
 @pytest.mark.parametrize("tasks", [ONE_TASK, ALL_TASKS], ids=["t2i", "mixed"])
 @pytest.mark.parametrize(("arm", "likelihood"), [("output", "steps"), ("output", "elbo"), ("pararl_grpo", "steps")])
 def test_accumulation_in_micro_batches_and_draws_gives_the_gradient_of_the_single_pass(
-    tiny_policy_dir: Path, arm: Arm, likelihood: Literal["steps", "elbo"], tasks: list[tuple[Task, bool]]
+    request: pytest.FixtureRequest, policy: str, arm: Arm, likelihood: Literal["steps", "elbo"], tasks: list[tuple[Task, bool]]
 ) -> None:
+    directory: Path = request.getfixturevalue(policy)
     config = replace(CONFIG, likelihood=likelihood, draws=3, clip_norm=1e9)
     gradients = []
     for micro in (1024, 10, 4):
-        learner = make(tiny_policy_dir, arm, replace(config, micro=micro))
+        learner = make(directory, arm, replace(config, micro=micro))
         rollouts = sample(learner, tasks, group=3)
         learner.update(rollouts, teach(rollouts, learner.arm))
         gradients.append(torch.cat([p.grad.flatten() for p in learner.parameters if p.grad is not None]))

@@ -123,3 +123,16 @@ def token_logprobs(
         log_total = rows[:, allowed].logsumexp(-1)
         out[modality] = (rows[range(len(segment.tokens)), segment.tokens.tolist()] - log_total).numpy()
     return out
+
+
+def draw_one(probabilities: list[float], temperature: float, uniform: float) -> int:
+    """Arg-max at temperature 0, else the first index whose running sum exceeds the uniform number."""
+    if temperature == 0:
+        return max(range(len(probabilities)), key=lambda i: probabilities[i])
+    weights = [p ** (1 / temperature) for p in probabilities]
+    total, running = sum(weights), 0.0
+    for i, weight in enumerate(weights):
+        running += weight / total
+        if running > uniform:
+            return i
+    raise AssertionError("the uniform number is below 1")

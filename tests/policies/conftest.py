@@ -1,4 +1,4 @@
-"""A random policy of a few thousand parameters, and the recorded reference models."""
+"""Random policies of a few thousand parameters, and the recorded reference models."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,22 +10,33 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from policies.backbones.llada import MMadaConfig, MMadaModelLM
+from policies.backbones.showo import Showo, ShowoConfig
 from policies.image.magvitv2 import MAGVITv2, MAGVITv2Config
 from policies.mmada import MMadaPolicy
 from policies.mmada_codec import MMadaSettings
-from policies.text import word_tokenizer
+from policies.showo import ShowoPolicy
+from policies.text import SHOWO_TOKENS, word_tokenizer
 
 WORDS = ("red", "blue", "green", "circle", "square", "above")
 SPARE_ROWS = 4
 """Embedding rows behind the image codes, as the releases have: nothing may ever yield them."""
 
+DEFAULTS = {
+    "grid": (2, 3),
+    "prompt_tokens": 8,
+    "text_tokens": 8,
+    "text_block": 4,
+    "answer_tokens": 6,
+    "answer_block": 3,
+    "dialogue": "{text}",
+}
+
 MakePolicy = Callable[..., MMadaPolicy]
+MakeShowo = Callable[..., ShowoPolicy]
 
 
-def build_policy(seed: int = 0, **settings: Any) -> MMadaPolicy:
-    """A random policy over six words and eight image codes. Its weights are wide, so that what it sees changes what it says."""
-    torch.manual_seed(seed)
-    tokenizer, specials = word_tokenizer(WORDS)
+def build_images() -> MAGVITv2:
+    """A random image tokenizer of eight codes, from where torch's generator stands."""
     levels = {"ch": 4, "ch_mult": [1, 1], "num_res_blocks": [1, 1], "z_channels": 3}
     images = MAGVITv2(MAGVITv2Config(levels, levels, {"codebook_dim": 3}, norm_groups=2))
     for parameter in images.parameters():
@@ -33,19 +44,32 @@ def build_policy(seed: int = 0, **settings: Any) -> MMadaPolicy:
     with torch.no_grad():  # every bit of a code set for half of all images, so that images differ in their codes
         noise = torch.rand(64, 3, 4, 6) * 2 - 1
         images.encoder.quant_conv.bias -= images.encoder(noise).mean((0, 2, 3))
+    return images
+
+
+def build_policy(seed: int = 0, **settings: Any) -> MMadaPolicy:
+    """A random policy over six words and eight image codes. Its weights are wide, so that what it sees changes what it says."""
+    torch.manual_seed(seed)
+    tokenizer, specials = word_tokenizer(WORDS)
+    images = build_images()
     rows = len(tokenizer) + images.codebook_size + SPARE_ROWS
     sizes = {"d_model": 32, "n_layers": 2, "n_heads": 4, "mlp_hidden_size": 48, "max_sequence_length": 64}
     model = MMadaModelLM(MMadaConfig(**sizes, embedding_size=rows, init_std=0.3))
-    defaults = {
-        "grid": (2, 3),
-        "prompt_tokens": 8,
-        "text_tokens": 8,
-        "text_block": 4,
-        "answer_tokens": 6,
-        "answer_block": 3,
-        "dialogue": "{text}",
-    }
-    return MMadaPolicy(model, tokenizer, images, MMadaSettings(**{**defaults, **settings}, specials=specials))
+    return MMadaPolicy(model, tokenizer, images, MMadaSettings(**{**DEFAULTS, **settings}, specials=specials))
+
+
+def build_showo(seed: int = 0, **settings: Any) -> ShowoPolicy:
+    """The same of Show-o's kind. Its MASK is the row behind the codes, as in the releases; no bias is 0 and no scale 1."""
+    torch.manual_seed(seed)
+    mask = len(word_tokenizer(WORDS, SHOWO_TOKENS, 0)[0]) + 8
+    tokenizer, specials = word_tokenizer(WORDS, SHOWO_TOKENS, mask)
+    images = build_images()
+    phi = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 64}
+    model = Showo(ShowoConfig(vocab_size=mask + 1, codebook_size=images.codebook_size, num_vq_tokens=6, phi=phi))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            torch.nn.init.normal_(parameter, mean=float("norm.weight" in name), std=0.3)
+    return ShowoPolicy(model, tokenizer, images, MMadaSettings(**{**DEFAULTS, **settings}, specials=specials))
 
 
 @pytest.fixture
@@ -58,6 +82,18 @@ def make_policy() -> MakePolicy:
 def policy() -> MMadaPolicy:
     """One shared random policy. Tests must leave it as it is."""
     return build_policy()
+
+
+@pytest.fixture
+def make_showo() -> MakeShowo:
+    """``build_showo``: for tests that need other settings or their own copy."""
+    return build_showo
+
+
+@pytest.fixture(scope="session")
+def showo() -> ShowoPolicy:
+    """One shared random policy of Show-o's kind. Tests must leave it as it is."""
+    return build_showo()
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from policies.image.magvitv2 import MAGVITv2
 from policies.layout import Canvas, Specials, canvas
 from policies.mmada import Branch, MMadaPolicy
 from policies.mmada_codec import MMadaSettings, Part
-from tests.policies.by_hand import KINDS, Kind, prompts, sequence, text_length
+from tests.policies.by_hand import KINDS, Kind, draw_one, prompts, sequence, text_length
 
 STEPS = 4
 
@@ -31,19 +31,6 @@ def vocabulary(policy: MMadaPolicy) -> list[str]:
 
 
 # ---- an independent sampler: one row, python loops, full logits, no padding
-
-
-def draw_one(probabilities: list[float], temperature: float, uniform: float) -> int:
-    """Arg-max at temperature 0, else the first index whose running sum exceeds the uniform number."""
-    if temperature == 0:
-        return max(range(len(probabilities)), key=lambda i: probabilities[i])
-    weights = [p ** (1 / temperature) for p in probabilities]
-    total, running = sum(weights), 0.0
-    for i, weight in enumerate(weights):
-        running += weight / total
-        if running > uniform:
-            return i
-    raise AssertionError("the uniform number is below 1")
 
 
 class OneRow:

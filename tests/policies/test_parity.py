@@ -14,7 +14,7 @@ from torch import Tensor
 from policies.parity import FAMILIES, compare
 from policies.parity.case import Comparison
 
-CASES = ("mmada", "mmada_parallel_m", "mmada_parallel_a", "magvitv2", "magvitv2_full", "amused_vq", "schedules")
+CASES = ("mmada", "mmada_parallel_m", "mmada_parallel_a", "magvitv2", "magvitv2_full", "amused_vq", "showo", "showo2", "schedules")
 
 
 def run(*folders: Path) -> subprocess.CompletedProcess[str]:
@@ -89,13 +89,51 @@ def test_sampled_text_is_fed_back(golden: Path, tmp_path: Path) -> None:
     assert found.tensors["b.trace_confidence"]["difference"] > 2e-5, "the images that were recorded are those of the other word"
 
 
-@pytest.mark.parametrize("name", ["mmada", "mmada_parallel_m", "mmada_parallel_a", "magvitv2"])
+@pytest.mark.parametrize("name", ["mmada", "mmada_parallel_m", "mmada_parallel_a", "magvitv2", "showo", "showo2"])
 def test_other_weights_are_beyond_the_tolerance(golden: Path, tmp_path: Path, name: str) -> None:
-    weight = "decoder.conv_in.bias" if name == "magvitv2" else "model.transformer.ln_f.weight"
+    last = {
+        "magvitv2": "decoder.conv_in.bias",
+        "showo": "showo.model.final_layernorm.weight",
+        "showo2": "diffusion_head_b.norm_final.weight",
+    }
+    weight = last.get(name, "model.transformer.ln_f.weight")
     with torch.no_grad():
         found = compare(changed(golden / name, tmp_path / name, "model.safetensors", weight, 0.02))
     beyond = [key for key, entry in found.tensors.items() if entry["difference"] > entry["tolerance"]]
     assert not found.ok and beyond
+
+
+SHOWO2_INPUTS = ("_tokens", "_tokens_null", "positions", "positions_null", "latents", ".t", "noise", "input_ids", "labels", "image_masks")
+"""Ends of the names of the tensors of the case ``showo2`` that went into the reference."""
+
+
+def test_every_tensor_that_came_out_of_show_o2_is_compared(golden: Path, tmp_path: Path) -> None:
+    shutil.copytree(golden / "showo2", tmp_path / "case")
+    tensors = load_file(tmp_path / "case" / "cases.safetensors")
+    out = {name for name in tensors if not name.endswith(SHOWO2_INPUTS)}
+    wrong = {name: tensors[name] + (0.01 if tensors[name].is_floating_point() else 1) for name in out}
+    save_file(tensors | wrong, tmp_path / "case" / "cases.safetensors")
+    with torch.no_grad():
+        found = compare(tmp_path / "case").tensors
+    assert found.keys() == out and len(out) == 18
+    assert {name for name, entry in found.items() if entry["difference"] > entry["tolerance"]} == out
+
+
+def test_idle_slots_in_front_and_runs_without_guidance_are_cases_too(golden: Path, tmp_path: Path) -> None:
+    """An idle slot in front of an image hides that image's velocity alone; without guidance nobody reads the empty prompts."""
+    case = without(golden / "showo2", tmp_path / "case", "idle.logits", "idle.velocity", "ode_a.trajectory", "ode_a.t_calls")
+    tensors = load_file(case / "cases.safetensors")
+    tensors["idle.modality_positions"] = tensors["multi.modality_positions"].clone()
+    tensors["idle.modality_positions"][1] = torch.tensor([[0, 0], [27, 17]])
+    tensors["idle.velocity"] = tensors["multi.velocity"][:2].clone()
+    tensors["idle.logits"] = tensors["multi.logits"].clone()
+    save_file(tensors, case / "cases.safetensors")
+    with torch.no_grad():
+        found = compare(case)
+    assert found.tensors["idle.velocity"]["difference"] < 1e-5 < found.tensors["idle.logits"]["difference"] < float("inf")
+    assert found.unread == [] and found.left_out == dict.fromkeys(
+        ["ode.text_tokens_null", "ode.modality_positions_null"], "no run is guided"
+    )
 
 
 def test_a_difference_ends_in_status_1_and_is_named(golden: Path, tmp_path: Path) -> None:

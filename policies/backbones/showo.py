@@ -1,0 +1,137 @@
+"""The Show-o backbone as released: transformers' Phi over one text + image-code vocabulary, under the released names.
+
+Facts: showlab/Show-o, ``models/modeling_showo.py`` and ``models/phi.py``. Its Phi normalises queries and keys in every layer, whatever the
+configuration of Phi says. Text is causal, an image is seen whole by its own tokens: who sees whom is the caller's mask
+(``policies.attention.omni``), so that one call serves a whole sequence and the continuation of a cached one.
+"""
+
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import PhiConfig, PhiForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.cache_utils import Cache
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from policies.cpu import attention
+
+ATTENTION = "pararl"
+"""Our attention under a name that transformers knows."""
+PHI_1_5 = {
+    "hidden_size": 2048,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 32,
+    "max_position_embeddings": 2048,
+    "partial_rotary_factor": 0.5,
+}
+"""Sizes of the released backbone."""
+
+
+def _attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **_: Any) -> tuple[Tensor, None]:
+    """transformers' interface: out [batch, length, heads, width], and no weights."""
+    return attention(query, key, value, attention_mask).transpose(1, 2), None
+
+
+ALL_ATTENTION_FUNCTIONS.register(ATTENTION, _attend)
+
+
+class ShowoConfig(PretrainedConfig):
+    """Sizes of a Show-o backbone under the released names, and in ``phi`` those of its Phi, which the release leaves to
+    ``llm_model_path``.
+
+    Raises ValueError for a release that reads images through CLIP features: this backbone reads image codes.
+    """
+
+    model_type = "showo"
+    attribute_map = {"embedding_size": "vocab_size"}
+
+    def __init__(
+        self,
+        vocab_size: int = 58498,
+        llm_vocab_size: int = 50295,
+        codebook_size: int = 8192,
+        num_vq_tokens: int = 256,
+        mask_token_id: int | None = None,
+        w_clip_vit: bool = False,
+        phi: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if w_clip_vit:
+            raise ValueError(
+                "w_clip_vit is true in the configuration, which this backbone does not do: take a release that reads image codes"
+            )
+        self.vocab_size = vocab_size
+        self.llm_vocab_size = llm_vocab_size
+        self.codebook_size = codebook_size
+        self.num_vq_tokens = num_vq_tokens
+        self.mask_token_id = vocab_size - 1 if mask_token_id is None else mask_token_id
+        self.w_clip_vit = w_clip_vit
+        self.phi = PHI_1_5 if phi is None else phi
+        super().__init__(**{"tie_word_embeddings": False, **kwargs})
+
+    def backbone(self) -> PhiConfig:
+        """The configuration of the Phi inside."""
+        given = {**self.phi, "vocab_size": self.vocab_size, "qk_layernorm": True, "tie_word_embeddings": False}
+        config = PhiConfig(**given)
+        config._attn_implementation = ATTENTION
+        return config
+
+
+class Showo(PreTrainedModel):
+    """Show-o's transformer. ``hidden`` and ``head`` are the two halves of a call; samplers and likelihoods use them to apply the head to
+    the needed positions and vocabulary rows only."""
+
+    config_class = ShowoConfig
+    base_model_prefix = "showo"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["PhiDecoderLayer"]
+    _supports_sdpa = True
+
+    def __init__(self, config: ShowoConfig) -> None:
+        super().__init__(config)
+        self.showo = PhiForCausalLM(config.backbone())
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Phi's own, which ran when it was made."""
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.showo.model.embed_tokens
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.showo.lm_head
+
+    def hidden(self, input_ids: Tensor, seen: Tensor, positions: Tensor, cache: Cache | None = None) -> Tensor:
+        """Last hidden states [batch, length, width] of ids [batch, length] at their ``positions`` int64 [batch, length].
+
+        ``seen`` bool [batch, length, keys]: which keys each token sees, those in the ``cache`` first, to which the ids are added.
+        """
+        phi = self.showo.model
+        x = phi.embed_tokens(input_ids)
+        given = {
+            "attention_mask": seen[:, None],
+            "position_embeddings": phi.rotary_emb(x, position_ids=positions),
+            "past_key_values": cache,
+        }
+        for layer in phi.layers:
+            # Whether in training mode or not: policies learn in evaluation mode, and no layer here draws random numbers.
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(partial(layer, **given), x, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = layer(x, **given)
+        last: Tensor = phi.final_layernorm(x)
+        return last
+
+    def head(self, hidden: Tensor, rows: slice | None = None) -> Tensor:
+        """Logits of hidden states [..., width] over the vocabulary rows of a slice (all when None)."""
+        head = self.showo.lm_head
+        return F.linear(hidden, head.weight, head.bias) if rows is None else F.linear(hidden, head.weight[rows], head.bias[rows])
+
+    def forward(self, input_ids: Tensor, seen: Tensor, positions: Tensor) -> Tensor:
+        """Logits over the whole vocabulary, [batch, length, vocab_size]; see ``hidden``."""
+        return self.head(self.hidden(input_ids, seen, positions))

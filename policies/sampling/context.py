@@ -1,0 +1,77 @@
+"""What a causal backbone has read so far, kept as keys and values: text goes on from it token by token, an image is denoised behind it."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicCache
+
+from policies.attention.omni import omni
+from policies.sampling.denoise import draw
+
+Hidden = Callable[[Tensor, Tensor, Tensor, Cache], Tensor]
+"""(ids [batch, n], seen bool [batch, n, keys], positions [batch, n], cache) -> last hidden states [batch, n, width]; ids join the cache."""
+
+
+class Context:
+    """A batch of sequences as far as a backbone has read them. Padding may stand anywhere: it is hidden and takes no position."""
+
+    def __init__(self, hidden: Hidden, batch: int, device: torch.device) -> None:
+        self.hidden, self.cache = hidden, DynamicCache()
+        self.real = torch.zeros(batch, 0, dtype=torch.bool, device=device)
+
+    def read(self, ids: Tensor, real: Tensor | None = None, blocks: Tensor | None = None) -> Tensor:
+        """Last hidden states [batch, n, width] of the next ids int64 [batch, n], which see all real ones before them, of themselves what
+        ``blocks`` says (see ``policies.attention.omni``; None = causal)."""
+        real = torch.ones_like(ids, dtype=torch.bool) if real is None else real
+        own = omni(torch.zeros_like(ids) if blocks is None else blocks, real).dense()[:, 0]
+        seen = torch.cat((self.real[:, None].expand(-1, ids.shape[1], -1), own), -1)
+        before = self.real.sum(1, keepdim=True)
+        self.real = torch.cat((self.real, real), 1)
+        return self.hidden(ids, seen, (before + real.cumsum(1) - 1).clamp_min(0), self.cache)
+
+    def peek(self, ids: Tensor, real: Tensor | None = None, blocks: Tensor | None = None) -> Tensor:
+        """The same of ids that are forgotten again."""
+        before = self.real
+        hidden = self.read(ids, real, blocks)
+        self.cache.crop(-ids.shape[1])
+        self.real = before
+        return hidden
+
+
+class Reader(Protocol):
+    """What reads on, one token a row."""
+
+    def read(self, ids: Tensor, real: Tensor) -> Tensor:
+        """Last hidden states [batch, n, width] of the next ids int64 [batch, n]."""
+
+
+def write(
+    context: Reader, hidden: Tensor, rows: Callable[[Tensor], Tensor], noise: Tensor, temperature: float, ends: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """Continue a batch with text, one token at a time: tokens int64 and their log-probabilities float32, each [batch, n].
+
+    ``hidden`` [batch, width] of the last token read; ``rows`` maps hidden states to logits of which row i is id i; ``noise`` float32
+    [batch, n], one uniform number in [0, 1) a token, of which n is how many are written at most; temperature 0 = arg-max. Behind the
+    first token of ``ends`` a row holds that token, at log-probability 0; when all rows have ended nothing is computed any more. The
+    context has then read every token but the last ones.
+    """
+    batch, n = noise.shape
+    stop = torch.tensor(list(ends), device=noise.device)
+    tokens = torch.zeros(batch, n, dtype=torch.int64, device=noise.device)
+    logprob = torch.zeros(batch, n, device=noise.device)
+    going = torch.ones(batch, dtype=torch.bool, device=noise.device)
+    for i in range(n):
+        if i:
+            hidden = context.read(tokens[:, i - 1 : i], going[:, None])[:, 0]
+        logits = rows(hidden).float()
+        drawn = draw(logits, temperature, noise[:, i])
+        said = logits.log_softmax(-1).gather(-1, drawn[:, None])[:, 0]
+        tokens[:, i] = torch.where(going, drawn, tokens[:, i - 1])
+        logprob[:, i] = torch.where(going, said, 0.0)
+        going = going & ~torch.isin(tokens[:, i], stop)
+        if not going.any():
+            tokens[:, i + 1 :] = tokens[:, i : i + 1]
+            break
+    return tokens, logprob
