@@ -56,7 +56,7 @@ class Stage:
         """Write the state so that an interrupted save leaves the previous one."""
         self.folder.mkdir(parents=True, exist_ok=True)
         moments = {f"{i}.{name}": x for i, state in self.optimizer.state_dict()["state"].items() for name, x in state.items()}
-        tensors = {f"model.{name}": x.contiguous() for name, x in self.model.state_dict().items()}
+        tensors = {f"model.{name}": x.contiguous().clone() for name, x in self.model.state_dict().items()}  # tied ones are kept twice
         tensors |= {f"optimizer.{name}": x.contiguous() for name, x in moments.items()}
         name = f"state-{self.step}.safetensors"
         save_file(tensors, self.folder / name)
