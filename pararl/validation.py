@@ -47,6 +47,7 @@ BOUNDS: dict[str, Bound] = {
     "rollout.scored": _AT_LEAST_0,
     "rollout.temperature": _POSITIVE,
     "rollout.choice_temperature": _AT_LEAST_0,
+    "rollout.flow_noise": (">= 0 and <= 1.41 (sqrt 2)", lambda value: 0 <= value <= 2**0.5),
     "rollout.guidance": _AT_LEAST_0,
     "rollout.text_guidance": _ANY,
     "rollout.input_guidance": _AT_LEAST_0,

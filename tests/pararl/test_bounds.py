@@ -171,5 +171,5 @@ def test_settings_of_a_run_reach_the_draws_and_the_sampler() -> None:
     other = RolloutConfig(steps=3, recorded=2, temperature=0.5, choice_temperature=2.0, image_sampler="emerge", decoding="sequential")
     other = replace(other, image_steps=2, guidance=1.5, text_guidance=0.5, input_guidance=2.5)
     names = {f.name for f in fields(RolloutConfig)} & {f.name for f in fields(Sampling)}
-    assert len(names) == 10
+    assert len(names) == 11
     assert all(getattr(sampling_of(other), name) == getattr(other, name) != getattr(Sampling(), name) for name in names)

@@ -14,10 +14,11 @@ RUN = {"run.arms": ("offline_dpo",), "curriculum.tasks": ("i2t",), "learner.trai
 
 @pytest.fixture
 def policies(tmp_path: Path) -> Path:
-    """Folders that say of which family they are, and nothing else."""
+    """Folders that say of which family they are and what they do, and nothing else."""
     for family in ("showo", "mmada"):
         (tmp_path / family).mkdir()
-        (tmp_path / family / "policy.json").write_text(json.dumps({"family": family, "settings": {}}))
+        settings = {"tasks": ["t2t", "i2t", "t2i", "edit", "interleaved"]}
+        (tmp_path / family / "policy.json").write_text(json.dumps({"family": family, "settings": settings}))
     return tmp_path
 
 

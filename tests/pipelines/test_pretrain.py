@@ -60,15 +60,15 @@ def test_a_resumed_training_ends_where_a_straight_one_does(tmp_path: Path) -> No
 def test_the_vae_is_trained_resumed_and_read(tmp_path: Path) -> None:
     out = tmp_path / "vae"
     pretrain("vae", out, "--steps", "4")
-    vae = read_model(ContinuousVAE, out / "image_latents")
+    vae = read_model(ContinuousVAE, out / "image_tokenizer")
     with torch.no_grad():
         latents = vae.encode(torch.rand(2, 3, 32, 32) * 2 - 1)
     assert latents.shape == (2, 4, 8, 8) and vae.config.latents_std != [1.0] * 4
     result = json.loads((out / "training.json").read_text())["vae"]["result"]
     assert result["scenes"] == 8 and 0 <= result["identical at noise 0.2"] <= 1 and min(result["posterior deviation"]) > 0
-    weights = (out / "image_latents" / "model.safetensors").read_bytes()
+    weights = (out / "image_tokenizer" / "model.safetensors").read_bytes()
     pretrain("vae", out, "--steps", "4")  # nothing is left to do
-    assert (out / "image_latents" / "model.safetensors").read_bytes() == weights
+    assert (out / "image_tokenizer" / "model.safetensors").read_bytes() == weights
 
 
 def test_the_clip_model_is_trained_and_loaded_as_a_reward(tmp_path: Path) -> None:

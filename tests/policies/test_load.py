@@ -150,7 +150,12 @@ def test_layers_that_a_device_map_leaves_on_disk_change_nothing(policy: MMadaPol
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [({"family": "gpt", "settings": {}}, r"policy.json: unknown family 'gpt', known are \['mmada', 'mmada_parallel_a', 'showo'\]")],
+    [
+        (
+            {"family": "gpt", "settings": {}},
+            r"policy.json: unknown family 'gpt', known are \['mmada', 'mmada_parallel_a', 'showo', 'showo2'\]",
+        )
+    ],
 )
 def test_an_unknown_family_is_an_error_that_lists_the_known_ones(tmp_path: Path, content: dict[str, Any], message: str) -> None:
     (tmp_path / "policy.json").write_text(json.dumps(content))
