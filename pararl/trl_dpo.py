@@ -146,7 +146,8 @@ class TrlLearner(Learner):
         assert isinstance(peft, PeftModel)
         super().__init__(policy, peft.eval(), config, arm, seed, updates)
         self.trainer.optimizer = self.optimizer
-        self.trainer.lr_scheduler = LambdaLR(self.optimizer, lambda _: self.lr / config.lr)
+        # Each update sets its learning rate, which a scheduler of TRL's own would set anew as it begins.
+        self.trainer.lr_scheduler = LambdaLR(self.optimizer, lambda _: 1.0)
 
     def _step(self, rollouts: list[Rollout], feedback: Feedback, place: dict[int, int]) -> Figures:
         """TRL's; raises FloatingPointError as ``Learner.update`` does, but when the step is done."""
