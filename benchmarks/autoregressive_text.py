@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -65,9 +66,10 @@ def kept(policy: ShowoPolicy, ids: Tensor, real: Tensor, noise: Tensor) -> Tenso
 @torch.no_grad()
 def whole(policy: ShowoPolicy, ids: Tensor, real: Tensor, noise: Tensor) -> Tensor:
     """New tokens [batch, n], each from a forward over all before it."""
-    start = ids.shape[1]
+    start, blocks = ids.shape[1], policy.blocks(ids)
     for uniform in noise.T:
-        mask = omni(policy.blocks(ids), real)
+        # An end token that is said opens no image here.
+        mask = omni(F.pad(blocks, (0, ids.shape[1] - start)), real)
         hidden = policy.model.hidden(ids, mask.dense()[:, 0], mask.positions())[:, -1]
         new = draw(policy.rows(hidden, "text").float(), 1.0, uniform)[:, None]
         ids, real = torch.cat((ids, new), 1), torch.cat((real, torch.ones_like(new, dtype=torch.bool)), 1)
