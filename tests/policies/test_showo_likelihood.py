@@ -178,6 +178,7 @@ def test_a_text_has_the_mean_of_its_tokens_and_an_image_the_elbo_of_its_masks(sh
     draws = showo.draws(batch, 3, torch.Generator().manual_seed(1), drawing)
     found, tokens = showo.log_likelihood(batch, draws), [showo.draw_tokens(batch, draw) for draw in draws]
     assert found.shape == (len(batch), 2) and found.dtype == torch.float32
+    assert "text" not in draws.masks or not draws.masks["text"].any(), "no text is hidden"
     lengths = set()
     for b, rollout in enumerate(batch):
         expected = np.zeros(2)
