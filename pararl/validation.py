@@ -6,6 +6,7 @@ from pathlib import Path
 
 import rewards.names
 from pararl.arm_checks import arm_problems
+from pararl.causal_checks import CAUSAL, causal_problems
 from pararl.config import ARMS, PER_ARM, Config, ConfigError, checking, flat, measuring
 from pararl.quotas import quotas, task_shares
 from pararl.releases import RELEASES, release_of
@@ -101,7 +102,9 @@ def validate(config: Config, files: bool = True) -> None:
     problems = problems or arm_problems(config) + _curriculum(config)
     if not problems:
         family = family_of(config.policy.name, policy_directory(config))
-        problems = _policy(config) + trl_problems(config, family) + (_files(config) if files else [])
+        problems = (
+            _policy(config, family) + causal_problems(config, family) + trl_problems(config, family) + (_files(config) if files else [])
+        )
     if problems:
         raise ConfigError("; ".join(problems))
 
@@ -238,7 +241,7 @@ def _curriculum(config: Config) -> list[str]:
     return problems
 
 
-def _policy(config: Config) -> list[str]:
+def _policy(config: Config, family: str | None) -> list[str]:
     """What the settings ask of the policy that its ``policy.json`` rules out."""
     directory = policy_directory(config)
     try:
@@ -253,6 +256,8 @@ def _policy(config: Config) -> list[str]:
         return [f"{config.policy.name} was not trained for {', '.join(unable)}; it does {', '.join(can)} (set --curriculum.tasks)"]
     windows: dict[str, tuple[str, int]] = {}
     steps, problems = config.rollout.steps, _one_dtype(config)
+    if family in CAUSAL:
+        return problems
     if any(kind.startswith("interleaved") for kind in kinds):
         decoding = config.rollout.decoding
         if steps % CUTS[decoding]:

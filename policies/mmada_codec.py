@@ -248,7 +248,9 @@ class MMadaCodec:
 
     def fill(self, segment: Segment) -> np.ndarray:
         """Behind the first end token of a text."""
-        ends = np.isin(segment.tokens, self.ends) & (segment.modality == "text")
+        if segment.modality == "image":
+            return np.zeros(len(segment.tokens), bool)
+        ends = np.isin(segment.tokens, self.ends)
         return ends.cumsum() > ends
 
     def words(self, segment: Segment) -> np.ndarray:

@@ -1,0 +1,24 @@
+"""What must hold where a policy writes its text token by token."""
+
+from pararl.config import Config, for_arm
+from pararl.quotas import task_shares
+
+CAUSAL = ("showo", "showo2")
+"""Families that do. Their text has no blocks and no steps of its own."""
+
+
+def causal_problems(config: Config, family: str | None) -> list[str]:
+    """What the settings ask of a policy of ``family`` (None = not known) that such a family does not do."""
+    if family not in CAUSAL:
+        return []
+    problems = []
+    if config.rollout.text_guidance:
+        problems.append(f"rollout.text_guidance must be 0: the text of a {family} policy is not guided (set --rollout.text_guidance 0)")
+    draws = any(kind not in ("t2t", "i2t") for kind in task_shares(config.curriculum.tasks))
+    by_steps = [arm for arm in config.run.arms if for_arm(config, arm).learner.likelihood == "steps"]
+    if family == "showo2" and draws and not config.rollout.flow_noise and by_steps:
+        problems.append(
+            f"rollout.flow_noise 0 samples images by an ODE, whose steps have no density for {', '.join(by_steps)} to learn from (set "
+            "--rollout.flow_noise 0.7, or --learner.likelihood elbo)"
+        )
+    return problems

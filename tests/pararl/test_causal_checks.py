@@ -1,0 +1,23 @@
+"""Settings that a policy which writes its text token by token does not have."""
+
+import pytest
+
+from pararl.causal_checks import causal_problems
+from pararl.config import Config, changed
+
+
+@pytest.mark.parametrize(
+    ("settings", "family", "told"),
+    [
+        ({"rollout.text_guidance": 1.0}, "showo", "the text of a showo policy is not guided"),
+        ({"rollout.text_guidance": 1.0}, "mmada", None),
+        ({"rollout.flow_noise": 0.0}, "showo2", "have no density for pararl, offline_dpo to learn from"),
+        ({"rollout.flow_noise": 0.0}, "showo", None),
+        ({"rollout.flow_noise": 0.0, "curriculum.tasks": ("i2t",)}, "showo2", None),
+        ({"rollout.flow_noise": 0.0, "learner.likelihood": "elbo"}, "showo2", None),
+        ({}, "showo2", None),
+    ],
+)
+def test_what_a_causal_policy_does_not_do_is_told(settings: dict[str, object], family: str, told: str | None) -> None:
+    problems = causal_problems(changed(Config(), settings), family)
+    assert problems == [] if told is None else told in problems[0]
