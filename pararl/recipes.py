@@ -45,8 +45,10 @@ PHI = {
     "max_position_embeddings": 128,
     "partial_rotary_factor": 0.5,
 }
+# One latent a token: with patches of 2 the numbers of a token are not those of its own patch, as released (``showo2_state.patched``), and a
+# policy of this size had nothing right after 300 steps.
 SHOWO2: dict[str, Any] = {
-    "patch_size": 2,
+    "patch_size": 1,
     "hidden_size": 128,
     "clip_latent_dim": 64,
     "num_diffusion_layers": 2,
@@ -133,7 +135,7 @@ def new_showo(directory: Path) -> ShowoPolicy:
 
 
 def new_showo2(directory: Path) -> Showo2Policy:
-    """An untrained Show-o2 policy around the VAE in a directory: a patch of latents for each cell of a scene."""
+    """An untrained Show-o2 policy around the VAE in a directory: one latent for each cell of a scene."""
     images = read_vae(directory)
     tokenizer, specials = word_tokenizer(scenes.VOCABULARY, SHOWO2_TOKENS)
     taskless = dict.fromkeys(("t2i", "mmu", "interleave"), specials.mask)

@@ -44,12 +44,6 @@ def shifted(times: Tensor, factor: float) -> Tensor:
     return times / (times + factor - factor * times)
 
 
-def training_shift(tokens: int) -> float:
-    """The factor that Show-o2 shifts its training times by, sigmoid(N(0, 1)), for images of so many tokens: more noise for larger ones.
-    Source: ``get_lin_function`` and ``time_shift`` of ``show-o2/transport/transport.py``."""
-    return math.exp(0.5 + (1.15 - 0.5) * (tokens - 256) / (4096 - 256))
-
-
 def time_grid(points: int, shift: float = 3.0) -> Tensor:
     """Times float32 [points] from 0 to 1: one step less than points, each at its first time. Raises ValueError for fewer than two."""
     if points < 2:

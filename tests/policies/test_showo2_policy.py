@@ -16,7 +16,7 @@ from pararl.arms import ARM_SPECS
 from pararl.config import LearnerConfig
 from pararl.learner import Learner
 from pararl.prefer import Feedback
-from pararl.recipes import new_showo2
+from pararl.recipes import SHOWO2, new_showo2
 from pararl.types import Judgement, Latents, Pair, Prompt, Rollout, Task
 from policies.base import Sampling
 from policies.image.continuous import ContinuousVAE, ContinuousVAEConfig
@@ -34,7 +34,9 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Showo2Policy:
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("vae")
     ContinuousVAE(ContinuousVAEConfig()).save_pretrained(folder)
-    made = new_showo2(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SHOWO2, "patch_size", 2)  # as released; the embedded policy has patches of one latent
+        made = new_showo2(folder)
     with torch.no_grad():
         for parameter in made.model.parameters():
             if not parameter.any():
