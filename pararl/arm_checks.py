@@ -2,6 +2,7 @@
 
 from pararl.arms import ARM_SPECS, ArmSpec
 from pararl.config import Config, LearnerConfig, for_arm
+from pararl.quotas import task_shares
 
 ELBO_ONLY = ("image_ratio", "text_ratio", "text_masks", "image_rows", "negatives")
 """Settings of the learner that are about ELBOs alone."""
@@ -13,6 +14,14 @@ def arm_problems(config: Config) -> list[str]:
     taking = [arm for arm in config.run.arms if ARM_SPECS[arm].objective == "grpo"]  # type: ignore[index]
     if config.prefer.credit and not taking:
         problems.append(f"prefer.credit has an effect in arm pararl_grpo only, not in {', '.join(config.run.arms)} (set --run.arms)")
+    pairing = [arm for arm in config.run.arms if ARM_SPECS[arm].paired]  # type: ignore[index]
+    if pairing and not {"i2t", "t2i"} <= task_shares(config.curriculum.tasks).keys():
+        problems.append(
+            f"arm {pairing[0]} learns from captions and images of the same scenes: curriculum.tasks must name i2t and t2i "
+            "(set --curriculum.tasks i2t,t2i, or --run.arms)"
+        )
+    if pairing and config.rollout.prompts % 2:
+        problems.append(f"arm {pairing[0]} takes prompts in pairs: rollout.prompts must be even (set --rollout.prompts)")
     for arm in config.run.arms:
         if config.arm.get(arm, {}).get("prefer.credit") and arm not in taking:
             problems.append(

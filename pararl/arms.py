@@ -1,4 +1,4 @@
-"""The arms: six ways of getting preference data and updating, as data rather than programs."""
+"""The arms: seven ways of getting preference data and updating, as data rather than programs."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -17,6 +17,8 @@ class ArmSpec:
     """step: the guesses at the recorded steps and the final output are scored. final: the final output only."""
     objective: Literal["preference", "grpo", "best"]
     """preference: DPO on pairs. grpo: clipped ratios with group-normalised advantages. best: likelihood of the best of a group."""
+    paired: bool = False
+    """Whether it learns from captions and images of the same scenes, a DPO term for each."""
 
 
 ARM_SPECS: dict[Arm, ArmSpec] = {
@@ -26,4 +28,5 @@ ARM_SPECS: dict[Arm, ArmSpec] = {
     "offline_dpo": ArmSpec("static", "final", "preference"),
     "offline_stream": ArmSpec("base", "final", "preference"),
     "best_of_n": ArmSpec("current", "final", "best"),
+    "hermesflow": ArmSpec("static", "final", "preference", paired=True),
 }

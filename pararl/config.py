@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from pararl.steps import Decoding
 
-Arm = Literal["pararl", "pararl_grpo", "output", "offline_dpo", "offline_stream", "best_of_n"]
-ARMS: tuple[Arm, ...] = ("pararl", "pararl_grpo", "output", "offline_dpo", "offline_stream", "best_of_n")
+Arm = Literal["pararl", "pararl_grpo", "output", "offline_dpo", "offline_stream", "best_of_n", "hermesflow"]
+ARMS: tuple[Arm, ...] = ("pararl", "pararl_grpo", "output", "offline_dpo", "offline_stream", "best_of_n", "hermesflow")
 
 
 def arm_defaults() -> dict[str, dict[str, Any]]:
@@ -20,9 +20,19 @@ def arm_defaults() -> dict[str, dict[str, Any]]:
 
     The offline ones: a fixed reference, and smaller steps on data that does not answer. Best of n: the ELBO, because conditionals in the
     order of the sampler, which commits what it is sure of first, would without a baseline only make it surer.
+
+    HermesFlow (arXiv 2502.12148, ``configs/hermesflow_pairdpo.yaml`` and ``get_dpo_data.py`` of Gen-Verse/HermesFlow): the best against
+    the worst, where the best has more than 0.6, at shared draws of the ELBO; beta is 0.2 on sums of log-probabilities, here per token
+    times the 16 tokens of an embedded policy's image.
     """
     offline = {"learner.lr": 1e-4, "learner.beta": 3.0, "learner.reference_every": 0}
-    return {"offline_dpo": dict(offline), "offline_stream": dict(offline), "best_of_n": {"learner.lr": 1e-4, "learner.likelihood": "elbo"}}
+    pairs = {"learner.beta": 3.2, "learner.likelihood": "elbo", "prefer.select": "best_worst", "prefer.min_best": 0.6}
+    return {
+        "offline_dpo": dict(offline),
+        "offline_stream": dict(offline),
+        "best_of_n": {"learner.lr": 1e-4, "learner.likelihood": "elbo"},
+        "hermesflow": offline | pairs,
+    }
 
 
 class ConfigError(ValueError):
@@ -40,7 +50,7 @@ class RunConfig:
     seed: int = 0
     """Seed of everything random in the run."""
     arms: tuple[str, ...] = ("pararl", "offline_dpo")
-    """Arms to train, in this order: pararl, pararl_grpo, output, offline_dpo, offline_stream, best_of_n."""
+    """Arms to train, in this order: pararl, pararl_grpo, output, offline_dpo, offline_stream, best_of_n, hermesflow."""
     updates: int = 50
     """Learner updates per arm."""
     checkpoint_every: int = 10
@@ -155,6 +165,8 @@ class PreferConfig:
     """best_worst: the best against the worst of a group. all_margin: every informative pair, weighted by its margin."""
     min_margin: float = 0.02
     """Pairs whose rewards differ by less are dropped."""
+    min_best: float = 0.0
+    """Pairs whose better side has a reward of no more than this are dropped, if it is above 0."""
     credit: float = 0.0
     """For pararl_grpo: weight of the credit of single image cells and words (+1 as asked, -1 against it), less its mean over the group,
     in the advantages of their tokens; of no effect on a reward that gives none."""

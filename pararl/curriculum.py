@@ -32,6 +32,10 @@ class Cursor(Protocol):
         """Go on from there."""
 
 
+PAIRED: tuple[Kind, Kind] = ("i2t", "t2i")
+"""What a paired curriculum holds in equal parts: the first, second, ... prompts of both are about one scene."""
+
+
 class Endless:
     """The training prompts of one kind in the scene world, an endless stream; those of some tags are passed over."""
 
@@ -39,14 +43,18 @@ class Endless:
         self.kind, self.seed, self.canaries = kind, seed, frozenset(canaries)
         self.cursor = 0
 
+    def _at(self, index: int) -> list[Prompt]:
+        """What stands at a place of the stream: the prompt, and before it those that must be trained on with it; none to pass it over."""
+        return [scenes.prompt("train", index, self.seed, *scenes.FORMS[self.kind])]
+
     def next(self, count: int) -> list[Prompt]:
         """See ``Cursor``, here and below."""
         found: list[Prompt] = []
         while len(found) < count:
-            prompt = scenes.prompt("train", self.cursor, self.seed, *scenes.FORMS[self.kind])
+            here = self._at(self.cursor)
             self.cursor += 1
-            if prompt.spec["tag"] not in self.canaries:
-                found.append(prompt)
+            if here and self.canaries.isdisjoint(p.spec["tag"] for p in here):
+                found.append(here[-1])
         return found
 
     def told(self, flat: Iterable[str]) -> None:
@@ -57,6 +65,17 @@ class Endless:
 
     def load_state(self, state: State) -> None:
         self.cursor = int(state["cursor"])
+
+
+class EndlessPaired(Endless):
+    """One side of the descriptions and captions of the same scenes."""
+
+    def _at(self, index: int) -> list[Prompt]:
+        caption = scenes.captioned("train", index, self.seed)
+        if caption is None:
+            return []
+        pair = [caption, scenes.prompt("train", index, self.seed)]
+        return pair if self.kind == "t2i" else pair[::-1]
 
 
 class Finite:
@@ -108,22 +127,31 @@ class Finite:
         self.epoch, self.cursor, self.resting = int(state["epoch"]), int(state["cursor"]), dict(state["resting"])
 
 
-class Curriculum:
-    """The batches of prompts of one arm."""
+def paired(prompts: Sequence[Prompt]) -> dict[Kind, list[Prompt]]:
+    """The prompts of ``PAIRED`` that share their id with one of the other kind, in the same order."""
+    both = [{p.id: p for p in prompts if p.kind == kind} for kind in PAIRED]
+    shared = [name for name in both[0] if name in both[1]]
+    return {kind: [found[name] for name in shared] for kind, found in zip(PAIRED, both, strict=True)}
 
-    def __init__(self, config: Config) -> None:
+
+class Curriculum:
+    """The batches of prompts of one arm. ``pairs``: captions and images of the same scenes, in the user's prompts of the same id."""
+
+    def __init__(self, config: Config, pairs: bool = False) -> None:
         c = config.curriculum
-        self.shares = task_shares(c.tasks)
-        self.count, self.alternate = config.rollout.prompts, c.order == "alternate"
+        self.shares = dict.fromkeys(PAIRED, 1) if pairs else task_shares(c.tasks)
+        self.count, self.alternate = config.rollout.prompts, c.order == "alternate" and not pairs
         self.done = 0
         """Batches given so far."""
-        own = read_prompts(c.file, checking(config)) if c.file else None
-        self.cursors: dict[Kind, Cursor] = {
-            kind: Endless(kind, config.run.seed, c.canaries)
-            if own is None
-            else Finite([p for p in own if p.kind == kind and p.spec.get("tag") not in c.canaries], config.run.seed, c.rest)
-            for kind in self.shares
-        }
+        self.cursors: dict[Kind, Cursor]
+        if not c.file:
+            endless = EndlessPaired if pairs else Endless
+            self.cursors = {kind: endless(kind, config.run.seed, c.canaries) for kind in self.shares}
+            return
+        own = [p for p in read_prompts(c.file, checking(config)) if p.spec.get("tag") not in c.canaries]
+        of_kind = paired(own) if pairs else {kind: [p for p in own if p.kind == kind] for kind in self.shares}
+        # Pairs stay together: they are drawn in the same order, and neither side rests alone.
+        self.cursors = {kind: Finite(of_kind[kind], config.run.seed, c.rest and not pairs) for kind in self.shares}
 
     def quotas(self) -> dict[Kind, int]:
         """How many prompts of each kind the next batch has."""

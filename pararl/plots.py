@@ -22,6 +22,7 @@ COLOURS: dict[str, str] = {
     "offline_dpo": "#d55e00",
     "offline_stream": "#e69f00",
     "best_of_n": "#cc79a7",
+    "hermesflow": "#f0e442",
 }
 """One fixed colour per arm in every plot (the palette of Okabe and Ito, safe for colour-blind readers)."""
 

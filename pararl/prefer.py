@@ -68,7 +68,8 @@ def groups(rollouts: Sequence[Rollout]) -> list[np.ndarray]:
 
 
 def select_pairs(reward: np.ndarray, members: Sequence[np.ndarray], config: PreferConfig, step: int | None) -> list[Pair]:
-    """Pairs within each group by one column of rewards [batch]; missing rewards and margins below ``min_margin`` make none."""
+    """Pairs within each group by one column of rewards [batch]; missing rewards, margins below ``min_margin`` and bests of no more than
+    ``min_best`` make none."""
     pairs: list[Pair] = []
     for index in members:
         index = index[~np.isnan(reward[index])]
@@ -78,7 +79,7 @@ def select_pairs(reward: np.ndarray, members: Sequence[np.ndarray], config: Pref
             candidates = [(i, j) for i in index for j in index if reward[i] > reward[j]]
         for i, j in candidates:
             margin = float(reward[i] - reward[j])
-            if margin > 0 and margin >= config.min_margin:
+            if margin > 0 and margin >= config.min_margin and (not config.min_best or reward[i] > config.min_best):
                 pairs.append(Pair(int(i), int(j), margin, step))
     return pairs
 
@@ -146,6 +147,20 @@ def balanced(pairs: Sequence[Pair], rollouts: Sequence[Rollout]) -> list[Pair]:
     return [replace(pair, weight=pair.margin * scale[rollouts[pair.chosen].prompt.kind]) for pair in pairs]
 
 
+def together(pairs: Sequence[Pair], rollouts: Sequence[Rollout]) -> list[Pair]:
+    """The pairs of scenes that have one for each kind of prompt, with weights that make the loss half the sum of a DPO term of each kind.
+
+    HermesFlow's data are written even where a scene has no pair, with the indices of an earlier one.
+    """
+    prompts = [rollouts[pair.chosen].prompt for pair in pairs]
+    kinds: dict[str, set[Kind]] = {}
+    for prompt in prompts:
+        kinds.setdefault(prompt.id, set()).add(prompt.kind)
+    whole = [(pair, prompt.kind) for pair, prompt in zip(pairs, prompts, strict=True) if len(kinds[prompt.id]) == 2]
+    count = Counter(kind for _, kind in whole)
+    return [replace(pair, weight=1 / count[kind]) for pair, kind in whole]
+
+
 def extremes(reward: np.ndarray, index: np.ndarray, keep: int) -> np.ndarray:
     """The ``keep`` rollouts of a group that say most: the better half of them from its best, the other from its worst. Scored ones only."""
     index = index[~np.isnan(reward[index])]
@@ -190,6 +205,8 @@ def prefer(
     members = [extremes(final, index, keep) for index in members]
     last = reward.shape[1] - 1
     pairs = [p for level in range(last + 1) for p in select_pairs(reward[:, level], members, config, None if level == last else level)]
+    if arm.paired:
+        return Feedback(pairs=tuple(together(pairs, rollouts)), metrics=figures)
     return Feedback(pairs=tuple(balanced(pairs, rollouts) if config.balance else pairs), metrics=figures)
 
 

@@ -47,17 +47,17 @@ def arm_group(config: Config, arm: ArmSpec) -> int:
 def static_batch(config: Config, rollouts: Sequence[Rollout], update: int) -> list[int]:
     """Which of the static rollouts an update learns from: whole groups, in an order shuffled by run.seed, each once over the run.
 
-    Groups change places with others of their kind, so that every batch keeps its task quotas. Without the shuffle an offline arm would
+    Groups change places with others of their kind, so that every batch keeps its task quotas, and kinds of which there are as many change
+    them alike: pairs of them stay in one batch. Without the shuffle an offline arm would
     repeat the stream of base samples batch by batch, and be another arm in name only.
     """
     prompts = config.rollout.prompts * config.run.updates
     size = len(rollouts) // prompts
     kinds = [rollouts[k * size].prompt.kind for k in range(prompts)]
-    rng = np.random.default_rng((config.run.seed, prompts))
     order = np.arange(prompts)
     for kind in dict.fromkeys(kinds):
         places = np.flatnonzero([k == kind for k in kinds])
-        order[places] = rng.permutation(places)
+        order[places] = np.random.default_rng((config.run.seed, prompts)).permutation(places)
     first = (update - 1) * config.rollout.prompts
     return [int(p) * size + k for p in order[first : first + config.rollout.prompts] for k in range(size)]
 
@@ -67,7 +67,7 @@ class Source:
 
     def __init__(self, config: Config, arm: ArmSpec, fleet: Fleet, judges: Judges, store: Path, say: Callable[[str], None]) -> None:
         self.config, self.arm, self.fleet, self.judges, self.store, self.say = config, arm, fleet, judges, store, say
-        self.curriculum = Curriculum(config)
+        self.curriculum = Curriculum(config, arm.paired)
         self._static: tuple[list[Rollout], list[Judgement]] | None = None
         self._seconds = (0.0, 0.0)
         """What sampling and scoring the static rollouts took, until an update has reported it."""

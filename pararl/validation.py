@@ -6,6 +6,7 @@ from pathlib import Path
 
 import rewards.names
 from pararl.arm_checks import arm_problems
+from pararl.arms import ARM_SPECS
 from pararl.causal_checks import CAUSAL, causal_problems
 from pararl.config import ARMS, PER_ARM, Config, ConfigError, checking, flat, measuring
 from pararl.quotas import quotas, task_shares
@@ -63,6 +64,7 @@ BOUNDS: dict[str, Bound] = {
     "prefer.credit": (">= 0", lambda value: value >= 0),
     "reward.strict_mix": _SHARE,
     "prefer.min_margin": _AT_LEAST_0,
+    "prefer.min_best": _SHARE,
     "learner.lr": _POSITIVE,
     "learner.weight_decay": _AT_LEAST_0,
     "learner.clip_norm": _POSITIVE,
@@ -321,6 +323,13 @@ def _files(config: Config) -> list[str]:
             if found < count:
                 problems.append(
                     f"{key}: {count} prompts of kind {kind} are wanted, {source} has {found} (set --{key} or --curriculum.tasks)"
+                )
+        if key == "curriculum.file" and any(ARM_SPECS[arm].paired for arm in config.run.arms):  # type: ignore[index]
+            shared = len({p.id for p in prompts if p.kind == "i2t"} & {p.id for p in prompts if p.kind == "t2i"})
+            if shared < config.rollout.prompts // 2:
+                problems.append(
+                    f"{key}: arm hermesflow wants {config.rollout.prompts // 2} pairs of prompts of kinds i2t and t2i with the same id, "
+                    f"{source} has {shared} (set --{key} or --run.arms)"
                 )
         # A release's tokenizer may still be on the hub; its vocabulary is open.
         if release_of(config.policy.name):

@@ -28,12 +28,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pararl.scenes.axes import Axes, axes
-from pararl.scenes.cases import Case, Family
+from pararl.scenes.cases import MAX_ANSWER, Case, Family
 from pararl.scenes.cycle import cycle
 from pararl.scenes.describe import TAGS as DESCRIPTION_TAGS
 from pararl.scenes.edit_tasks import PICTURE_EDITS, PLANNED_EDITS
 from pararl.scenes.edits import OPERATIONS
-from pararl.scenes.picture_tasks import PICTURE_QUESTIONS
+from pararl.scenes.picture_tasks import PICTURE_QUESTIONS, caption_case
 from pararl.scenes.pixels import Parsed, parse, parse_batch, render, render_batch
 from pararl.scenes.place import satisfy
 from pararl.scenes.plans import parse_plan, plan_text
@@ -43,7 +43,7 @@ from pararl.scenes.scoring import check, input_scene, score
 from pararl.scenes.sentences import parse_caption
 from pararl.scenes.slips import slip
 from pararl.scenes.spec import write_spec
-from pararl.scenes.splits import HELD_PAIRS, SPLITS, Draft, draft, random_stream
+from pararl.scenes.splits import HELD_PAIRS, SPLITS, Draft, draft, is_id_text, random_stream
 from pararl.scenes.text_tasks import TEXTS
 from pararl.scenes.words import VOCABULARY
 from pararl.scenes.world import Scene, SceneObject
@@ -62,6 +62,7 @@ __all__ = [
     "Scene",
     "SceneObject",
     "axes",
+    "captioned",
     "check",
     "cycle",
     "example",
@@ -143,6 +144,17 @@ def example(split: str, index: int, seed: int = 0, task: Task = "t2i", form: For
     scene = satisfy(drafted[0], rng, HELD_PAIRS)
     plan = plan_text(scene) if task == "interleaved" else None
     return Example(_prompt(split, index, seed, task, drafted), scene, Output(plan, render(scene)))
+
+
+def captioned(split: str, index: int, seed: int = 0) -> Prompt | None:
+    """A prompt of task i2t for a caption of the very scene that ``example(split, index, seed)`` shows, with the id of that description.
+
+    None where the caption, by which such a prompt belongs to ``train`` or to ``id``, belongs to the other one, or is too long.
+    """
+    case = caption_case(example(split, index, seed).scene, random_stream(split, index, seed, "caption"))
+    if len(case.answer.split()) > MAX_ANSWER or (split in ("train", "id") and is_id_text(case.key) != (split == "id")):
+        return None
+    return Prompt(_name(f"{split}-{index}", seed), "i2t", case.text, case.spec, split, render(case.scene))
 
 
 def _family(task: Task, form: Form) -> Family | None:

@@ -53,7 +53,11 @@ def _paraphrased(rng: random.Random) -> Maker:
 
 def _caption(rng: random.Random, drafted: Draft, asking: tuple[str, ...]) -> Case:
     """A picture of which the drafted description is true, to be described."""
-    scene = satisfy(drafted[0], rng, HELD_PAIRS)
+    return caption_case(satisfy(drafted[0], rng, HELD_PAIRS), rng, asking)
+
+
+def caption_case(scene: Scene, rng: random.Random, asking: tuple[str, ...] = _ASKING) -> Case:
+    """The picture of a scene, to be described."""
     answer = caption(scene)
     return Case(pick(rng, asking), {"tag": "caption", "source": scene.cells.ravel().tolist()}, answer, scene, answer)
 

@@ -105,7 +105,10 @@ def test_values_have_their_declared_types() -> None:
         ("--rollout.threads 0", "rollout.threads must be >= 1"),
         ("--rollout.recorded 9 --rollout.steps 8", "rollout.recorded must be <= rollout.steps (8), got 9"),
         ("--rollout.recorded 0", "rollout.recorded must be >= 1"),
-        ("--run.arms pararl,ppo", "run.arms: unknown 'ppo' (known: pararl, pararl_grpo, output, offline_dpo, offline_stream, best_of_n;"),
+        (
+            "--run.arms pararl,ppo",
+            "run.arms: unknown 'ppo' (known: pararl, pararl_grpo, output, offline_dpo, offline_stream, best_of_n, hermesflow;",
+        ),
         ("--run.arms []", "run.arms must name at least one of pararl, "),
         ("--run.arms output,output", "run.arms names 'output' more than once"),
         ("--eval.splits id,ood", "eval.splits: unknown 'ood' (known: id, "),

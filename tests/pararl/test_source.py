@@ -31,9 +31,9 @@ def batches(config: Config, arm: Arm, store: Path) -> list[Batch]:
 def test_every_arm_makes_the_same_number_of_reward_calls_on_the_same_prompts(config: Config, arm: Arm, tmp_path: Path) -> None:
     made = batches(config, arm, tmp_path / "store")
     assert [b.calls for b in made] == [2 * 2 * (1 + 1)] * 2
-    curriculum = Curriculum(config)
-    asked = [p.id for _ in (1, 2) for p in curriculum.next()]
-    learnt = [key for b in made for key in dict.fromkeys(r.prompt.id for r in b.rollouts)]
+    curriculum = Curriculum(config, ARM_SPECS[arm].paired)
+    asked = [(p.kind, p.id) for _ in (1, 2) for p in curriculum.next()]
+    learnt = [key for b in made for key in dict.fromkeys((r.prompt.kind, r.prompt.id) for r in b.rollouts)]
     assert sorted(learnt) == sorted(asked) and (learnt == asked or ARM_SPECS[arm].data == "static")
     for batch in made:
         scored = 1 if ARM_SPECS[arm].reward == "step" else 0
