@@ -40,6 +40,14 @@ def test_equal_weights_give_the_mean_sigmoid_loss_that_trl_documents() -> None:
     assert ours.item() == pytest.approx(torch.nn.functional.softplus(-0.1 * (chosen - rejected)).mean().item(), rel=1e-6)
 
 
+def test_the_preference_loss_is_finite_far_from_zero() -> None:
+    """log(sigmoid(x)) in float32 is -infinity from x = -104 on."""
+    far = torch.tensor([1000.0, -1000.0], requires_grad=True)
+    loss, _ = preference_loss(far, torch.zeros(2), 1.0, torch.ones(2))
+    loss.backward()
+    assert loss.item() == 500.0 and far.grad is not None and far.grad.tolist() == [0.0, -0.5]
+
+
 @pytest.mark.parametrize("clip", [0.1, 0.3])
 def test_clipped_loss_is_equation_3_written_with_loops(clip: float) -> None:
     g = torch.Generator().manual_seed(3)
