@@ -83,8 +83,8 @@ class MMadaPolicy(MMadaLikelihood):
         what, has, wants = cls.image_kinds(images, model.config)
         if released and has != wants:
             raise ValueError(
-                f"the image tokenizer in {parts.images} has {has} {what}, the backbone in {parts.backbone} was trained on {wants}: name the "
-                "one that it was trained with (image_tokenizer=)"
+                f"the image tokenizer in {parts.images} has {has} {what}, the backbone in {parts.backbone} was trained on {wants}: name "
+                "the one that it was trained with (image_tokenizer=)"
             )
         policy = cls(model, tokenizer, images, settings)
         cast(nn.Module, policy.images).to(policy.device)

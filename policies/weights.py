@@ -24,7 +24,8 @@ def read_model(kind: type[Model], directory: Path, released: bool = False, **opt
     transformers would fill a missing key with random numbers and go on. ``options`` that are not None go to it (dtype, device_map).
     ``released``: a ``pytorch_model`` is taken too, as safetensors, or else as a file of torch's (read as weights alone).
     """
-    config = kind.config_class.from_pretrained(directory)
+    config_class: Any = kind.config_class
+    config = config_class.from_pretrained(directory)
     if released and (directory / RELEASED).exists():
         config.transformers_weights = RELEASED
     given = {name: value for name, value in options.items() if value is not None}

@@ -135,15 +135,16 @@ def spread(model: nn.Module) -> nn.Module:
     """The model with nothing at 0, so that what it sees changes what it says."""
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += 0.1 * torch.randn(parameter.shape)
+            parameter.add_(0.1 * torch.randn(parameter.shape))
     return model
 
 
 def wan(directory: Path, channels: int = 16) -> Path:
     """A narrow Wan 2.1 VAE, as ``Wan-AI/Wan2.1-*-Diffusers`` has it in its folder ``vae``."""
-    from diffusers import AutoencoderKLWan
+    import diffusers
 
     torch.manual_seed(4)
     numbers = {"latents_mean": [0.1] * channels, "latents_std": [1.5] * channels}
-    AutoencoderKLWan(base_dim=4, z_dim=channels, dim_mult=[1, 1, 1, 1], num_res_blocks=1, **numbers).save_pretrained(directory)
+    model: Any = diffusers.AutoencoderKLWan(base_dim=4, z_dim=channels, dim_mult=[1, 1, 1, 1], num_res_blocks=1, **numbers)
+    model.save_pretrained(directory)
     return directory
