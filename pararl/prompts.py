@@ -130,13 +130,16 @@ def unfit(prompts: Iterable[Prompt], directory: Path) -> list[str]:
 
     tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
     unknown = _json(directory / "tokenizer_config.json").get("unk_token")
-    settings = _json(directory / "policy.json")["settings"]
-    factor = image_shape(directory / "image_tokenizer").factor
+    policy = _json(directory / "policy.json")
+    settings, showo2 = policy["settings"], policy.get("family") == "showo2"
+    # Show-o2 reads its latents in patches, and says every request but that for an image alone in its dialogue.
+    factor = image_shape(directory / "image_tokenizer").factor * (_json(directory / "config.json").get("patch_size", 2) if showo2 else 1)
     size = [side * factor for side in settings["grid"]]
+    spoken = ("t2t", "i2t", "interleaved") if showo2 else ("t2t", "i2t")
     told = []
     for prompt in prompts:
         where = f"prompt {prompt.id}"
-        text = settings["dialogue"].replace("{text}", prompt.text) if prompt.task in ("t2t", "i2t") else prompt.text
+        text = settings["dialogue"].replace("{image}", "").replace("{text}", prompt.text) if prompt.task in spoken else prompt.text
         tokens = tokenizer.encode(text, add_special_tokens=False).tokens
         if unknown is not None and unknown in tokens:
             words = [w for w in dict.fromkeys(prompt.text.split()) if unknown in tokenizer.encode(w, add_special_tokens=False).tokens]

@@ -97,6 +97,8 @@ class ModelShape:
         return prefix + picture + (1 + self.text_tokens if joint else 0)
 
 
+COUNTED = ("mmada", "mmada_parallel_a")
+"""Families whose sizes this module tells."""
 AMUSED_WEIGHTS = 146_000_000
 """Parameters of the image tokenizer of MMaDA-Parallel-A, about."""
 
@@ -129,7 +131,12 @@ def _told(name: str, directory: Path) -> Mapping[str, Any] | None:
 
 def shape_of(name: str, directory: Path) -> ModelShape:
     """The shape of the policy ``name``, whose files, where there are any, lie in ``directory``. A release that is not there yet has the
-    sizes of LLaDA-8B. Raises ConfigError where the files do not tell."""
+    sizes of LLaDA-8B. Raises ConfigError where the files do not tell, and for a family that is not COUNTED."""
+    family = family_of(name, directory)
+    if family not in (None, *COUNTED):
+        raise ConfigError(
+            f"policy.name: {name} is a policy of family {family}, a plan counts those of {' and '.join(COUNTED)} alone (leave out --plan)"
+        )
     try:
         told = _told(name, directory) or {}
         settings = told["settings"]
@@ -171,16 +178,24 @@ class ImageShape:
     factor: int
     """Pixels per token along each side."""
     codes: int
+    """0 where an image is continuous."""
     channels: int
     """Of the decoder's features at full resolution."""
 
 
 def image_shape(directory: Path) -> ImageShape:
-    """Of the aMUSEd tokenizer or the MAGVIT-v2 in a directory; sizes that a MAGVIT-v2 does not name are the released ones."""
+    """Of the aMUSEd tokenizer, the Wan VAE, a small VAE of ours or the MAGVIT-v2 in a directory; sizes that a MAGVIT-v2 does not name are
+    the released ones."""
     raw = _json(directory / "config.json")
     if raw.get("_class_name") == "VQModel":
         widths = raw["block_out_channels"]
         return ImageShape(2 ** (len(widths) - 1), raw["num_vq_embeddings"], widths[0])
+    if raw.get("_class_name") == "AutoencoderKLWan":
+        widths = [(raw.get("decoder_base_dim") or raw["base_dim"]) * times for times in raw["dim_mult"]]
+        return ImageShape(2 ** (len(widths) - 1) * (raw.get("patch_size") or 1), 0, widths[0])
+    if raw.get("model_type") == "continuous_vae":
+        levels, decoder = raw["encoder"], raw["decoder"]
+        return ImageShape(2 ** (len(levels["ch_mult"]) - 1), 0, decoder["ch"] * decoder["ch_mult"][0])
     encoder, decoder, quantize = (raw.get(part) or {} for part in ("encoder", "decoder", "quantize"))
     channels = decoder.get("ch", 128) * decoder.get("ch_mult", [1])[0]
     return ImageShape(2 ** (len(encoder.get("ch_mult", range(5))) - 1), 2 ** quantize.get("codebook_dim", 13), channels)
@@ -204,7 +219,7 @@ def held_bytes(name: str, directory: Path) -> int | None:
     file = directory / "config.json"
     if file.is_file():
         return _weight_bytes(_json(file))
-    return ModelShape().weight_bytes if release_of(name) else None
+    return ModelShape().weight_bytes if release_of(name) and family_of(name, directory) in COUNTED else None
 
 
 def _weight_bytes(model: Mapping[str, Any]) -> int:

@@ -31,17 +31,19 @@ def load(
     device_map: str | dict[str, Any] | None = None,
     release: str | None = None,
     image_tokenizer: str | Path | None = None,
+    text_tokenizer: str | Path | None = None,
 ) -> Policy:
     """The policy of an embedded checkpoint (``"scenes-mmada"``), of a directory that ``Policy.save`` wrote, or of a release.
 
     A release is ``"Gen-Verse/MMaDA-8B-MixCoT"``, with a revision behind an ``@``, or a directory that holds a copy; ``release`` says of
-    which, where the directory's name does not. ``image_tokenizer``: a directory or a hub name in place of the one it was released with.
+    which, where the directory's name does not. ``image_tokenizer`` and ``text_tokenizer``: a directory or a hub name in place of the one it
+    was released with.
     ``dtype`` and ``device_map`` are the backbone's, as in ``from_pretrained``; weights stay mapped from their file until they are used.
 
     Raises FileNotFoundError when there is no such checkpoint, ValueError for a family that is not known and for weights, shapes or a
     vocabulary that are not exactly those of the model, with the keys.
     """
-    parts = replace(sources.find(name, release, image_tokenizer), dtype=dtype, device_map=device_map)
+    parts = replace(sources.find(name, release, image_tokenizer, text_tokenizer), dtype=dtype, device_map=device_map)
     if parts.family not in FAMILIES:
         raise ValueError(f"{parts.backbone / sources.POLICY_FILE}: unknown family {parts.family!r}, known are {sorted(FAMILIES)}")
     return FAMILIES[parts.family].load(parts)

@@ -31,6 +31,7 @@ from policies.sampling.denoise import (
     text_plan,
 )
 from policies.sources import POLICY_FILE, Parts
+from policies.text import read_tokenizer
 from policies.weights import check_plain, no_progress_bars, read_model
 
 
@@ -69,19 +70,21 @@ class MMadaPolicy(MMadaLikelihood):
         """Read a policy from where its parts lie. Raises ValueError where weights are not exactly those of the model, and where the
         text or the image tokenizer is another one than the backbone's."""
         settings = cls.settings_class.read(parts.settings)
-        model = read_model(cls.model_class, parts.backbone, dtype=parts.dtype, device_map=parts.device_map)
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(parts.backbone)
+        released, text = parts.text_size is not None, parts.text or parts.backbone
+        model = read_model(cls.model_class, parts.backbone, released, dtype=parts.dtype, device_map=parts.device_map)
+        tokenizer = read_tokenizer(text, parts.added)
         if parts.text_size not in (None, len(tokenizer)):
             raise ValueError(
-                f"the text tokenizer in {parts.backbone} has {len(tokenizer)} ids, that of the release {parts.text_size}: the image codes, "
-                "whose rows begin behind them, would be others"
+                f"the text tokenizer in {text} has {len(tokenizer)} ids, that of the release {parts.text_size}: the image codes "
+                "and special tokens, whose rows begin behind its words, would be others"
             )
         images = cls.read_images(parts.images)
         # A directory of ours holds both; with a release the image tokenizer comes from somewhere else.
-        if parts.text_size is not None and images.codebook_size != model.config.codebook_size:
+        what, has, wants = cls.image_kinds(images, model.config)
+        if released and has != wants:
             raise ValueError(
-                f"the image tokenizer in {parts.images} has {images.codebook_size} codes, the backbone in {parts.backbone} was trained on "
-                f"{model.config.codebook_size}: name the one that it was trained with (image_tokenizer=)"
+                f"the image tokenizer in {parts.images} has {has} {what}, the backbone in {parts.backbone} was trained on {wants}: name "
+                "the one that it was trained with (image_tokenizer=)"
             )
         policy = cls(model, tokenizer, images, settings)
         cast(nn.Module, policy.images).to(policy.device)

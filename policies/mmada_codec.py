@@ -88,8 +88,8 @@ class MMadaCodec:
         specials = settings.specials
         others = {i for i in tokenizer.all_special_ids if i is not None} | set(asdict(specials).values())
         self.vocabulary = Vocabulary(len(tokenizer), self.codes, specials, tuple(sorted(others - set(self.ends))))
-        self.spelled = {token: i for token, i in tokenizer.get_added_vocab().items() if i != tokenizer.unk_token_id}
-        """Special and added tokens with their ids, which a template spells out."""
+        self.spelled = {token: i for token, i in tokenizer.get_added_vocab().items() if i != tokenizer.unk_token_id and token.strip()}
+        """Special and added tokens with their ids, which a template spells out; runs of blanks, which Phi's adds, are words like others."""
         self.reserved = {*self.spelled.values(), *self.vocabulary.forbidden, *self.ends} - {tokenizer.unk_token_id}
         """Ids that the text of a prompt never yields."""
 
@@ -113,6 +113,11 @@ class MMadaCodec:
         model = MAGVITv2(MAGVITv2Config.from_pretrained(directory))
         load_exactly(model, directory, MAGVITV2_FILES)
         return model
+
+    @staticmethod
+    def image_kinds(images: Any, config: Any) -> tuple[str, int, int]:
+        """What an image tokenizer and a backbone must have equally many of; how many it has, and how many the backbone knows."""
+        return "codes", images.codebook_size, config.codebook_size
 
     # ---- text and pixels
 

@@ -46,7 +46,8 @@ class Showo2Settings(MMadaSettings):
     grid: tuple[int, int] = (27, 27)
     """Patches of latents, rows and columns."""
     dialogue: str = "{text}<|im_end|>\n<|im_start|>assistant\n"
-    """How a question, or a request for text and image, stands in front of what is answered."""
+    """How a question, or a request for text and image, stands in front of what is answered; an input image in the place of ``{image}``, or
+    else in front. As upstream, ``{text}`` is tokenized apart from what is around it."""
     steps: int = 50
     time_shift: float = 3.0
     """How far the times of the sampler are moved towards the noise: ``t / (t + shift (1 - t))``."""
@@ -74,6 +75,10 @@ class Showo2Codec(ShowoPolicy):
     def read_images(directory: Path) -> Any:
         return read_vae(directory)
 
+    @staticmethod
+    def image_kinds(images: Any, config: Any) -> tuple[str, int, int]:
+        return "channels", images.channels, config.image_latent_dim
+
     @property
     def codes(self) -> int:
         return 0
@@ -92,13 +97,16 @@ class Showo2Codec(ShowoPolicy):
     def prefix(self, prompt: Prompt, shown: Sequence[int] = (), without: Part | None = None) -> list[int]:
         """Ids in front of the generated part: ``<bos> <soi> shown <eoi> text``, the text of a request for an image alone as it is, that of
         others in the dialogue. Raises ValueError for a text that is too long."""
-        s, sp = self.settings, self.settings.specials
-        text = self.encode_text(prompt.text) if prompt.task in ("t2i", "edit") else self.encode_template(s.dialogue, prompt.text)
-        self.check_length(prompt, text)
+        sp = self.settings.specials
+        front, _, behind = ("" if prompt.task in ("t2i", "edit") else self.settings.dialogue).rpartition("{image}")
+        before, _, after = (behind or "{text}").partition("{text}")
+        head = self.encode_template(front, "")
+        text = [*self.encode_template(before, ""), *self.encode_text(prompt.text), *self.encode_template(after, "")]
+        self.check_length(prompt, [*head, *text])
         if without == "text":
-            text = []
+            head, text = [], []
         seen = [] if without == "image" or not shown else [sp.soi, *shown, sp.eoi]
-        return [sp.bos, *seen, *text]
+        return [sp.bos, *head, *seen, *text]
 
     def tail(self, task: Task) -> Tail:
         """``text <soi> image <eoi>``, of which an answer has the text alone and an image asked for alone no text."""

@@ -5,6 +5,7 @@ A release has no ``policy.json``: what it does not say about itself (layout, spe
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ POLICY_FILE = "policy.json"
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 WANTED = ("*.json", "*.safetensors", "*.bin")
 """What is fetched of a repository; a ``.bin`` is read as weights alone, and only where there is no safetensors file."""
+TOKENIZER = ("*.json",)
+"""What is fetched of one that has the text tokenizer alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +29,7 @@ class Parts:
     family: str
     settings: dict[str, Any]
     backbone: Path
-    """Directory of config, safetensors and text tokenizer."""
+    """Directory of config, weights and, unless ``text`` says otherwise, text tokenizer."""
     images: Path
     """Directory of the image tokenizer."""
     text_size: int | None = None
@@ -35,15 +38,21 @@ class Parts:
     """Of the backbone; None = that of its file."""
     device_map: str | dict[str, Any] | None = None
     """Of the backbone, as transformers takes it."""
+    text: Path | None = None
+    """Directory of the text tokenizer; None = the backbone's."""
+    added: tuple[str, ...] = ()
+    """Tokens that are added to it, the first of them as padding."""
 
 
-def find(name: str | Path, release: str | None = None, image_tokenizer: str | Path | None = None) -> Parts:
+def find(
+    name: str | Path, release: str | None = None, image_tokenizer: str | Path | None = None, text_tokenizer: str | Path | None = None
+) -> Parts:
     """The parts of the policy ``name``; see ``policies.load``. Fetches from the hub what is not there."""
     directory = Path(name) if Path(name).is_dir() else CHECKPOINTS / name
     if (directory / POLICY_FILE).exists():
         raw = json.loads((directory / POLICY_FILE).read_text())
         images = directory / "image_tokenizer" if image_tokenizer is None else fetch(str(image_tokenizer))
-        return Parts(raw["family"], raw["settings"], directory, images)
+        return Parts(raw["family"], raw["settings"], directory, images, text=None if text_tokenizer is None else fetch(str(text_tokenizer)))
     release = release or release_of(str(name))
     if release not in RELEASES:
         known = sorted(p.parent.name for p in CHECKPOINTS.glob(f"*/{POLICY_FILE}"))
@@ -57,7 +66,15 @@ def find(name: str | Path, release: str | None = None, image_tokenizer: str | Pa
         )
     raw = json.loads(RELEASES[release].read_text())
     backbone = fetch(str(name))
-    return Parts(raw["family"], raw["settings"], backbone, _images(raw["images"], backbone, image_tokenizer), raw["text_size"])
+    return Parts(
+        raw["family"],
+        raw["settings"],
+        backbone,
+        _images(raw["images"], backbone, image_tokenizer),
+        raw["text_size"],
+        text=_text(raw.get("text"), backbone, text_tokenizer),
+        added=tuple(raw.get("added", ())),
+    )
 
 
 def _images(released: str, backbone: Path, image_tokenizer: str | Path | None) -> Path:
@@ -73,8 +90,18 @@ def _images(released: str, backbone: Path, image_tokenizer: str | Path | None) -
     return beside or fetch(released)
 
 
-def fetch(source: str) -> Path:
-    """The directory ``source``, or the snapshot of the hub's repository ``owner/name[@revision]``, fetched where it is not cached yet.
+def _text(released: str | None, backbone: Path, text_tokenizer: str | Path | None) -> Path | None:
+    """Where the text tokenizer of a release is: where the caller says, beside the backbone, with it, or in a repository of its own."""
+    if text_tokenizer is not None:
+        return fetch(str(text_tokenizer), TOKENIZER)
+    if (backbone / "text_tokenizer").is_dir():
+        return backbone / "text_tokenizer"
+    return None if released is None or (backbone / "tokenizer.json").exists() else fetch(released, TOKENIZER)
+
+
+def fetch(source: str, wanted: Sequence[str] = WANTED) -> Path:
+    """The directory ``source``, or the snapshot of the hub's repository ``owner/name[@revision]``, fetched where it is not cached yet:
+    those of its files that are ``wanted``. ``owner/name/folder[@revision]`` is a folder in it.
 
     Raises FileNotFoundError that says what to do where it cannot be had.
     """
@@ -83,9 +110,11 @@ def fetch(source: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    repository, _, revision = source.partition("@")
+    path, _, revision = source.partition("@")
+    owner, name, folder = [*path.split("/", 2), "", ""][:3]
+    repository, patterns = f"{owner}/{name}" if name else owner, [f"{folder}/{form}" if folder else form for form in wanted]
     try:
-        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=list(WANTED)))
+        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=patterns)) / folder
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise FileNotFoundError(
             f"{source} is no directory, and the hub does not give it ({type(error).__name__}): check name and revision, or fetch it where "

@@ -1,7 +1,8 @@
-"""Text tokenizers that are made here: one token a word over a closed vocabulary, as an ordinary fast tokenizer of transformers."""
+"""Text tokenizers: made here, one token a word over a closed vocabulary, as an ordinary fast tokenizer of transformers; or read."""
 
 from collections.abc import Mapping
 from collections.abc import Sequence as Words
+from pathlib import Path
 
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -67,3 +68,18 @@ def word_tokenizer(
     )
     ids = {name: listed.index(token) for name, token in spelled.items()}
     return tokenizer, Specials(**(ids if mask is None else {**ids, "mask": mask}))
+
+
+def read_tokenizer(directory: Path, added: Words[str] = ()) -> PreTrainedTokenizerFast:
+    """The text tokenizer in a directory, with the tokens that a release adds behind its own: the first of them pads.
+
+    With these, every added token but a run of blanks is special from then on, whatever the directory says: a text cannot spell it, and
+    where a policy is loaded with them none but an end token is sampled.
+    """
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(directory)
+    if added:
+        tokenizer.add_special_tokens({"pad_token": added[0]})
+        own = sorted(tokenizer.get_added_vocab().items(), key=lambda item: item[1])
+        listed = [token for token, _ in own if token.strip() and token not in added]
+        tokenizer.add_special_tokens({"extra_special_tokens": [*listed, *added[1:]]})
+    return tokenizer

@@ -13,18 +13,31 @@ from transformers.utils import logging as transformers_logging
 
 LISTED = 12
 """Keys that an error names."""
+RELEASED = "pytorch_model.safetensors"
+"""What Show-o's library calls its weights where transformers has ``model.safetensors``."""
 Model = TypeVar("Model", bound=PreTrainedModel)
 
 
-def read_model(kind: type[Model], directory: Path, **options: Any) -> Model:
+def read_model(kind: type[Model], directory: Path, released: bool = False, **options: Any) -> Model:
     """``kind.from_pretrained(directory)``, but a key that is missing, left over or of another shape raises ValueError.
 
     transformers would fill a missing key with random numbers and go on. ``options`` that are not None go to it (dtype, device_map).
+    ``released``: a ``pytorch_model`` is taken too, as safetensors, or else as a file of torch's (read as weights alone).
     """
+    config_class: Any = kind.config_class
+    config = config_class.from_pretrained(directory)
+    if released and (directory / RELEASED).exists():
+        config.transformers_weights = RELEASED
     given = {name: value for name, value in options.items() if value is not None}
     with no_progress_bars():
         loaded: Any = kind.from_pretrained(
-            directory, output_loading_info=True, use_safetensors=True, ignore_mismatched_sizes=True, trust_remote_code=False, **given
+            directory,
+            config=config,
+            output_loading_info=True,
+            use_safetensors=None if released else True,
+            ignore_mismatched_sizes=True,
+            trust_remote_code=False,
+            **given,
         )
     model: Model
     model, info = loaded
