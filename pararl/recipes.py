@@ -144,7 +144,10 @@ def new_showo2(directory: Path) -> Showo2Policy:
         **SHOWO2, llm_vocab_size=len(tokenizer), image_latent_dim=images.channels, image_latent_height=4, image_latent_width=4
     )
     settings |= {"tasks": ("i2t", "t2i", "interleaved"), "flow_noise": 0.7}
-    return Showo2Policy(Showo2(config), tokenizer, images, Showo2Settings(**settings))
+    model = Showo2(config)
+    # Places stand beside latents that are mostly noise, and must be as large to be read from the first step on.
+    torch.nn.init.normal_(model.position_embedding.weight)
+    return Showo2Policy(model, tokenizer, images, Showo2Settings(**settings))
 
 
 MMADA = Family(
