@@ -179,6 +179,10 @@ SHOWO = Family(
 SHOWO2_FAMILY = Family(
     new_showo2,
     showo2_pretraining.supervised_loss,  # type: ignore[arg-type]
-    {"policy": Recipe("policy", 1200, 2e-3, {"i2t": (1, 1), "t2i": (3, 3), "interleaved": (1, 1)})},
+    {
+        # Its images begin to follow a plan behind a thousand steps only.
+        "policy": Recipe("policy", 4000, 2e-3, {"i2t": (1, 1), "t2i": (3, 3), "interleaved": (1, 1)}),
+        "slips": Recipe("slips", 500, 1e-3, {"i2t": (1, 1), "t2i": (3, 3), "interleaved": (1, 1)}, slips=0.3, first=10**7),
+    },
 )
 FAMILIES = {"mmada": MMADA, "showo": SHOWO, "showo2": SHOWO2_FAMILY}
