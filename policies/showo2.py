@@ -167,14 +167,16 @@ class Showo2Policy(Showo2Codec):
             draws.counted[m] = counted.expand(n, -1, -1)
             draws.weights[m] = (counted.shape[1] / counted.sum(1)).expand(n, -1)
             if m == "image":
-                times = 1 - mask_ratios(n, len(prompts), 0.0, 1.0, generator)  # never 1: a clean image has no velocity to tell
+                # As dense as the sampler's: what an image shows is decided early. Never 1: a clean image has no velocity to tell.
+                times = flow.shifted(1 - mask_ratios(n, len(prompts), 0.0, 1.0, generator), self.settings.time_shift)
                 noise = torch.randn(n, len(prompts), *tokens.shape[1:], generator=generator)
                 draws = replace(draws, times=times[:, which].to(self.device), noise=noise[:, which].to(self.device))
         return draws
 
     def log_likelihood(self, rollouts: Sequence[Rollout], draws: Draws) -> Tensor:
         """Of a text the mean log-probability of its tokens; of an image the negative flow-matching loss, the mean over its numbers of the
-        squared difference of velocities, in place of a bound in nats (Diffusion-DPO's, arXiv 2311.12908, without its weight of times)."""
+        squared difference of velocities, in place of a bound in nats (Diffusion-DPO's, arXiv 2311.12908, with the density of the sampler's
+        times for their weight)."""
         total = torch.zeros(len(rollouts), 2, device=self.device)
         blank = self._blank(rollouts)
         clean = self._stacked(rollouts, "image", "tokens") if blank.span("image") else None
