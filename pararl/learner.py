@@ -227,9 +227,13 @@ class Learner:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.version)
         evidence = Evidence(self.policy, rollouts, self.config, generator)
         reference: Bounds | None = None
+        known: list[Tensor] | None = None
         if self.arm.objective == "preference":
             with torch.no_grad(), self._as_reference():
-                reference = evidence.bounds([part() for part in evidence.parts()])
+                parts = [part() for part in evidence.parts()]
+            reference = evidence.bounds(parts)
+            # A reference that was refreshed after the last update is the policy itself: its pass is the first pass too.
+            known = parts if self.reference_version == self.version else None
 
         def loss_of(parts: list[Tensor]) -> tuple[Tensor, Figures]:
             found = evidence.bounds(parts)
@@ -239,7 +243,7 @@ class Learner:
             rejected = self._weigh(found.rejected - reference.rejected)[:, None]
             return self._preference(loglik, self._weigh(reference.lower)[:, None], feedback, place, rejected)
 
-        return backward(evidence.parts(), loss_of)
+        return backward(evidence.parts(), loss_of, known)
 
     def _weigh(self, per_modality: Tensor) -> Tensor:
         """Weighted sum over the last, modality axis."""

@@ -173,3 +173,33 @@ def test_settings_of_a_run_reach_the_draws_and_the_sampler() -> None:
     names = {f.name for f in fields(RolloutConfig)} & {f.name for f in fields(Sampling)}
     assert len(names) == 11
     assert all(getattr(sampling_of(other), name) == getattr(other, name) != getattr(Sampling(), name) for name in names)
+
+
+@pytest.mark.parametrize("negatives", ["elbo", "spg"])
+def test_a_reference_that_is_the_policy_itself_takes_the_place_of_the_first_pass(
+    tiny_policy_dir: Path, negatives: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same gradient bit for bit, in two passes where there were three."""
+    found, calls = [], []
+    for refreshed in (True, False):
+        learner, rollouts, feedback = trained(tiny_policy_dir, replace(SPG, negatives=negatives, micro=4), ONE_TASK)
+        learner.reference = {name: x.clone() for name, x in adapter.tensors(learner.peft).items()}
+        learner.reference_version = learner.version if refreshed else learner.version - 1
+        count = 0
+
+        def counted(name: str, policy: Any = learner.policy) -> None:
+            real = getattr(policy, name)
+
+            def call(*given: Any) -> Any:
+                nonlocal count
+                count += 1
+                return real(*given)
+
+            monkeypatch.setattr(policy, name, call)
+
+        counted("log_likelihood" if negatives == "elbo" else "draw_tokens")
+        learner.update(rollouts, feedback)
+        found.append(gradient(learner))
+        calls.append(count)
+    assert found[0].norm() > 1e-4 and torch.equal(*found)
+    assert calls[1] * 2 == calls[0] * 3

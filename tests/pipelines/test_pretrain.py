@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -83,11 +84,15 @@ def test_the_clip_model_is_trained_and_loaded_as_a_reward(tmp_path: Path) -> Non
     assert score is not None and 0 <= score.value <= 1
 
 
-def test_the_shipped_base_does_every_task_as_well_as_its_record_says() -> None:
-    facts = json.loads((policies.CHECKPOINTS / "scenes-mmada" / "training.json").read_text())
-    strict = facts["slips"]["result"]["id_strict"]
-    policy = policies.load("scenes-mmada")
-    for kind in KINDS:
+@pytest.mark.parametrize(("name", "stage"), [("scenes-mmada", "slips"), ("scenes-showo", "policy"), ("scenes-showo2", "slips")])
+def test_a_shipped_base_does_every_task_as_well_as_its_record_says(name: str, stage: str) -> None:
+    facts = json.loads((policies.CHECKPOINTS / name / "training.json").read_text())
+    strict = facts[stage]["result"]["id_strict"]
+    policy = policies.load(name)
+    assert isinstance(policy, MMadaPolicy)
+    kinds = [kind for kind in KINDS if kind.partition("_")[0] in policy.settings.tasks and f"{kind}, guidance 0.0" in strict]
+    assert {kind.partition("_")[0] for kind in kinds} == set(policy.settings.tasks)
+    for kind in kinds:
         prompts = [scenes.prompt("id", i, 0, *scenes.FORMS[kind]) for i in range(64)]
         rollouts = policy.generate(prompts, list(range(64)), policy.sampling)
         share = np.mean([bool(scenes.score(r.prompt.task, r.prompt.spec, r.output).strict) for r in rollouts])
