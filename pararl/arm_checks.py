@@ -20,6 +20,8 @@ def arm_problems(config: Config) -> list[str]:
             f"arm {pairing[0]} learns from captions and images of the same scenes: curriculum.tasks must name i2t and t2i "
             "(set --curriculum.tasks i2t,t2i, or --run.arms)"
         )
+    if pairing and not config.curriculum.file and "caption" in config.curriculum.canaries:
+        problems.append(f"arm {pairing[0]} learns from captions, which curriculum.canaries rule out (set --curriculum.canaries)")
     if pairing and config.rollout.prompts % 2:
         problems.append(f"arm {pairing[0]} takes prompts in pairs: rollout.prompts must be even (set --rollout.prompts)")
     for arm in config.run.arms:
@@ -48,12 +50,14 @@ def _steps(arm: str, learner: LearnerConfig) -> list[str]:
 def _elbo(arm: str, spec: ArmSpec, learner: LearnerConfig, decoding: str) -> list[str]:
     """What is wrong with an arm whose likelihoods are ELBOs."""
     problems = []
-    if spec.reward == "step" or spec.objective == "grpo":
+    if spec.objective == "grpo" and learner.kl:
+        problems.append(f"learner.kl is about conditionals at steps, and arm {arm} has ELBOs (set --arm.{arm}.learner.kl 0)")
+    if spec.reward == "step" and spec.objective != "grpo":
         problems.append(
             f"learner.likelihood elbo is that of a whole output, and arm {arm} learns from steps "
             f"(set --arm.{arm}.learner.likelihood steps, or elbo for other arms alone: --arm.offline_dpo.learner.likelihood elbo)"
         )
-    if learner.negatives == "spg" and spec.objective == "best":
+    if learner.negatives == "spg" and spec.objective != "preference":
         problems.append(
             f"learner.negatives spg is about rejected sides, and arm {arm} has none "
             f"(set --arm.{arm}.learner.negatives elbo, or spg for other arms alone: --arm.output.learner.negatives spg)"

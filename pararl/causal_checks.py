@@ -14,6 +14,12 @@ def causal_problems(config: Config, family: str | None) -> list[str]:
     problems = []
     if config.rollout.text_guidance:
         problems.append(f"rollout.text_guidance must be 0: the text of a {family} policy is not guided (set --rollout.text_guidance 0)")
+    upper = [arm for arm in config.run.arms if for_arm(config, arm).learner.negatives == "spg"]
+    if family == "showo2" and upper:
+        problems.append(
+            f"learner.negatives spg bounds the log-probabilities of masked tokens, and a {family} policy has none (set "
+            f"--arm.{upper[0]}.learner.negatives elbo)"
+        )
     draws = any(kind not in ("t2t", "i2t") for kind in task_shares(config.curriculum.tasks))
     by_steps = [arm for arm in config.run.arms if for_arm(config, arm).learner.likelihood == "steps"]
     if family == "showo2" and draws and not config.rollout.flow_noise and by_steps:

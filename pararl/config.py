@@ -200,7 +200,9 @@ class LearnerConfig:
     nll: float = 0.0
     """Weight of the negative log-likelihood of the chosen side, against falling likelihoods."""
     likelihood: Literal["steps", "elbo"] = "steps"
-    """steps: exact conditionals of the tokens committed at the recorded steps. elbo: ELBO at shared draws, whatever the trajectory."""
+    """steps: exact conditionals of the tokens committed at the recorded steps. elbo: ELBO at shared draws, whatever the trajectory; of
+    Show-o2's images the flow-matching loss. Not for arm pararl, whose pairs are of steps; pararl_grpo has then the final output's advantage
+    alone."""
     draws: int = 4
     """Monte-Carlo draws of an ELBO."""
     image_ratio: float = -1.0

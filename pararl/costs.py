@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pararl.arms import ARM_SPECS, ArmSpec
 from pararl.config import Arm, Config, RolloutConfig, for_arm
 from pararl.denoising import steps_of
-from pararl.quotas import task_shares
+from pararl.quotas import PAIRED, task_shares
 from pararl.shapes import ModelShape
 from pararl.types import Kind
 
@@ -104,7 +104,8 @@ def gradient_flops(shape: ModelShape, kind: Kind, rank: int, share: float, check
 
 def update_cost(config: Config, arm: Arm, shape: ModelShape) -> UpdateCost:
     """Of an average update of an arm, over the kinds of prompts in their shares."""
-    config, spec, shares = for_arm(config, arm), ARM_SPECS[arm], task_shares(config.curriculum.tasks)
+    config, spec = for_arm(config, arm), ARM_SPECS[arm]
+    shares = dict.fromkeys(PAIRED, 1) if spec.paired else task_shares(config.curriculum.tasks)
     total = UpdateCost(Cost(), Cost(), Cost())
     for kind, share in shares.items():
         prompts = config.rollout.prompts * share / sum(shares.values())
@@ -124,7 +125,8 @@ def _of_prompt(config: Config, spec: ArmSpec, shape: ModelShape, kind: Kind) -> 
         sequences, share = used * learner.draws, 0.5  # the mean mask ratio of text, and close to it of images
     else:
         sequences, share = used * rollout.recorded, 1 / rollout.steps  # every token is committed at one of the steps
-    first = learner.likelihood == "elbo" or not current  # the sampler's record is the first pass of the policy that sampled
+    # The sampler's record is the first pass of the policy that sampled, and advantages on ELBOs need none.
+    first = (learner.likelihood == "elbo" and spec.objective != "grpo") or not current
     again, rows = learner.gradient_checkpointing, learner.image_rows == "all"
     plain = Cost(1, forward_flops(shape, kind, rank, share, rows))
     gradient = plain.times(first) + Cost(1 + again, gradient_flops(shape, kind, rank, share, again, rows))
@@ -139,8 +141,8 @@ def _reference_share(config: Config, spec: ArmSpec) -> float:
     learner = config.learner
     if spec.objective == "best" or (spec.objective == "grpo" and not learner.kl):
         return 0.0
-    if learner.likelihood == "elbo":
-        return 1.0
+    if learner.likelihood == "elbo":  # a reference that was just refreshed is the first pass too
+        return 1 - 1 / learner.reference_every if learner.reference_every else 1.0
     every = learner.reference_every if spec.objective == "preference" else 0
     if spec.data != "current":
         return 0.0 if not every else 1.0

@@ -10,7 +10,7 @@ import numpy as np
 from pararl import scenes
 from pararl.config import Config, checking
 from pararl.prompts import read_prompts
-from pararl.quotas import quotas, task_shares
+from pararl.quotas import PAIRED, quotas, task_shares
 from pararl.types import Kind, Prompt
 
 State = dict[str, Any]
@@ -30,10 +30,6 @@ class Cursor(Protocol):
 
     def load_state(self, state: State) -> None:
         """Go on from there."""
-
-
-PAIRED: tuple[Kind, Kind] = ("i2t", "t2i")
-"""What a paired curriculum holds in equal parts: the first, second, ... prompts of both are about one scene."""
 
 
 class Endless:

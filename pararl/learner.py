@@ -88,8 +88,10 @@ class Learner:
         go together."""
         if config.schedule != "constant" and not updates:
             raise ValueError(f"learner.schedule {config.schedule} needs the number of updates of the run")
-        if config.likelihood == "elbo" and (arm.reward == "step" or arm.objective == "grpo"):
+        if config.likelihood == "elbo" and arm.reward == "step" and arm.objective != "grpo":
             raise ValueError("an ELBO is the likelihood of a whole output: this arm learns from steps, use learner.likelihood steps")
+        if config.likelihood == "elbo" and arm.objective == "grpo" and config.kl:
+            raise ValueError("learner.kl is about conditionals at steps: use learner.kl 0 with learner.likelihood elbo")
         if config.negatives == "spg" and (config.likelihood != "elbo" or arm.objective != "preference"):
             raise ValueError("learner.negatives spg is about the rejected sides of pairs measured by ELBOs: use learner.negatives elbo")
         self.policy, self.peft, self.config, self.arm, self.seed = policy, peft, config, arm, seed
@@ -226,6 +228,8 @@ class Learner:
         """The same with bounds at shared draws in place of the exact conditionals; takes rollouts in the order of ``by_task``."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.version)
         evidence = Evidence(self.policy, rollouts, self.config, generator)
+        if self.arm.objective == "grpo":
+            return self._backward_weighted(evidence, rollouts, feedback, list(place))
         reference: Bounds | None = None
         known: list[Tensor] | None = None
         if self.arm.objective == "preference":
@@ -244,6 +248,31 @@ class Learner:
             return self._preference(loglik, self._weigh(reference.lower)[:, None], feedback, place, rejected)
 
         return backward(evidence.parts(), loss_of, known)
+
+    def _backward_weighted(self, evidence: Evidence, rollouts: list[Rollout], feedback: Feedback, used: list[int]) -> tuple[float, Figures]:
+        """The gradient of Eq. 3 where the policy is the one that sampled, with the ELBO of the final output in place of conditionals at
+        steps: every token's part of it times its advantage (UDM-GRPO, arXiv 2604.18518). Linear in the parts, hence one pass."""
+        assert feedback.advantages is not None
+        width = evidence.width
+        place = {id(rollout): row for row, rollout in enumerate(rollouts)}
+        advantage = (
+            torch.from_numpy(feedback.advantages[used][:, -1]).to(self.policy.device)[:, None, None].repeat(1, len(MODALITIES), width)
+        )
+        advantage[:, MODALITIES.index("text")] += self._word_credit(rollouts, feedback, used, width)
+        if feedback.credit is not None:
+            advantage[:, MODALITIES.index("image")] += self._token_credit(feedback.credit[used], width)
+        count = {m: sum(r.segment(m) is not None for r in rollouts) * self.config.draws for m in MODALITIES}
+        total = 0.0
+        for cell in evidence.cells:
+            rows = [place[id(rollout)] for rollout in cell.rollouts]
+            loss = torch.zeros((), device=self.policy.device)
+            for modality, logprob in self.policy.draw_tokens(cell.rollouts, cell.draw).items():
+                counted = cell.draw.counted[modality][0]
+                gain = advantage[rows, MODALITIES.index(modality), : logprob.shape[-1]] * logprob * counted
+                loss = loss - self._weight(modality) * (gain.sum(-1) / counted.sum(-1).clamp_min(1)).sum() / count[modality]
+            loss.backward()
+            total += loss.item()
+        return total, {}
 
     def _weigh(self, per_modality: Tensor) -> Tensor:
         """Weighted sum over the last, modality axis."""

@@ -139,8 +139,10 @@ def unfit(prompts: Iterable[Prompt], directory: Path) -> list[str]:
     told = []
     for prompt in prompts:
         where = f"prompt {prompt.id}"
-        text = settings["dialogue"].replace("{image}", "").replace("{text}", prompt.text) if prompt.task in spoken else prompt.text
-        tokens = tokenizer.encode(text, add_special_tokens=False).tokens
+        text = settings["dialogue"].replace("{image}", "") if prompt.task in spoken else "{text}"
+        before, _, after = text.partition("{text}")
+        parts = (before, prompt.text, after) if showo2 else (text.replace("{text}", prompt.text),)  # as each tokenizes it
+        tokens = [token for part in parts for token in tokenizer.encode(part, add_special_tokens=False).tokens]
         if unknown is not None and unknown in tokens:
             words = [w for w in dict.fromkeys(prompt.text.split()) if unknown in tokenizer.encode(w, add_special_tokens=False).tokens]
             told.append(f"{where}: the vocabulary of {directory.name} has no {', '.join(map(repr, words))}")

@@ -4,6 +4,9 @@ from collections.abc import Mapping, Sequence
 
 from pararl.types import KINDS, Kind
 
+PAIRED: tuple[Kind, Kind] = ("i2t", "t2i")
+"""What the batches of a paired arm hold in equal parts: the first, second, ... prompts of both are about one scene."""
+
 
 def task_shares(entries: Sequence[str]) -> dict[Kind, int]:
     """The share of each kind from entries like ``t2i`` or ``edit:2``, in their order; a kind without a number has 1.

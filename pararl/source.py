@@ -44,20 +44,22 @@ def arm_group(config: Config, arm: ArmSpec) -> int:
     return config.rollout.group * (calls if arm.reward == "final" and config.rollout.equal_calls else 1)
 
 
-def static_batch(config: Config, rollouts: Sequence[Rollout], update: int) -> list[int]:
+def static_batch(config: Config, rollouts: Sequence[Rollout], update: int, pairs: bool = False) -> list[int]:
     """Which of the static rollouts an update learns from: whole groups, in an order shuffled by run.seed, each once over the run.
 
-    Groups change places with others of their kind, so that every batch keeps its task quotas, and kinds of which there are as many change
-    them alike: pairs of them stay in one batch. Without the shuffle an offline arm would
+    Groups change places with others of their kind, so that every batch keeps its task quotas; where there are ``pairs``, both kinds alike,
+    so that a pair stays in one batch. Without the shuffle an offline arm would
     repeat the stream of base samples batch by batch, and be another arm in name only.
     """
     prompts = config.rollout.prompts * config.run.updates
     size = len(rollouts) // prompts
     kinds = [rollouts[k * size].prompt.kind for k in range(prompts)]
-    order = np.arange(prompts)
+    order, rng = np.arange(prompts), np.random.default_rng((config.run.seed, prompts))
     for kind in dict.fromkeys(kinds):
         places = np.flatnonzero([k == kind for k in kinds])
-        order[places] = np.random.default_rng((config.run.seed, prompts)).permutation(places)
+        if pairs:
+            rng = np.random.default_rng((config.run.seed, prompts))
+        order[places] = rng.permutation(places)
     first = (update - 1) * config.rollout.prompts
     return [int(p) * size + k for p in order[first : first + config.rollout.prompts] for k in range(size)]
 
@@ -79,7 +81,7 @@ class Source:
         if self._static is None:
             self._static = checkpoint.load_rollouts(self.store) or self._sample_once()
         rollouts, judgements = self._static
-        chosen = static_batch(self.config, rollouts, update)
+        chosen = static_batch(self.config, rollouts, update, self.arm.paired)
         seconds, self._seconds = self._seconds, (0.0, 0.0)
         return Batch([rollouts[i] for i in chosen], [judgements[i] for i in chosen], len(chosen), *seconds)
 

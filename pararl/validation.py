@@ -101,7 +101,7 @@ def validate(config: Config, files: bool = True) -> None:
     values = flat(config)
     numbers = [_out_of_range(key, key, values[key]) for key in BOUNDS]
     problems = [problem for problem in numbers if problem] + _steps(config) + _lists(config) + _names(config) + _overrides(config)
-    problems = problems or arm_problems(config) + _curriculum(config)
+    problems = problems or _curriculum(config) or arm_problems(config)
     if not problems:
         family = family_of(config.policy.name, policy_directory(config))
         problems = (
@@ -286,7 +286,8 @@ def _one_dtype(config: Config) -> list[str]:
     """What is wrong where only rollout workers or only the learner have a GPU: auto would give them different models."""
     if config.policy.dtype != "auto" or bool(config.rollout.gpus) == bool(config.learner.gpus):
         return []
-    if held_bytes(config.policy.name, policy_directory(config)) in (None, 4):
+    held = held_bytes(config.policy.name, policy_directory(config))
+    if held == 4 or (held is None and not release_of(config.policy.name)):
         return []
     return [
         "policy.dtype auto is float32 on a CPU and less on a GPU, and rollout workers and learner must be one model "

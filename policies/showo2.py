@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pararl.types import Latents, Modality, Prompt, Rollout, Segment
+from pararl.types import MODALITIES, Latents, Modality, Prompt, Rollout, Segment
 from policies.attention.omni import Omni, omni
 from policies.backbones.showo2 import Showo2
 from policies.backbones.showo2_state import Prefix, first_columns, owners, patched
@@ -178,24 +178,29 @@ class Showo2Policy(Showo2Codec):
         squared difference of velocities, in place of a bound in nats (Diffusion-DPO's, arXiv 2311.12908, with the density of the sampler's
         times for their weight)."""
         total = torch.zeros(len(rollouts), 2, device=self.device)
+        for draw in draws:
+            found = self.draw_tokens(rollouts, draw)
+            means = [found[m].sum(-1) / draw.counted[m][0].sum(-1) if m in found else total[:, 0] * 0 for m in MODALITIES]
+            total = total + torch.stack(means, -1)
+        return total / len(draws)
+
+    def draw_tokens(self, rollouts: Sequence[Rollout], draw: Draws) -> dict[Modality, Tensor]:
+        """See ``Policy``. Of a token of an image the negative mean over its numbers of the squared difference of velocities."""
         blank = self._blank(rollouts)
         clean = self._stacked(rollouts, "image", "tokens") if blank.span("image") else None
         text = self._stacked(rollouts, "text", "tokens") if blank.span("text") else None
-        for draw in draws:
-            seen = times = None
-            if clean is not None and draw.times is not None and draw.noise is not None:
-                times = draw.times[0]
-                seen = flow.between(clean, draw.noise[0], times)
-            hidden, mask, when = self.states(blank, text, seen, times)
-            columns = [torch.zeros(len(rollouts), device=self.device)] * 2
-            if text is not None:
-                logp = self.text_logprobs(hidden, blank, text)
-                columns[0] = logp.sum(-1) / self.counted(text).sum(-1)
-            if clean is not None and draw.noise is not None and when is not None:
-                gap = self.velocities(hidden, mask, when) - (clean - draw.noise[0])
-                columns[1] = -gap.float().square().mean((1, 2))
-            total = total + torch.stack(columns, -1)
-        return total / len(draws)
+        seen = times = None
+        if clean is not None and draw.times is not None and draw.noise is not None:
+            times = draw.times[0]
+            seen = flow.between(clean, draw.noise[0], times)
+        hidden, mask, when = self.states(blank, text, seen, times)
+        found: dict[Modality, Tensor] = {}
+        if text is not None:
+            found["text"] = self.text_logprobs(hidden, blank, text)
+        if clean is not None and draw.noise is not None and when is not None:
+            gap = self.velocities(hidden, mask, when) - (clean - draw.noise[0])
+            found["image"] = -gap.float().square().mean(2)
+        return found
 
     def step_tokens(self, rollouts: Sequence[Rollout], steps: Sequence[Sequence[int]]) -> dict[Modality, StepTokens]:
         """Exact: of a text token by token, of an image the log-density of the SDE's move at each recorded step.

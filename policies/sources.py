@@ -51,8 +51,10 @@ def find(
     directory = Path(name) if Path(name).is_dir() else CHECKPOINTS / name
     if (directory / POLICY_FILE).exists():
         raw = json.loads((directory / POLICY_FILE).read_text())
+        if text_tokenizer is not None:
+            raise ValueError(f"{directory} is a saved policy, which holds its own text tokenizer (leave out text_tokenizer=)")
         images = directory / "image_tokenizer" if image_tokenizer is None else fetch(str(image_tokenizer))
-        return Parts(raw["family"], raw["settings"], directory, images, text=None if text_tokenizer is None else fetch(str(text_tokenizer)))
+        return Parts(raw["family"], raw["settings"], directory, images)
     release = release or release_of(str(name))
     if release not in RELEASES:
         known = sorted(p.parent.name for p in CHECKPOINTS.glob(f"*/{POLICY_FILE}"))

@@ -88,13 +88,19 @@ class Counted:
         return found
 
 
+STEPS: list[tuple[Arm, str]] = [(arm, "steps") for arm in ARMS if not ARM_SPECS[arm].paired]  # whose prompts are of two kinds
+ELBOS: list[tuple[Arm, str]] = [(arm, "elbo") for arm in ("best_of_n", "output", "offline_dpo", "pararl_grpo")]
+
+
 @pytest.mark.parametrize("every", [0, 1])
-@pytest.mark.parametrize("arm", ARMS)
-def test_an_update_takes_the_forwards_that_pass_through_the_backbone(arm: Arm, every: int, tiny_policy_dir: Path) -> None:
+@pytest.mark.parametrize(("arm", "likelihood"), STEPS + ELBOS)
+def test_an_update_takes_the_forwards_that_pass_through_the_backbone(arm: Arm, likelihood: str, every: int, tiny_policy_dir: Path) -> None:
     settings = {"policy.name": str(tiny_policy_dir), "rollout.prompts": 2, "rollout.group": 4, "rollout.steps": 4, "rollout.recorded": 2}
     settings |= {"rollout.guidance": 1.0, "learner.micro": 2, "policy.lora_rank": RANK, "learner.reference_every": every}
-    settings |= {"learner.kl": 0.1}  # of pararl_grpo, to the base whatever the reference of the others
-    config = changed(Config(arm={arm: {"learner.likelihood": "elbo"}} if arm == "best_of_n" else {}), settings)
+    settings |= {"learner.likelihood": likelihood}
+    if likelihood == "steps":
+        settings |= {"learner.kl": 0.1}  # of pararl_grpo, to the base whatever the reference of the others
+    config = changed(Config(arm={}), settings)
     own, spec = for_arm(config, arm), ARM_SPECS[arm]
     policy = policies.load(tiny_policy_dir)
     learner = Learner(policy, adapter.attach(policy, RANK, 8), own.learner, spec)

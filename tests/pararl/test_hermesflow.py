@@ -121,7 +121,7 @@ def test_pairs_stay_together_when_static_rollouts_are_shuffled() -> None:
     seen = []
     for update in range(1, 6):
         kinds: dict[str, set[str]] = {"i2t": set(), "t2i": set()}
-        for i in static_batch(settings, stored, update):
+        for i in static_batch(settings, stored, update, pairs=True):
             kinds[stored[i].prompt.kind].add(stored[i].prompt.id)
         assert kinds["i2t"] == kinds["t2i"] and len(kinds["i2t"]) == 4
         seen += sorted(kinds["i2t"])
@@ -130,9 +130,14 @@ def test_pairs_stay_together_when_static_rollouts_are_shuffled() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tasks", "prompts", "said"),
-    [(("t2i",), 8, "curriculum.tasks must name i2t and t2i"), (("i2t", "t2i"), 7, "rollout.prompts must be even")],
+    ("tasks", "prompts", "canaries", "said"),
+    [
+        (("t2i",), 8, (), "curriculum.tasks must name i2t and t2i"),
+        (("i2t", "t2i"), 7, (), "rollout.prompts must be even"),
+        (("i2t", "t2i"), 8, ("caption",), "learns from captions, which curriculum.canaries rule out"),
+        (("i2t", "drawing"), 8, (), "curriculum.tasks: unknown 'drawing'"),
+    ],
 )
-def test_what_has_no_pairs_is_told(tasks: tuple[str, ...], prompts: int, said: str) -> None:
+def test_what_has_no_pairs_is_told(tasks: tuple[str, ...], prompts: int, canaries: tuple[str, ...], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        validate(config(CurriculumConfig(tasks=tasks), prompts))
+        validate(config(CurriculumConfig(tasks=tasks, canaries=canaries), prompts))

@@ -1,0 +1,88 @@
+"""Arm ``pararl_grpo`` with the ELBO of the final output: every token's part of it times its advantage."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pararl.config import LearnerConfig
+from pararl.learner import Learner
+from pararl.prefer import Feedback
+from pararl.types import MODALITIES, Rollout
+from tests.pararl.learning import ALL_TASKS, CONFIG, ONE_TASK, make, sample, teach
+
+ELBO = replace(CONFIG, likelihood="elbo", draws=3, micro=4, text_weight=0.5, image_weight=2.0)
+
+
+def taught(directory: Path, config: LearnerConfig = ELBO, tasks: Any = ONE_TASK) -> tuple[Learner, list[Rollout], Feedback]:
+    """A learner, rollouts of its own, and advantages, credit of cells among them."""
+    learner = make(directory, "pararl_grpo", config)
+    rollouts = sample(learner, tasks)
+    feedback = teach(rollouts, learner.arm)
+    credit = np.random.default_rng(0).normal(size=(len(rollouts), 4, 4)).astype(np.float32)
+    return learner, rollouts, replace(feedback, credit=credit)
+
+
+def gradient(learner: Learner) -> torch.Tensor:
+    return torch.cat([p.grad.flatten() if p.grad is not None else torch.zeros(p.numel()) for p in learner.parameters])
+
+
+@pytest.mark.parametrize("tasks", [ONE_TASK, [("interleaved", False)]], ids=["t2i", "interleaved"])
+def test_the_gradient_is_that_of_the_formula_written_with_loops(tiny_policy_dir: Path, tasks: Any) -> None:
+    learner, rollouts, feedback = taught(tiny_policy_dir, tasks=tasks)
+    assert feedback.advantages is not None and feedback.credit is not None
+    draws = learner.policy.draws(rollouts, 3, torch.Generator().manual_seed(0))
+    rows, columns = learner.policy.grid
+    total = torch.zeros(())
+    for draw in draws:
+        for m, logprob in learner.policy.draw_tokens(rollouts, draw).items():
+            weight = {"text": 0.5, "image": 2.0}[m]
+            for b in range(len(rollouts)):
+                counted = draw.counted[m][0, b].nonzero().flatten().tolist()
+                terms = []
+                for i in counted:
+                    own = float(feedback.advantages[b, -1])
+                    if m == "image":
+                        own += float(feedback.credit[b, (i // columns) * 4 // rows, (i % columns) * 4 // columns])
+                    terms.append(own * logprob[b, i])
+                total = total - weight * torch.stack(terms).mean() / len(rollouts) / 3
+    expected = torch.cat([g.flatten() for g in torch.autograd.grad(total, learner.parameters)])
+    figures = learner.update(rollouts, feedback)
+    found = gradient(learner)
+    found = found * figures["preference/grad_norm"] / found.norm()  # as it was before it was clipped
+    assert figures["preference/loss"] == pytest.approx(total.item(), abs=1e-5)
+    assert expected.norm() > 1e-3 and (found - expected).norm() < 1e-4 * expected.norm()
+
+
+def test_cell_by_cell_accumulation_gives_the_gradient_of_all_at_once(tiny_policy_dir: Path) -> None:
+    found = []
+    for micro in (1024, 3):
+        learner, rollouts, feedback = taught(tiny_policy_dir, replace(ELBO, micro=micro), ALL_TASKS)
+        learner.update(rollouts, feedback)
+        found.append(gradient(learner))
+    assert found[0].norm() > 1e-3 and (found[1] - found[0]).norm() < 1e-4 * found[0].norm()
+
+
+def test_updates_raise_what_has_advantage(tiny_policy_dir: Path) -> None:
+    learner, rollouts, feedback = taught(tiny_policy_dir)
+    assert feedback.advantages is not None
+    feedback = replace(feedback, credit=None)
+    draws = learner.policy.draws(rollouts, 16, torch.Generator().manual_seed(1))
+    advantage = torch.from_numpy(feedback.advantages[:, -1])
+
+    @torch.no_grad()
+    def gain() -> float:
+        return float((advantage * learner.policy.log_likelihood(rollouts, draws)[:, MODALITIES.index("image")]).sum())
+
+    before = gain()
+    for _ in range(5):
+        learner.update(rollouts, feedback)
+    assert gain() > before + 0.01
+
+
+def test_a_kl_at_steps_does_not_go_with_elbos(tiny_policy_dir: Path) -> None:
+    with pytest.raises(ValueError, match="learner.kl is about conditionals at steps"):
+        make(tiny_policy_dir, "pararl_grpo", replace(ELBO, kl=0.1))
