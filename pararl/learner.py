@@ -237,7 +237,7 @@ class Learner:
                 parts = [part() for part in evidence.parts()]
             reference = evidence.bounds(parts)
             # A reference that was refreshed after the last update is the policy itself: its pass is the first pass too.
-            known = parts if self.reference_version == self.version else None
+            known = parts if self.reference is not None and self.reference_version == self.version else None
 
         def loss_of(parts: list[Tensor]) -> tuple[Tensor, Figures]:
             found = evidence.bounds(parts)
