@@ -68,8 +68,8 @@ def test_cell_by_cell_accumulation_gives_the_gradient_of_all_at_once(tiny_policy
 
 def test_updates_raise_what_has_advantage(tiny_policy_dir: Path) -> None:
     learner, rollouts, feedback = taught(tiny_policy_dir)
-    assert feedback.advantages is not None
     feedback = replace(feedback, credit=None)
+    assert feedback.advantages is not None
     draws = learner.policy.draws(rollouts, 16, torch.Generator().manual_seed(1))
     advantage = torch.from_numpy(feedback.advantages[:, -1])
 
