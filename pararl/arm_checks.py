@@ -2,7 +2,7 @@
 
 from pararl.arms import ARM_SPECS, ArmSpec
 from pararl.config import Config, LearnerConfig, for_arm
-from pararl.quotas import task_shares
+from pararl.quotas import PAIRED, task_shares
 
 ELBO_ONLY = ("image_ratio", "text_ratio", "text_masks", "image_rows", "negatives")
 """Settings of the learner that are about ELBOs alone."""
@@ -15,7 +15,7 @@ def arm_problems(config: Config) -> list[str]:
     if config.prefer.credit and not taking:
         problems.append(f"prefer.credit has an effect in arm pararl_grpo only, not in {', '.join(config.run.arms)} (set --run.arms)")
     pairing = [arm for arm in config.run.arms if ARM_SPECS[arm].paired]  # type: ignore[index]
-    if pairing and not {"i2t", "t2i"} <= task_shares(config.curriculum.tasks).keys():
+    if pairing and not set(PAIRED) <= task_shares(config.curriculum.tasks).keys():
         problems.append(
             f"arm {pairing[0]} learns from captions and images of the same scenes: curriculum.tasks must name i2t and t2i "
             "(set --curriculum.tasks i2t,t2i, or --run.arms)"

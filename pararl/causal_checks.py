@@ -1,10 +1,13 @@
 """What must hold where a policy writes its text token by token."""
 
-from pararl.config import Config, for_arm
+from pararl.arm_checks import ELBO_ONLY
+from pararl.config import Config, LearnerConfig, for_arm
 from pararl.quotas import task_shares
 
 CAUSAL = ("showo", "showo2")
 """Families that do. Their text has no blocks and no steps of its own."""
+MASKS = {"showo": ("text_ratio", "text_masks"), "showo2": ELBO_ONLY}
+"""Settings of the learner about masks that a family has not: Show-o in its text, Show-o2 anywhere."""
 
 
 def causal_problems(config: Config, family: str | None) -> list[str]:
@@ -14,12 +17,14 @@ def causal_problems(config: Config, family: str | None) -> list[str]:
     problems = []
     if config.rollout.text_guidance:
         problems.append(f"rollout.text_guidance must be 0: the text of a {family} policy is not guided (set --rollout.text_guidance 0)")
-    upper = [arm for arm in config.run.arms if for_arm(config, arm).learner.negatives == "spg"]
-    if family == "showo2" and upper:
-        problems.append(
-            f"learner.negatives spg bounds the log-probabilities of masked tokens, and a {family} policy has none (set "
-            f"--arm.{upper[0]}.learner.negatives elbo)"
-        )
+    for arm in config.run.arms:
+        learner = for_arm(config, arm).learner
+        for name in MASKS[family]:
+            if getattr(learner, name) != getattr(LearnerConfig(), name):
+                problems.append(
+                    f"learner.{name} is about masks, and a {family} policy hides no token there (arm {arm}; set --arm.{arm}.learner.{name} "
+                    f"{getattr(LearnerConfig(), name)})"
+                )
     draws = any(kind not in ("t2t", "i2t") for kind in task_shares(config.curriculum.tasks))
     by_steps = [arm for arm in config.run.arms if for_arm(config, arm).learner.likelihood == "steps"]
     if family == "showo2" and draws and not config.rollout.flow_noise and by_steps:

@@ -9,7 +9,7 @@ import numpy as np
 
 from pararl import scenes
 from pararl.config import Config, checking
-from pararl.prompts import read_prompts
+from pararl.prompts import paired, read_prompts
 from pararl.quotas import PAIRED, quotas, task_shares
 from pararl.types import Kind, Prompt
 
@@ -121,13 +121,6 @@ class Finite:
         if state["digest"] != self.digest:
             raise ValueError(f"the prompts of kind {self.prompts[0].kind} are not those that the run began with; restore curriculum.file")
         self.epoch, self.cursor, self.resting = int(state["epoch"]), int(state["cursor"]), dict(state["resting"])
-
-
-def paired(prompts: Sequence[Prompt]) -> dict[Kind, list[Prompt]]:
-    """The prompts of ``PAIRED`` that share their id with one of the other kind, in the same order."""
-    both = [{p.id: p for p in prompts if p.kind == kind} for kind in PAIRED]
-    shared = [name for name in both[0] if name in both[1]]
-    return {kind: [found[name] for name in shared] for kind, found in zip(PAIRED, both, strict=True)}
 
 
 class Curriculum:

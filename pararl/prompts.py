@@ -1,15 +1,16 @@
 """The user's prompts: JSON lines in GenEval's format with our additions, or a data set that ``datasets`` reads, as the same records."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 
+from pararl.quotas import PAIRED
 from pararl.scenes.records import from_record
 from pararl.shapes import image_shape
-from pararl.types import Prompt, Task
+from pararl.types import Kind, Prompt, Task
 
 COLUMNS = ("id", "task", "split", "prompt", "image", "spec")
 """Columns of a data set that are read as such; every other one belongs to the spec."""
@@ -121,6 +122,13 @@ def _pixels(value: Any, folder: Path) -> np.ndarray:
         raise ValueError(f"'image' must be a picture file or an image column of datasets, got {type(value).__name__}")
     picture = Image.open(folder / value) if isinstance(value, str) else value
     return np.asarray(picture.convert("RGB"), np.uint8)
+
+
+def paired(prompts: Sequence[Prompt]) -> dict[Kind, list[Prompt]]:
+    """The prompts of ``PAIRED`` that share their id with one of the other kind, in the same order."""
+    both = [{p.id: p for p in prompts if p.kind == kind} for kind in PAIRED]
+    shared = [name for name in both[0] if name in both[1]]
+    return {kind: [found[name] for name in shared] for kind, found in zip(PAIRED, both, strict=True)}
 
 
 def unfit(prompts: Iterable[Prompt], directory: Path) -> list[str]:

@@ -310,7 +310,7 @@ def _files(config: Config) -> list[str]:
     ):
         if not source:
             continue
-        from pararl.prompts import read_prompts, unfit
+        from pararl.prompts import paired, read_prompts, unfit
 
         try:
             prompts = read_prompts(source, checking(config) if key == "curriculum.file" else measuring(config))
@@ -325,13 +325,12 @@ def _files(config: Config) -> list[str]:
                 problems.append(
                     f"{key}: {count} prompts of kind {kind} are wanted, {source} has {found} (set --{key} or --curriculum.tasks)"
                 )
-        if key == "curriculum.file" and any(ARM_SPECS[arm].paired for arm in config.run.arms):  # type: ignore[index]
-            shared = len({p.id for p in prompts if p.kind == "i2t"} & {p.id for p in prompts if p.kind == "t2i"})
-            if shared < config.rollout.prompts // 2:
-                problems.append(
-                    f"{key}: arm hermesflow wants {config.rollout.prompts // 2} pairs of prompts of kinds i2t and t2i with the same id, "
-                    f"{source} has {shared} (set --{key} or --run.arms)"
-                )
+        pairing = [arm for arm in config.run.arms if ARM_SPECS[arm].paired]  # type: ignore[index]
+        if key == "curriculum.file" and pairing and (shared := len(paired(prompts)["t2i"])) < (wanted := config.rollout.prompts // 2):
+            problems.append(
+                f"{key}: arm {pairing[0]} wants {wanted} pairs of prompts of kinds i2t and t2i with the same id, {source} has {shared} "
+                f"(set --{key} or --run.arms)"
+            )
         # A release's tokenizer may still be on the hub; its vocabulary is open.
         if release_of(config.policy.name):
             continue

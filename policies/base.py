@@ -174,11 +174,12 @@ class Policy(ABC):
         """Mean over the draws of the estimated log-likelihood per token, float32 [batch, modality], differentiable; 0 where absent."""
 
     def draw_tokens(self, rollouts: Sequence[Rollout], draw: Draws) -> dict[Modality, Tensor]:
-        """Log-probabilities of the tokens that one draw counts, per modality float32 [batch, n], differentiable; 0 at the others.
+        """What each token that one draw counts adds to ``log_likelihood``, which is their mean, and that over draws: its log-probability,
+        where the policy has one. Per modality float32 [batch, n], differentiable; 0 at the others.
 
-        Raises ValueError for a policy whose likelihood has no masks.
+        Raises ValueError for a policy that cannot part its likelihood so.
         """
-        raise ValueError(f"a policy of family {self.family} hides no tokens, which an upper bound needs (set --learner.negatives elbo)")
+        raise ValueError(f"a policy of family {self.family} does not tell the likelihoods of single tokens (set --learner.negatives elbo)")
 
     @abstractmethod
     def step_tokens(self, rollouts: Sequence[Rollout], steps: Sequence[Sequence[int]]) -> dict[Modality, StepTokens]:

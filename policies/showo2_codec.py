@@ -57,6 +57,11 @@ class Showo2Settings(MMadaSettings):
 
     specials_class: ClassVar[type[Specials]] = Showo2Specials
 
+    def __post_init__(self) -> None:
+        front, found, behind = self.dialogue.partition("{text}")
+        if not found or "{image}" in behind or front.count("{image}") > 1 or "{text}" in behind:
+            raise ValueError(f"dialogue must have one {{text}}, and at most one {{image}} in front of it, got {self.dialogue!r}")
+
 
 class Showo2Codec(ShowoPolicy):
     """Tokenizer, VAE and layout of the family."""

@@ -16,6 +16,11 @@ from pararl.config import Config, changed
         ({"rollout.flow_noise": 0.0, "curriculum.tasks": ("i2t",)}, "showo2", None),
         ({"rollout.flow_noise": 0.0, "learner.likelihood": "elbo"}, "showo2", None),
         ({}, "showo2", None),
+        ({"learner.negatives": "spg"}, "showo2", "learner.negatives is about masks, and a showo2 policy hides no token there"),
+        ({"learner.image_ratio": 0.5}, "showo2", "(arm pararl; set --arm.pararl.learner.image_ratio -1.0)"),
+        ({"learner.text_masks": "block"}, "showo", "learner.text_masks is about masks"),
+        ({"learner.image_ratio": 0.5, "learner.negatives": "spg"}, "showo", None),
+        ({"learner.text_masks": "block"}, "mmada", None),
     ],
 )
 def test_what_a_causal_policy_does_not_do_is_told(settings: dict[str, object], family: str, told: str | None) -> None:

@@ -1,59 +1,18 @@
 """A run's settings: the command line wins over the file, mistakes are one line, and what is saved reads back equal."""
 
 import json
-import os
-import subprocess
-import sys
 import time
-import tomllib
 from pathlib import Path
 
-import pathspec
 import pytest
 import yaml
-from packaging.requirements import Requirement
 
 from pararl import cli, validation
 from pararl.config import SETTINGS, Config, ConfigError, arm_defaults, changed, for_arm
+from tests.pararl.conftest import Complaint, written
 
+pytestmark = pytest.mark.usefixtures("elsewhere")
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = ROOT / "pipelines" / "pararl.py"
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder with one embedded policy, so that no test depends on the checkout's."""
-    (tmp_path / "checkpoints" / "scenes-mmada").mkdir(parents=True)
-    settings = {"settings": {"text_tokens": 24, "text_block": 12}}
-    (tmp_path / "checkpoints" / "scenes-mmada" / "policy.json").write_text(json.dumps(settings))
-    monkeypatch.setattr(validation, "EMBEDDED", tmp_path / "checkpoints")
-    work = tmp_path / "work"
-    work.mkdir()
-    monkeypatch.chdir(work)
-    return work
-
-
-def written(text: str, name: str = "job.yaml") -> str:
-    Path(name).write_text(text, encoding="utf-8")
-    return name
-
-
-def complaint(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
-    """The one line that ``argv`` is refused with; nothing may be written to the working folder."""
-    before = sorted(Path().rglob("*"))
-    with pytest.raises(SystemExit) as stopped:
-        cli.parse(argv)
-    captured = capsys.readouterr()
-    assert stopped.value.code == 2
-    assert captured.out == ""
-    assert captured.err.startswith("pararl: error: ") and captured.err.count("\n") == 1 and captured.err.endswith("\n")
-    assert sorted(Path().rglob("*")) == before
-    return captured.err
-
-
-def script(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | environment
-    return subprocess.run([sys.executable, *arguments], cwd=cwd, env=env, capture_output=True, text=True, timeout=60)
 
 
 def test_no_arguments_give_the_defaults() -> None:
@@ -92,78 +51,6 @@ def test_values_have_their_declared_types() -> None:
 @pytest.mark.parametrize(
     ("argv", "line"),
     [
-        ("--learner.lr -1", "learner.lr must be > 0, got -1.0 (set --learner.lr)"),
-        ("--learner.lr -1e-3", "learner.lr must be > 0, got -0.001 (set --learner.lr)"),
-        ("--learner.lr 0", "learner.lr must be > 0, got 0.0"),
-        ("--learner.lr .nan", "learner.lr must be finite, got nan"),
-        ("--learner.beta .inf", "learner.beta must be finite, got inf"),
-        ("--learner.beta 0", "learner.beta must be > 0"),
-        ("--run.updates 0", "run.updates must be >= 1, got 0"),
-        ("--rollout.guidance -0.5", "rollout.guidance must be >= 0"),
-        ("--rollout.text_guidance .inf", "rollout.text_guidance must be finite, got inf"),
-        ("--rollout.group 1", "rollout.group must be >= 2"),
-        ("--rollout.threads 0", "rollout.threads must be >= 1"),
-        ("--rollout.recorded 9 --rollout.steps 8", "rollout.recorded must be <= rollout.steps (8), got 9"),
-        ("--rollout.recorded 0", "rollout.recorded must be >= 1"),
-        (
-            "--run.arms pararl,ppo",
-            "run.arms: unknown 'ppo' (known: pararl, pararl_grpo, output, offline_dpo, offline_stream, best_of_n, hermesflow;",
-        ),
-        ("--run.arms []", "run.arms must name at least one of pararl, "),
-        ("--run.arms output,output", "run.arms names 'output' more than once"),
-        ("--eval.splits id,ood", "eval.splits: unknown 'ood' (known: id, "),
-        ("--curriculum.tasks t2v", "curriculum.tasks: unknown 't2v' (known: t2t, i2t, t2i, edit, interleaved, interleaved_edit)"),
-        ("--curriculum.tasks []", "curriculum.tasks must name at least one kind of prompt"),
-        ("--eval.tasks t2i,t2i", "eval.tasks: 't2i' is named more than once"),
-        (
-            "--curriculum.tasks t2i,edit,i2t --rollout.prompts 2",
-            "rollout.prompts must be >= 3, one of each kind in curriculum.tasks, got 2",
-        ),
-        ("--curriculum.canaries clocks", "curriculum.canaries: unknown 'clocks' (known: scene_edit, "),
-        ("--curriculum.tasks t2t --curriculum.canaries scene_edit,arithmetic,paraphrase", "leave no prompt of kind t2t to train on"),
-        ("--eval.splits id,canary", "eval.splits: canary needs tags that are never trained on"),
-        ("--curriculum.file gone.jsonl", "curriculum.file: there is no file gone.jsonl"),
-        ("--eval.file gone.jsonl", "eval.file has the split id alone"),
-        ("--eval.tasks t2t --curriculum.canaries scene_edit,arithmetic,paraphrase", "leave no prompt of kind t2t for split id"),
-        ("--curriculum.canaries arithmetic --eval.splits id,canary", "no kind that is measured has a prompt with a tag of"),
-        ("--eval.file gone.jsonl --eval.splits id", "eval.file: there is no file gone.jsonl"),
-        ("--reward.name clip", "reward.name: unknown reward 'clip' (known: scenes, scenes-clip, clip:DIRECTORY, "),
-        ("--reward.name clip:./gone", "reward.name: reward 'clip:./gone': ./gone is neither a directory nor a name of the hub"),
-        ("--eval.reward scene", "eval.reward: unknown reward 'scene' (known: scenes, "),
-        ("--reward.calibration 1", "reward.calibration must be 0, or >= 2 (one score has no deviation), got 1"),
-        (
-            "--reward.name scenes-clip --curriculum.tasks t2i,edit,t2t",
-            "reward.name: scenes-clip scores no prompt of kind edit, t2t (set --reward.name)",
-        ),
-        ("--eval.reward scenes-clip --eval.tasks t2i,edit", "eval.reward: scenes-clip scores no prompt of kind edit"),
-        ("--policy.name .", "policy.name: . has no policy.json"),
-        ("--eval.splits ood_pair", "eval.splits must begin with id"),
-        ("--eval.splits id,train", "eval.splits: unknown 'train'"),
-        ("--rollout.gpus 1.5", "rollout.gpus must be a whole number, or a fraction below 1"),
-        ("--learner.likelihood elbo", "arm pararl learns from steps"),
-        ("--run.arms pararl_grpo --learner.likelihood elbo --learner.kl 0.1", "about conditionals at steps, and arm pararl_grpo has ELBOs"),
-        ("--run.arms pararl_grpo --learner.likelihood elbo --learner.negatives spg", "arm pararl_grpo has none"),
-        ("--learner.image_ratio 1.5", "learner.image_ratio must be between 0 and 1, or -1 for the policy's own, got 1.5"),
-        ("--learner.text_ratio -0.5", "learner.text_ratio must be between 0 and 1, or -1"),
-        ("--learner.spg_mix 1.1", "learner.spg_mix must be >= 0 and <= 1"),
-        ("--learner.spg_beta 0.5", "learner.spg_beta must be >= 1"),
-        ("--run.arms output --learner.image_ratio 0.8", "learner.image_ratio is about ELBOs and arm output learns from conditionals at"),
-        ("--run.arms best_of_n,output --learner.text_masks block", "learner.text_masks is about ELBOs and arm output"),
-        ("--run.arms output --learner.negatives spg", "set --arm.output.learner.likelihood elbo, or the setting for other arms alone"),
-        ("--run.arms best_of_n --learner.negatives spg", "arm best_of_n has none (set --arm.best_of_n.learner.negatives elbo"),
-        ("--run.arms best_of_n --learner.text_masks block --rollout.decoding released", "and rollout.decoding released has none"),
-        ("--rollout.image_sampler emerge --rollout.decoding released", "rollout.image_sampler emerge does not go with rollout.decoding"),
-        ("--curriculum.tasks interleaved --rollout.steps 7", "a multiple of 2 steps, the text blocks of scenes-mmada; 7 give it 7"),
-        ("--curriculum.tasks interleaved --rollout.decoding sequential --rollout.steps 6", "of scenes-mmada; 6 give it 3"),
-        ("--curriculum.tasks interleaved --rollout.decoding semi_parallel --rollout.steps 6", "must be a multiple of 4 for semi_parallel"),
-        ("--policy.name gone", "policy.name: 'gone' is neither an embedded policy (scenes-mmada) nor a directory"),
-        ("--run.name a/b", "run.name must be a plain folder name, got 'a/b'"),
-        ("--run.name ..", "run.name must be a plain folder name"),
-        ("--run.dir=", "run.dir must not be empty"),
-        ("--learner.text_weight 0 --learner.image_weight 0", "must not both be 0"),
-        ("--prefer.credit 1", "prefer.credit has an effect in arm pararl_grpo only, not in pararl, offline_dpo (set --run.arms"),
-        ("--run.arms output,pararl_grpo --arm.output.prefer.credit 1", "arm.output.prefer.credit has no effect: only arm pararl_grpo"),
-        ("--arm.output.learner.lr -1", "arm.output.learner.lr must be > 0, got -1.0 (set --arm.output.learner.lr)"),
         ("--learner.lr abc", "learner.lr on the command line must be a number, got 'abc'"),
         ("--learner.lr null", "learner.lr on the command line must be a number"),
         ("--run.updates 3.5", "run.updates on the command line must be a whole number, got '3.5'"),
@@ -185,8 +72,8 @@ def test_values_have_their_declared_types() -> None:
         ("--resume gone", "--resume gone: no run there (gone/config.yaml is missing)"),
     ],
 )
-def test_a_mistake_is_one_line_that_names_the_setting(capsys: pytest.CaptureFixture[str], argv: str, line: str) -> None:
-    assert line in complaint(capsys, argv.split(" "))
+def test_a_mistake_is_one_line_that_names_the_setting(complaint: Complaint, argv: str, line: str) -> None:
+    assert line in complaint(argv.split(" "))
 
 
 @pytest.mark.parametrize(
@@ -208,54 +95,8 @@ def test_a_mistake_is_one_line_that_names_the_setting(capsys: pytest.CaptureFixt
         ("learner:\n  lr: 1\nlearner:\n  beta: 1\n", "job.yaml, line 3: not readable as YAML: key 'learner' is given twice"),
     ],
 )
-def test_a_mistake_in_the_file_names_the_file(capsys: pytest.CaptureFixture[str], content: str, line: str) -> None:
-    assert line in complaint(capsys, ["--config", written(content)])
-
-
-def test_settings_of_elbos_go_with_the_arms_that_have_them() -> None:
-    words = "--run.arms output,best_of_n,pararl --learner.draws 2 --arm.output.learner.likelihood elbo --arm.output.learner.negatives spg"
-    config = cli.parse([*words.split(), "--arm.best_of_n.learner.image_ratio", "0", "--rollout.image_sampler", "emerge"]).config
-    assert for_arm(config, "output").learner.negatives == "spg" and for_arm(config, "best_of_n").learner.image_ratio == 0
-    assert for_arm(config, "pararl").learner.image_ratio == -1
-
-
-def test_every_mistake_is_told_at_once(capsys: pytest.CaptureFixture[str]) -> None:
-    line = complaint(capsys, ["--learner.lr", "-1", "--run.updates", "0", "--run.arms", "ppo"])
-    assert "learner.lr" in line and "run.updates" in line and "'ppo'" in line
-
-
-def test_every_number_has_a_range() -> None:
-    assert set(validation.BOUNDS) == {key for key, kind in SETTINGS.items() if kind in (int, float)}
-
-
-def test_a_policy_directory_is_a_policy(elsewhere: Path) -> None:
-    (elsewhere / "mine").mkdir()
-    (elsewhere / "mine" / "policy.json").write_text(json.dumps({"settings": {"tasks": ["t2i"]}}))
-    assert cli.parse(["--policy.name", "mine"]).config.policy.name == "mine"
-
-
-@pytest.mark.parametrize(
-    ("content", "told"),
-    [("{", "is not JSON: Expecting"), ("[1]", "is not a JSON object"), ("{}", "has no settings"), ('{"settings": []}', "has no settings")],
-)
-def test_a_broken_policy_file_is_told_in_one_line(elsewhere: Path, content: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
-    (elsewhere / "mine").mkdir()
-    (elsewhere / "mine" / "policy.json").write_text(content)
-    with pytest.raises(SystemExit) as exit_:
-        cli.parse(["--policy.name", "mine"])
-    error = capsys.readouterr().err
-    assert exit_.value.code == 2 and error.count("\n") == 1 and f"policy.name: mine/policy.json {told}" in error
-
-
-def test_a_policy_directory_without_its_tokenizers_is_told_before_prompts_are_held_against_it(
-    elsewhere: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (elsewhere / "mine").mkdir()
-    (elsewhere / "mine" / "policy.json").write_text(json.dumps({"settings": {"tasks": ["t2i"]}}))
-    (elsewhere / "own.jsonl").write_text("".join(json.dumps({"prompt": f"w{i}"}) + "\n" for i in range(16)))
-    with pytest.raises(SystemExit):
-        cli.parse(["--policy.name", "mine", "--curriculum.file", "own.jsonl", "--reward.name", "mine:reward"])
-    assert "policy.name: mine lacks tokenizer.json, tokenizer_config.json, image_tokenizer/config.json" in capsys.readouterr().err
+def test_a_mistake_in_the_file_names_the_file(complaint: Complaint, content: str, line: str) -> None:
+    assert line in complaint(["--config", written(content)])
 
 
 def test_overrides_reach_their_arm_only() -> None:
@@ -292,15 +133,15 @@ def test_saved_settings_read_back_equal(elsewhere: Path) -> None:
     assert [path.name for path in (elsewhere / "saved").iterdir()] == ["config.yaml"]
 
 
-def test_resume_takes_the_saved_settings_and_refuses_others(capsys: pytest.CaptureFixture[str], elsewhere: Path) -> None:
+def test_resume_takes_the_saved_settings_and_refuses_others(complaint: Complaint, elsewhere: Path) -> None:
     config = cli.parse(["--learner.lr", "3e-4", "--run.name", "first"]).config
     cli.save(config, elsewhere / "outputs" / "moved" / "config.yaml")
     invocation = cli.parse(["--resume", "outputs/moved", "--track.mode", "disabled", "--learner.lr", "3e-4"])
     assert invocation.resume == Path("outputs/moved") and invocation.config.learner.lr == 3e-4
     assert (invocation.config.run.dir, invocation.config.run.name, invocation.config.track.mode) == ("outputs", "moved", "disabled")
-    assert "but learner.lr was 0.0003 and is now 0.1" in complaint(capsys, ["--resume", "outputs/moved", "--learner.lr", "0.1"])
-    assert "but arm was" in complaint(capsys, ["--resume", "outputs/moved", "--arm.output.learner.lr", "0.1"])
-    assert "run.dir and run.name ask for outputs/other" in complaint(capsys, ["--resume", "outputs/moved", "--run.name", "other"])
+    assert "but learner.lr was 0.0003 and is now 0.1" in complaint(["--resume", "outputs/moved", "--learner.lr", "0.1"])
+    assert "but arm was" in complaint(["--resume", "outputs/moved", "--arm.output.learner.lr", "0.1"])
+    assert "run.dir and run.name ask for outputs/other" in complaint(["--resume", "outputs/moved", "--run.name", "other"])
 
 
 def test_a_run_is_resumed_from_inside_its_folder(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -321,11 +162,11 @@ def test_a_setting_that_is_asked_for_wins_over_the_defaults_of_single_arms(elsew
     assert for_arm(cli.parse(["--config", "both.yaml"]).config, "offline_dpo").learner.lr == 2e-5
 
 
-def test_an_existing_run_is_never_overwritten(capsys: pytest.CaptureFixture[str], elsewhere: Path) -> None:
+def test_an_existing_run_is_never_overwritten(complaint: Complaint, elsewhere: Path) -> None:
     (elsewhere / "outputs" / "first").mkdir(parents=True)
-    assert "outputs/first exists already" in complaint(capsys, ["--run.name", "first"])
+    assert "outputs/first exists already" in complaint(["--run.name", "first"])
     written("", "flat")
-    assert "flat is a file, not a folder" in complaint(capsys, ["--run.dir", "flat/runs", "--run.name", "second"])
+    assert "flat is a file, not a folder" in complaint(["--run.dir", "flat/runs", "--run.name", "second"])
 
 
 def test_a_run_without_a_name_is_called_after_time_and_configuration(elsewhere: Path) -> None:
@@ -367,65 +208,3 @@ def test_no_shipped_configuration_pushes_text_away_from_its_prompt(shipped: list
     for file in shipped:
         rollout = cli.parse(["--config", str(file), "--plan"]).config.rollout
         assert rollout.text_guidance >= 0 and rollout.decoding == "parallel", file.name
-
-
-def test_settings_are_checked_without_loading_torch_or_ray(tmp_path: Path) -> None:
-    code = "import sys; from pararl.cli import parse; parse([]); print(*sys.modules)"
-    loaded = script("-c", code, cwd=tmp_path, PYTHONPATH=str(ROOT))
-    assert loaded.returncode == 0, loaded.stderr
-    assert "pararl.cli" in loaded.stdout.split()
-    assert {"torch", "ray", "transformers", "wandb", "matplotlib"}.isdisjoint(loaded.stdout.split())
-
-
-@pytest.mark.parametrize("cwd", [ROOT, ROOT / "pipelines", Path("/")], ids=["checkout", "pipelines", "elsewhere"])
-def test_the_script_imports_the_package_and_not_itself(cwd: Path, tmp_path: Path) -> None:
-    # sitecustomize runs before the script and reports, as the script ends, which file `import pararl` found
-    (tmp_path / "sitecustomize.py").write_text(
-        "import atexit, sys\natexit.register(lambda: print('pararl is', sys.modules['pararl'].__file__))\n", encoding="utf-8"
-    )
-    ended = script(os.path.relpath(SCRIPT, cwd), "--help", cwd=cwd, PYTHONPATH=str(tmp_path))
-    assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.startswith("usage: ") and f"pararl is {ROOT / 'pararl' / '__init__.py'}" in ended.stdout
-
-
-def test_all_four_packages_import_from_a_checkout() -> None:
-    code = "import pararl, policies, rewards, pipelines; print(*(m.__file__ for m in (pararl, policies, rewards, pipelines)))"
-    found = script("-c", code, cwd=ROOT)
-    assert found.returncode == 0, found.stderr
-    assert found.stdout.split() == [str(ROOT / name / "__init__.py") for name in ("pararl", "policies", "rewards", "pipelines")]
-
-
-def test_constraints_lie_within_the_declared_ranges() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    pins = dict(line.lower().replace("_", "-").split("==") for line in lines if not line.startswith("#"))
-    extras = [line for extra in project["optional-dependencies"].values() for line in extra]
-    for declared in map(Requirement, [*project["dependencies"], *extras]):
-        assert pins[declared.name.lower()] in declared.specifier, declared
-
-
-def test_a_submitted_job_uploads_the_policies_and_leaves_the_environment_at_home() -> None:
-    rules = [line for name in (".gitignore", ".rayignore") for line in (ROOT / name).read_text(encoding="utf-8").splitlines()]
-    ignored = pathspec.GitIgnoreSpec.from_lines(rules)
-    for needed in (
-        "rewards/checkpoints/scenes-clip/model.safetensors",
-        "policies/checkpoints/scenes-mmada/model.safetensors",
-        "policies/checkpoints/scenes-mmada/config.json",
-        "pararl/cli.py",
-    ):
-        assert not ignored.match_file(needed)
-    for local in (
-        ".venv/bin/python",
-        "outputs/first/config.yaml",
-        "wandb/run/x",
-        ".git/HEAD",
-        "pararl/__pycache__/cli.pyc",
-        ".mypy_cache/x",
-    ):
-        assert ignored.match_file(local)
-
-
-def test_a_reward_of_the_users_own_is_taken_by_module_and_name() -> None:
-    assert cli.parse(["--reward.name", "mine.rewards:score"]).config.reward.name == "mine.rewards:score"
-    with pytest.raises(SystemExit):
-        cli.parse(["--reward.name", "scene"])

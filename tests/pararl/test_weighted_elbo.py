@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+import policies
+from pararl import scenes
 from pararl.config import LearnerConfig
 from pararl.learner import Learner
 from pararl.prefer import Feedback
 from pararl.types import MODALITIES, Rollout
+from policies import Sampling
 from tests.pararl.learning import ALL_TASKS, CONFIG, ONE_TASK, make, sample, teach
 
 ELBO = replace(CONFIG, likelihood="elbo", draws=3, micro=4, text_weight=0.5, image_weight=2.0)
@@ -81,6 +84,23 @@ def test_updates_raise_what_has_advantage(tiny_policy_dir: Path) -> None:
     for _ in range(5):
         learner.update(rollouts, feedback)
     assert gain() > before + 0.01
+
+
+@pytest.mark.parametrize("name", ["scenes-mmada", "scenes-showo", "scenes-showo2"])
+def test_in_every_family_the_tokens_of_its_draws_make_up_its_likelihood(name: str) -> None:
+    policy = policies.load(name)
+    for task in ("i2t", "t2i", "interleaved"):
+        asked = [scenes.prompt("train", i, 0, task) for i in range(3)]
+        rollouts = policy.generate(asked, [1, 2, 3], Sampling(steps=4, recorded=2, flow_noise=0.7))
+        draws = policy.draws(rollouts, 2, torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            total = torch.zeros(3, len(MODALITIES))
+            for draw in draws:
+                for modality, own in policy.draw_tokens(rollouts, draw).items():
+                    counted = draw.counted[modality][0]
+                    total[:, MODALITIES.index(modality)] += (own * counted).sum(-1) / counted.sum(-1) / 2
+            whole = policy.log_likelihood(rollouts, draws)
+        assert whole.abs().amin(0).max() > 0.01 and torch.allclose(total, whole, atol=1e-6), task
 
 
 def test_a_kl_at_steps_does_not_go_with_elbos(tiny_policy_dir: Path) -> None:
