@@ -268,7 +268,7 @@ class Learner:
             loss = torch.zeros((), device=self.policy.device)
             for modality, logprob in self.policy.draw_tokens(cell.rollouts, cell.draw).items():
                 counted = cell.draw.counted[modality][0]
-                gain = advantage[rows, MODALITIES.index(modality), : logprob.shape[-1]] * logprob * counted
+                gain = advantage[rows, MODALITIES.index(modality), : logprob.shape[-1]] * logprob  # 0 where it is not counted
                 loss = loss - self._weight(modality) * (gain.sum(-1) / counted.sum(-1).clamp_min(1)).sum() / count[modality]
             loss.backward()
             total += loss.item()

@@ -126,6 +126,15 @@ def test_an_update_takes_the_forwards_that_pass_through_the_backbone(arm: Arm, l
     assert learnt == cost.learner.forwards + cost.reference.forwards
 
 
+def test_a_paired_arm_takes_the_same_whatever_the_shares() -> None:
+    found = [
+        update_cost(changed(Config(), {"curriculum.tasks": tasks}), arm, ModelShape()).rollout.flops
+        for arm in ("hermesflow", "offline_dpo")
+        for tasks in (("i2t", "t2i"), ("i2t", "t2i:15"))
+    ]
+    assert found[0] == found[1] == found[2] != found[3]
+
+
 def grouped(rollouts: list[Rollout], size: int) -> list[Rollout]:
     return [replace(r, index=i % size) for i, r in enumerate(rollouts)]
 

@@ -7,6 +7,8 @@ import datasets
 import numpy as np
 import pytest
 from PIL import Image
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
 
 import policies
 from pararl import scenes
@@ -133,3 +135,23 @@ def test_values_that_are_not_json_are_refused_while_reading(tmp_path: Path) -> N
     data.to_parquet(str(tmp_path / "own.parquet"))
     with pytest.raises(ValueError, match="row 0: a record may hold JSON values only"):
         read_prompts(str(tmp_path / "own.parquet"), reward="mine:judge")
+
+
+def test_the_length_of_a_prompt_is_what_show_o2_reads_its_text_and_its_dialogue_apart(tmp_path: Path) -> None:
+    """A tokenizer that joins the mark at the text's end with the line break behind it counts one token less."""
+    bpe = Tokenizer(BPE({"a": 0, "?": 1, "\n": 2, "?\n": 3}, [("?", "\n")]))
+    bpe.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "image_tokenizer").mkdir()
+    vae = {"model_type": "continuous_vae", "encoder": {"ch_mult": [1]}, "decoder": {"ch": 1, "ch_mult": [1]}}
+    told = {}
+    for family in ("showo2", "mmada"):
+        settings = {"grid": [1, 1], "dialogue": "{text}\n", "prompt_tokens": 2}
+        for name, content in (
+            ("policy.json", {"family": family, "settings": settings}),
+            ("tokenizer_config.json", {}),
+            ("config.json", {"patch_size": 1}),
+            ("image_tokenizer/config.json", vae),
+        ):
+            (tmp_path / name).write_text(json.dumps(content))
+        told[family] = unfit([Prompt("p", "i2t", "a?", image=np.zeros((1, 1, 3), np.uint8))], tmp_path)
+    assert told["mmada"] == [] and "prompt p has 3 tokens, more than the 2" in told["showo2"][0]

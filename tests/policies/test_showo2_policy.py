@@ -18,11 +18,13 @@ from pararl.learner import Learner
 from pararl.prefer import Feedback
 from pararl.recipes import SHOWO2, new_showo2
 from pararl.types import Judgement, Latents, Pair, Prompt, Rollout, Task
+from policies import showo2_pretraining
 from policies.base import Sampling
 from policies.image.continuous import ContinuousVAE, ContinuousVAEConfig
 from policies.sampling import flow
 from policies.showo2 import Showo2Policy
-from policies.showo2_pretraining import supervised_loss
+from policies.showo2_codec import Showo2Settings
+from policies.showo2_pretraining import supervised_loss, training_times
 
 HOW = Sampling(steps=4, recorded=3, flow_noise=0.7)
 TASKS: tuple[Task, ...] = ("i2t", "t2i", "interleaved")
@@ -124,6 +126,26 @@ def test_an_image_is_worth_its_flow_matching_loss_at_shared_draws(policy: Showo2
             assert math.isclose(found[b, 1], total, rel_tol=1e-4)
 
 
+def test_draws_and_training_have_their_times_where_the_sampler_has_them(policy: Showo2Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shifted by 3: half of the draws lie below a quarter. The draws are stratified, so that shifted back they are one in every stratum."""
+    generator = torch.Generator().manual_seed(0)
+    (rollout, *_) = policy.generate(prompts("t2i"), [1, 2, 3], HOW)
+    times = policy.draws([rollout], 50, generator).times
+    assert times is not None and policy.settings.time_shift == 3
+    back = flow.shifted(times[:, 0].double(), 1 / 3)
+    assert sorted((back * 50).floor().int().tolist()) == list(range(50)) and times.max() < 1
+    assert abs(training_times(4000, 3.0, generator).median().item() - 0.25) < 0.02
+    asked: list[float] = []
+
+    def seen(batch: int, shift: float, own: torch.Generator) -> torch.Tensor:
+        asked.append(shift)
+        return training_times(batch, shift, own)
+
+    monkeypatch.setattr(showo2_pretraining, "training_times", seen)
+    supervised_loss(policy, [rollout.prompt], [rollout.output], generator)
+    assert asked == [3.0]
+
+
 def test_a_rollout_depends_on_its_own_prompt_and_seed(policy: Showo2Policy) -> None:
     asked = prompts("interleaved")
     together = policy.generate(asked, [1, 2, 3], HOW)
@@ -180,3 +202,9 @@ def test_texts_and_images_alternate_and_the_supervised_losses_are_finite(policy:
     assert parts[0].text == whole.output.text
     losses = supervised_loss(policy, asked, [whole.output] * 3, torch.Generator().manual_seed(0))
     assert losses.keys() == {"text", "image"} and all(loss.isfinite() for loss in losses.values())
+
+
+@pytest.mark.parametrize("dialogue", ["{image} no text", "a {text} b {image}", "{image} {image} {text}", "{text} {text}"])
+def test_a_dialogue_without_one_place_for_the_text_behind_that_of_the_image_is_an_error(dialogue: str) -> None:
+    with pytest.raises(ValueError, match="one {text}, and at most one {image} in front of it"):
+        Showo2Settings(dialogue=dialogue)
