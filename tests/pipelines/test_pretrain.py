@@ -64,7 +64,7 @@ def test_the_vae_is_trained_resumed_and_read(tmp_path: Path) -> None:
     vae = read_model(ContinuousVAE, out / "image_tokenizer")
     with torch.no_grad():
         latents = vae.encode(torch.rand(2, 3, 32, 32) * 2 - 1)
-    assert latents.shape == (2, 4, 8, 8) and vae.config.latents_std != [1.0] * 4
+    assert latents.shape == (2, 16, 4, 4) and vae.config.latents_std != [1.0] * 16
     result = json.loads((out / "training.json").read_text())["vae"]["result"]
     assert result["scenes"] == 8 and 0 <= result["identical at noise 0.2"] <= 1 and min(result["posterior deviation"]) > 0
     weights = (out / "image_tokenizer" / "model.safetensors").read_bytes()
