@@ -50,8 +50,6 @@ def _steps(arm: str, learner: LearnerConfig) -> list[str]:
 def _elbo(arm: str, spec: ArmSpec, learner: LearnerConfig, decoding: str) -> list[str]:
     """What is wrong with an arm whose likelihoods are ELBOs."""
     problems = []
-    if spec.objective == "grpo" and learner.kl:
-        problems.append(f"learner.kl is about conditionals at steps, and arm {arm} has ELBOs (set --arm.{arm}.learner.kl 0)")
     if spec.reward == "step" and spec.objective != "grpo":
         problems.append(
             f"learner.likelihood elbo is that of a whole output, and arm {arm} learns from steps "

@@ -82,7 +82,7 @@ class Evidence:
         return self.policy.log_likelihood(cell.rollouts, cell.draw)
 
     def _tokens(self, cell: Cell) -> Tensor:
-        return self._wide(cell, {m: x[None] for m, x in self.policy.draw_tokens(cell.rollouts, cell.draw).items()})
+        return self._wide(cell, {m: x.logprob[None] for m, x in self.policy.draw_tokens(cell.rollouts, cell.draw).items()})
 
     def _wide(self, cell: Cell, values: dict[Modality, Tensor]) -> Tensor:
         """Values of one draw, [1, rows, n] per modality, as [rows, modality, width]; 0 where there is no token."""

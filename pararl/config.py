@@ -194,7 +194,7 @@ class LearnerConfig:
     reference_every: int = 1
     """Updates between refreshes of the preference loss's reference to the current policy; 0 = the base throughout."""
     kl: float = 0.0
-    """Weight of the KL penalty of pararl_grpo, to the base."""
+    """Weight of the KL penalty of pararl_grpo, to the base; with ELBOs of continuous images that of the squared change of velocities."""
     clip_ratio: float = 0.2
     """Clip range of pararl_grpo's ratios."""
     nll: float = 0.0

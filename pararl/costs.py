@@ -141,6 +141,8 @@ def _reference_share(config: Config, spec: ArmSpec) -> float:
     learner = config.learner
     if spec.objective == "best" or (spec.objective == "grpo" and not learner.kl):
         return 0.0
+    if spec.objective == "grpo" and learner.likelihood == "elbo":
+        return 1.0
     if learner.likelihood == "elbo":  # a reference that was just refreshed is the first pass too
         return 1 - 1 / learner.reference_every if learner.reference_every else 1.0
     every = learner.reference_every if spec.objective == "preference" else 0

@@ -13,12 +13,12 @@ from torch import Tensor
 from pararl import adapter
 from pararl.accumulate import backward
 from pararl.arms import ArmSpec
-from pararl.bounds import Bounds, Evidence
+from pararl.bounds import Bounds, Cell, Evidence
 from pararl.config import LearnerConfig
 from pararl.objectives import accuracy, clipped_loss, k3, likelihood_loss, preference_loss
 from pararl.prefer import Feedback
 from pararl.types import MODALITIES, Modality, Rollout
-from policies import Policy
+from policies import DrawTokens, Policy
 
 Figures = dict[str, float]
 KL_ROLLOUTS = 32
@@ -90,8 +90,6 @@ class Learner:
             raise ValueError(f"learner.schedule {config.schedule} needs the number of updates of the run")
         if config.likelihood == "elbo" and arm.reward == "step" and arm.objective != "grpo":
             raise ValueError("an ELBO is the likelihood of a whole output: this arm learns from steps, use learner.likelihood steps")
-        if config.likelihood == "elbo" and arm.objective == "grpo" and config.kl:
-            raise ValueError("learner.kl is about conditionals at steps: use learner.kl 0 with learner.likelihood elbo")
         if config.negatives == "spg" and (config.likelihood != "elbo" or arm.objective != "preference"):
             raise ValueError("learner.negatives spg is about the rejected sides of pairs measured by ELBOs: use learner.negatives elbo")
         self.policy, self.peft, self.config, self.arm, self.seed = policy, peft, config, arm, seed
@@ -251,7 +249,8 @@ class Learner:
 
     def _backward_weighted(self, evidence: Evidence, rollouts: list[Rollout], feedback: Feedback, used: list[int]) -> tuple[float, Figures]:
         """The gradient of Eq. 3 where the policy is the one that sampled, with the ELBO of the final output in place of conditionals at
-        steps: every token's part of it times its advantage (UDM-GRPO, arXiv 2604.18518). Linear in the parts, hence one pass."""
+        steps: every token's part of it times its advantage (UDM-GRPO, arXiv 2604.18518), less ``learner.kl`` times what it has moved from
+        the base. A sum over the parts, hence one pass."""
         assert feedback.advantages is not None
         width = evidence.width
         place = {id(rollout): row for row, rollout in enumerate(rollouts)}
@@ -263,16 +262,30 @@ class Learner:
             advantage[:, MODALITIES.index("image")] += self._token_credit(feedback.credit[used], width)
         count = {m: sum(r.segment(m) is not None for r in rollouts) * self.config.draws for m in MODALITIES}
         total = 0.0
+        penalties: Figures = {}
         for cell in evidence.cells:
             rows = [place[id(rollout)] for rollout in cell.rollouts]
+            base = self._base_tokens(cell) if self.config.kl else None
             loss = torch.zeros((), device=self.policy.device)
-            for modality, logprob in self.policy.draw_tokens(cell.rollouts, cell.draw).items():
-                counted = cell.draw.counted[modality][0]
-                gain = advantage[rows, MODALITIES.index(modality), : logprob.shape[-1]] * logprob  # 0 where it is not counted
-                loss = loss - self._weight(modality) * (gain.sum(-1) / counted.sum(-1).clamp_min(1)).sum() / count[modality]
+            for modality, tokens in self.policy.draw_tokens(cell.rollouts, cell.draw).items():
+                counted = cell.draw.counted[modality][0].sum(-1).clamp_min(1)
+                gain = advantage[rows, MODALITIES.index(modality), : tokens.logprob.shape[-1]] * tokens.logprob
+                part = -(gain.sum(-1) / counted).sum() / count[modality]  # both are 0 where a token is not counted
+                if base is not None:
+                    penalty = (tokens.divergence(base[modality]).sum(-1) / counted).sum() / count[modality]
+                    part = part + self.config.kl * penalty
+                    name = f"preference/kl_penalty_{modality}"
+                    penalties[name] = penalties.get(name, 0.0) + penalty.item()
+                loss = loss + self._weight(modality) * part
             loss.backward()
             total += loss.item()
-        return total, {}
+        return total, penalties
+
+    @torch.no_grad()
+    def _base_tokens(self, cell: Cell) -> dict[Modality, DrawTokens]:
+        """What the base says of the tokens of a cell."""
+        with adapter.base(self.peft):
+            return self.policy.draw_tokens(cell.rollouts, cell.draw)
 
     def _weigh(self, per_modality: Tensor) -> Tensor:
         """Weighted sum over the last, modality axis."""
@@ -321,7 +334,7 @@ class Learner:
                 advantage = advantage + words[:, None]
             part, more = clipped_loss(logprob, behaviour, advantage, committed, self.config.clip_ratio)
             if self.config.kl:
-                penalty = k3(logprob, reference[:, :, m], committed)
+                penalty = k3(logprob, reference[:, :, m])[committed].mean()
                 part = part + self.config.kl * penalty
                 figures[f"preference/kl_penalty_{modality}"] = penalty.item()
             loss = loss + self._weight(modality) * part
@@ -396,5 +409,5 @@ def kl_figures(base: Table) -> Figures:
     out = {}
     for m, modality in enumerate(MODALITIES):
         if base.committed[:, :, m].any():
-            out[f"kl/{modality}"] = k3(base.behaviour[:, :, m], base.logprob[:, :, m], base.committed[:, :, m]).item()
+            out[f"kl/{modality}"] = k3(base.behaviour[:, :, m], base.logprob[:, :, m])[base.committed[:, :, m]].mean().item()
     return out | {"kl/total": sum(out.values())}

@@ -58,13 +58,13 @@ def clipped_loss(logprob: Tensor, behaviour: Tensor, advantage: Tensor, committe
     return -(per_step.sum(1) / steps.clamp_min(1)).sum() / (steps > 0).sum(), figures
 
 
-def k3(logprob: Tensor, reference: Tensor, committed: Tensor) -> Tensor:
-    """Estimate of KL(pi || reference) per committed token, ``exp(d) - 1 - d`` with d = reference - logprob (Schulman's k3), a scalar.
+def k3(logprob: Tensor, reference: Tensor) -> Tensor:
+    """Estimate of KL(pi || reference) of every token, ``exp(d) - 1 - d`` with d = reference - logprob (Schulman's k3), in their shape.
 
-    Unbiased for tokens sampled from pi, and never negative. Shapes as in ``clipped_loss``.
+    Unbiased for tokens sampled from pi, and never negative.
     """
-    d = (reference - logprob)[committed]
-    return (d.exp() - 1 - d).mean()
+    d = reference - logprob
+    return d.exp() - 1 - d
 
 
 def likelihood_loss(loglik: Tensor) -> tuple[Tensor, Figures]:

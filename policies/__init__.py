@@ -12,7 +12,7 @@ import torch
 
 from pararl.releases import RELEASES
 from policies import sources
-from policies.base import Drawing, Draws, Policy, Sampling, StepTokens
+from policies.base import Drawing, Draws, DrawTokens, Policy, Sampling, StepTokens
 from policies.mmada import MMadaPolicy
 from policies.parallel_a import ParallelAPolicy
 from policies.showo import ShowoPolicy
@@ -21,7 +21,7 @@ from policies.sources import CHECKPOINTS
 
 FAMILIES: dict[str, type[MMadaPolicy]] = {kind.family: kind for kind in (MMadaPolicy, ParallelAPolicy, ShowoPolicy, Showo2Policy)}
 
-__all__ = ["CHECKPOINTS", "FAMILIES", "RELEASES", "Drawing", "Draws", "Policy", "Sampling", "StepTokens", "load"]
+__all__ = ["CHECKPOINTS", "FAMILIES", "RELEASES", "Drawing", "DrawTokens", "Draws", "Policy", "Sampling", "StepTokens", "load"]
 
 
 def load(

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pararl.objectives import k3
 from pararl.steps import Decoding
 from pararl.types import Modality, Output, Prompt, Rollout, Segment, Task
 from policies.sampling.schedules import ImageSampler
@@ -112,6 +113,26 @@ class StepTokens:
     """float32 [batch, step, n]: the same log-probabilities as the sampler recorded them; 0 where not committed."""
 
 
+@dataclass(frozen=True, slots=True)
+class DrawTokens:
+    """What one draw tells of the tokens of one modality that it counts."""
+
+    logprob: Tensor
+    """float32 [batch, n]: what each adds to the likelihood, its log-probability where the policy has one; 0 at the others."""
+    velocities: Tensor | None = None
+    """float32 [batch, n, d]: of a continuous image, those that the policy predicts."""
+
+    def divergence(self, reference: "DrawTokens") -> Tensor:
+        """How far each token is from what another policy says at the same draw, float32 [batch, n]; 0 where it is not counted.
+
+        Of tokens of a vocabulary k3, of continuous ones the mean over its numbers of the squared difference of velocities: but for a factor
+        that depends on the time alone the KL of a step of the SDE, in the unit of the flow-matching loss.
+        """
+        if self.velocities is None or reference.velocities is None:
+            return k3(self.logprob, reference.logprob)
+        return (self.velocities - reference.velocities).square().mean(2)
+
+
 class Policy(ABC):
     """One unified model: backbone, text tokenizer, image tokenizer, layout, sampler and likelihood.
 
@@ -173,9 +194,8 @@ class Policy(ABC):
     def log_likelihood(self, rollouts: Sequence[Rollout], draws: Draws) -> Tensor:
         """Mean over the draws of the estimated log-likelihood per token, float32 [batch, modality], differentiable; 0 where absent."""
 
-    def draw_tokens(self, rollouts: Sequence[Rollout], draw: Draws) -> dict[Modality, Tensor]:
-        """What each token that one draw counts adds to ``log_likelihood``, which is their mean, and that over draws: its log-probability,
-        where the policy has one. Per modality float32 [batch, n], differentiable; 0 at the others.
+    def draw_tokens(self, rollouts: Sequence[Rollout], draw: Draws) -> dict[Modality, DrawTokens]:
+        """The tokens that one draw counts, per modality, differentiable: ``log_likelihood`` is their mean, and that over draws.
 
         Raises ValueError for a policy that cannot part its likelihood so.
         """

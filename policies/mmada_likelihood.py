@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pararl.types import MODALITIES, Modality, Rollout
-from policies.base import Drawing, Draws, ImageRows, Policy, StepTokens
+from policies.base import Drawing, Draws, DrawTokens, ImageRows, Policy, StepTokens
 from policies.layout import Canvas, Span
 from policies.likelihood.masked import elbo, hidden_sets, hidden_token_logprobs, mask_ratios
 from policies.mmada_codec import MMadaCodec
@@ -89,18 +89,19 @@ class MMadaLikelihood(MMadaCodec, Policy):
         for draw in draws:
             found = self.draw_tokens(rollouts, draw)
             absent = torch.zeros(len(rollouts), device=self.device)
-            columns = [elbo(found[m], draw.weights[m][0]) if m in found else absent for m in MODALITIES]
+            columns = [elbo(found[m].logprob, draw.weights[m][0]) if m in found else absent for m in MODALITIES]
             total = total + torch.stack(columns, -1)
         return total / len(draws)
 
-    def draw_tokens(self, rollouts: Sequence[Rollout], draw: Draws) -> dict[Modality, Tensor]:
+    def draw_tokens(self, rollouts: Sequence[Rollout], draw: Draws) -> dict[Modality, DrawTokens]:
         blank, tokens = self._filled(rollouts)
         shown = self.reveal(blank, {m: x[0] for m, x in tokens.items()}, {m: ~draw.masks[m][0] for m in tokens})
         hidden = self.hidden(*shown, blank.spans)
-        return {
-            s.modality: self._token_logprobs(own, s.modality, tokens[s.modality][0], draw.counted[s.modality][0], draw.image_rows)
-            for s, own in zip(blank.spans, hidden, strict=True)
-        }
+        out: dict[Modality, DrawTokens] = {}
+        for span, own in zip(blank.spans, hidden, strict=True):
+            values, counted = tokens[span.modality][0], draw.counted[span.modality][0]
+            out[span.modality] = DrawTokens(self._token_logprobs(own, span.modality, values, counted, draw.image_rows))
+        return out
 
     def _token_logprobs(self, own: Tensor, modality: Modality, targets: Tensor, wanted: Tensor, image_rows: ImageRows = "codes") -> Tensor:
         if modality == "image" and image_rows == "all":

@@ -15,7 +15,7 @@ from pararl.types import MODALITIES, Latents, Modality, Prompt, Rollout, Segment
 from policies.attention.omni import Omni, omni
 from policies.backbones.showo2 import Showo2
 from policies.backbones.showo2_state import Prefix, first_columns, owners, patched
-from policies.base import Drawing, Draws, Sampling, StepTokens
+from policies.base import Drawing, Draws, DrawTokens, Sampling, StepTokens
 from policies.layout import Canvas, Span
 from policies.likelihood.masked import mask_ratios
 from policies.mmada import Branch
@@ -180,11 +180,11 @@ class Showo2Policy(Showo2Codec):
         total = torch.zeros(len(rollouts), 2, device=self.device)
         for draw in draws:
             found = self.draw_tokens(rollouts, draw)
-            means = [found[m].sum(-1) / draw.counted[m][0].sum(-1) if m in found else total[:, 0] * 0 for m in MODALITIES]
+            means = [found[m].logprob.sum(-1) / draw.counted[m][0].sum(-1) if m in found else total[:, 0] * 0 for m in MODALITIES]
             total = total + torch.stack(means, -1)
         return total / len(draws)
 
-    def draw_tokens(self, rollouts: Sequence[Rollout], draw: Draws) -> dict[Modality, Tensor]:
+    def draw_tokens(self, rollouts: Sequence[Rollout], draw: Draws) -> dict[Modality, DrawTokens]:
         """See ``Policy``. Of a token of an image the negative mean over its numbers of the squared difference of velocities."""
         blank = self._blank(rollouts)
         clean = self._stacked(rollouts, "image", "tokens") if blank.span("image") else None
@@ -194,12 +194,12 @@ class Showo2Policy(Showo2Codec):
             times = draw.times[0]
             seen = flow.between(clean, draw.noise[0], times)
         hidden, mask, when = self.states(blank, text, seen, times)
-        found: dict[Modality, Tensor] = {}
+        found: dict[Modality, DrawTokens] = {}
         if text is not None:
-            found["text"] = self.text_logprobs(hidden, blank, text)
+            found["text"] = DrawTokens(self.text_logprobs(hidden, blank, text))
         if clean is not None and draw.noise is not None and when is not None:
-            gap = self.velocities(hidden, mask, when) - (clean - draw.noise[0])
-            found["image"] = -gap.float().square().mean(2)
+            velocities = self.velocities(hidden, mask, when).float()
+            found["image"] = DrawTokens(-(velocities - (clean - draw.noise[0])).square().mean(2), velocities)
         return found
 
     def step_tokens(self, rollouts: Sequence[Rollout], steps: Sequence[Sequence[int]]) -> dict[Modality, StepTokens]:

@@ -46,10 +46,10 @@ def sides(policy: Policy, rollouts: list[Rollout], draws: Draws, mix: float, bet
             if m not in draws.counted:
                 continue
             counted = draws.counted[m][:, b].tolist()
-            elbos = [sum(tokens[d][m][b, i] for i, own in enumerate(row) if own) / sum(row) for d, row in enumerate(counted)]
+            elbos = [sum(tokens[d][m].logprob[b, i] for i, own in enumerate(row) if own) / sum(row) for d, row in enumerate(counted)]
             terms = []
             for i in range(len(counted[0])):
-                powers = [tokens[d][m][b, i].exp() ** beta * len(row) / sum(row) for d, row in enumerate(counted) if row[i]]
+                powers = [tokens[d][m].logprob[b, i].exp() ** beta * len(row) / sum(row) for d, row in enumerate(counted) if row[i]]
                 if powers:
                     terms.append((sum(powers) / len(counted)).log() / beta)
             lower, upper = sum(elbos) / len(elbos), sum(terms) / len(terms)

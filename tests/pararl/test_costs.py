@@ -97,9 +97,7 @@ ELBOS: list[tuple[Arm, str]] = [(arm, "elbo") for arm in ("best_of_n", "output",
 def test_an_update_takes_the_forwards_that_pass_through_the_backbone(arm: Arm, likelihood: str, every: int, tiny_policy_dir: Path) -> None:
     settings = {"policy.name": str(tiny_policy_dir), "rollout.prompts": 2, "rollout.group": 4, "rollout.steps": 4, "rollout.recorded": 2}
     settings |= {"rollout.guidance": 1.0, "learner.micro": 2, "policy.lora_rank": RANK, "learner.reference_every": every}
-    settings |= {"learner.likelihood": likelihood}
-    if likelihood == "steps":
-        settings |= {"learner.kl": 0.1}  # of pararl_grpo, to the base whatever the reference of the others
+    settings |= {"learner.likelihood": likelihood, "learner.kl": 0.1}  # of pararl_grpo, to the base whatever the reference of the others
     config = changed(Config(arm={}), settings)
     own, spec = for_arm(config, arm), ARM_SPECS[arm]
     policy = policies.load(tiny_policy_dir)

@@ -64,7 +64,6 @@ pytestmark = pytest.mark.usefixtures("elsewhere")
         ("--eval.splits id,train", "eval.splits: unknown 'train'"),
         ("--rollout.gpus 1.5", "rollout.gpus must be a whole number, or a fraction below 1"),
         ("--learner.likelihood elbo", "arm pararl learns from steps"),
-        ("--run.arms pararl_grpo --learner.likelihood elbo --learner.kl 0.1", "about conditionals at steps, and arm pararl_grpo has ELBOs"),
         ("--run.arms pararl_grpo --learner.likelihood elbo --learner.negatives spg", "arm pararl_grpo has none"),
         ("--learner.image_ratio 1.5", "learner.image_ratio must be between 0 and 1, or -1 for the policy's own, got 1.5"),
         ("--learner.text_ratio -0.5", "learner.text_ratio must be between 0 and 1, or -1"),

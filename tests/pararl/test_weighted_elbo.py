@@ -20,6 +20,11 @@ from tests.pararl.learning import ALL_TASKS, CONFIG, ONE_TASK, make, sample, tea
 ELBO = replace(CONFIG, likelihood="elbo", draws=3, micro=4, text_weight=0.5, image_weight=2.0)
 
 
+@pytest.fixture
+def showo2_dir() -> Path:
+    return policies.CHECKPOINTS / "scenes-showo2"
+
+
 def taught(directory: Path, config: LearnerConfig = ELBO, tasks: Any = ONE_TASK) -> tuple[Learner, list[Rollout], Feedback]:
     """A learner, rollouts of its own, and advantages, credit of cells among them."""
     learner = make(directory, "pararl_grpo", config)
@@ -41,7 +46,7 @@ def test_the_gradient_is_that_of_the_formula_written_with_loops(tiny_policy_dir:
     rows, columns = learner.policy.grid
     total = torch.zeros(())
     for draw in draws:
-        for m, logprob in learner.policy.draw_tokens(rollouts, draw).items():
+        for m, tokens in learner.policy.draw_tokens(rollouts, draw).items():
             weight = {"text": 0.5, "image": 2.0}[m]
             for b in range(len(rollouts)):
                 counted = draw.counted[m][0, b].nonzero().flatten().tolist()
@@ -50,7 +55,7 @@ def test_the_gradient_is_that_of_the_formula_written_with_loops(tiny_policy_dir:
                     own = float(feedback.advantages[b, -1])
                     if m == "image":
                         own += float(feedback.credit[b, (i // columns) * 4 // rows, (i % columns) * 4 // columns])
-                    terms.append(own * logprob[b, i])
+                    terms.append(own * tokens.logprob[b, i])
                 total = total - weight * torch.stack(terms).mean() / len(rollouts) / 3
     expected = torch.cat([g.flatten() for g in torch.autograd.grad(total, learner.parameters)])
     figures = learner.update(rollouts, feedback)
@@ -98,11 +103,64 @@ def test_in_every_family_the_tokens_of_its_draws_make_up_its_likelihood(name: st
             for draw in draws:
                 for modality, own in policy.draw_tokens(rollouts, draw).items():
                     counted = draw.counted[modality][0]
-                    total[:, MODALITIES.index(modality)] += (own * counted).sum(-1) / counted.sum(-1) / 2
+                    total[:, MODALITIES.index(modality)] += (own.logprob * counted).sum(-1) / counted.sum(-1) / 2
             whole = policy.log_likelihood(rollouts, draws)
         assert whole.abs().amin(0).max() > 0.01 and torch.allclose(total, whole, atol=1e-6), task
 
 
-def test_a_kl_at_steps_does_not_go_with_elbos(tiny_policy_dir: Path) -> None:
-    with pytest.raises(ValueError, match="learner.kl is about conditionals at steps"):
-        make(tiny_policy_dir, "pararl_grpo", replace(ELBO, kl=0.1))
+@pytest.mark.parametrize("directory", ["tiny_policy_dir", "showo2_dir"])
+def test_the_kl_penalty_is_that_of_tokens_and_the_squared_change_of_velocities(directory: str, request: pytest.FixtureRequest) -> None:
+    """The gradient of the penalty, written with loops, of a policy that has moved from the base."""
+    folder: Path = request.getfixturevalue(directory)
+    learner = make(folder, "pararl_grpo", replace(ELBO, kl=0.7))
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for p in learner.parameters:
+            p.add_(0.05 * torch.randn_like(p))
+    rollouts = sample(learner, [("interleaved", False)])
+    feedback = replace(teach(rollouts, learner.arm), credit=None)
+    assert feedback.advantages is not None
+    feedback = replace(feedback, advantages=np.where(feedback.advantages == 0, 1e-9, 1e-9).astype(np.float32))  # the penalty alone
+    draws = learner.policy.draws(rollouts, 3, torch.Generator().manual_seed(0))
+    total, parts = torch.zeros(()), dict.fromkeys(MODALITIES, 0.0)
+    for draw in draws:
+        own = learner.policy.draw_tokens(rollouts, draw)
+        with torch.no_grad(), learner.peft.disable_adapter():
+            base = learner.policy.draw_tokens(rollouts, draw)
+        for m, tokens in own.items():
+            for b in range(len(rollouts)):
+                terms = []
+                for i in draw.counted[m][0, b].nonzero().flatten().tolist():
+                    velocities, others = tokens.velocities, base[m].velocities
+                    if velocities is not None and others is not None:
+                        terms.append(torch.stack([(x - y) ** 2 for x, y in zip(velocities[b, i], others[b, i], strict=True)]).mean())
+                    else:
+                        ratio = (base[m].logprob[b, i] - tokens.logprob[b, i]).exp()
+                        terms.append(ratio - ratio.log() - 1)
+                mean = torch.stack(terms).mean() / len(rollouts) / 3
+                total = total + 0.7 * {"text": 0.5, "image": 2.0}[m] * mean
+                parts[m] += mean.item()
+    expected = torch.cat([g.flatten() for g in torch.autograd.grad(total, learner.parameters)])
+    figures = learner.update(rollouts, feedback)
+    found = gradient(learner)
+    found = found * figures["preference/grad_norm"] / found.norm()
+    assert (found - expected).norm() < 1e-4 * expected.norm()
+    for m in MODALITIES:
+        assert figures[f"preference/kl_penalty_{m}"] == pytest.approx(parts[m], rel=1e-4) and parts[m] > 1e-4
+
+
+def test_a_kl_penalty_holds_the_policy_near_the_base(showo2_dir: Path) -> None:
+    moved = []
+    for kl in (0.0, 10.0):
+        learner = make(showo2_dir, "pararl_grpo", replace(ELBO, kl=kl))
+        rollouts = sample(learner, ONE_TASK)
+        feedback = teach(rollouts, learner.arm)
+        for _ in range(8):
+            learner.update(rollouts, feedback)
+        draw = next(iter(learner.policy.draws(rollouts, 1, torch.Generator().manual_seed(9))))
+        with torch.no_grad():
+            own = learner.policy.draw_tokens(rollouts, draw)["image"]
+            with learner.peft.disable_adapter():
+                base = learner.policy.draw_tokens(rollouts, draw)["image"]
+        moved.append(own.divergence(base).mean().item())
+    assert 0 < moved[1] < moved[0] / 2, moved

@@ -95,7 +95,7 @@ def test_a_draw_equals_a_plain_recomputation(policy: MMadaPolicy, kind: Kind, dr
                 counted = draws.counted[modality][d, b].numpy()
                 own = logp[counted].sum() / len(logp) * float(draws.weights[modality][d, b]) / 3
                 expected[MODALITIES.index(modality)] += own
-                assert np.allclose(tokens[d][modality][b].numpy(), np.where(counted, logp, 0), rtol=1e-5, atol=1e-5)
+                assert np.allclose(tokens[d][modality].logprob[b].numpy(), np.where(counted, logp, 0), rtol=1e-5, atol=1e-5)
         assert np.allclose(found[b].numpy(), expected, rtol=1e-5, atol=1e-5)
 
 

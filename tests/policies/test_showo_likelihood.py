@@ -185,7 +185,9 @@ def test_a_text_has_the_mean_of_its_tokens_and_an_image_the_elbo_of_its_masks(sh
         if rollout.segment("text") is not None:
             logp, meant = text_logprobs(showo, rollout), counts(rollout, "text")
             expected[MODALITIES.index("text")] = logp[meant].mean()
-            assert all(np.allclose(draw["text"][b].numpy(), logp, rtol=1e-5, atol=2e-5) for draw in tokens), "every draw has all of it"
+            assert all(np.allclose(draw["text"].logprob[b].numpy(), logp, rtol=1e-5, atol=2e-5) for draw in tokens), (
+                "every draw has all of it"
+            )
             lengths.add(int(meant.sum()))
         if rollout.segment("image") is not None:
             values = []
@@ -194,7 +196,7 @@ def test_a_text_has_the_mean_of_its_tokens_and_an_image_the_elbo_of_its_masks(sh
                 assert np.array_equal(hidden, draws.counted["image"][d, b].numpy())
                 logp = image_logprobs(showo, rollout, ~hidden, hand.CODES if drawing.image_rows == "codes" else range(24))
                 values.append(logp[hidden].mean())  # a draw weighs n over how many it hides
-                assert np.allclose(tokens[d]["image"][b].numpy(), np.where(hidden, logp, 0), rtol=1e-5, atol=2e-5)
+                assert np.allclose(tokens[d]["image"].logprob[b].numpy(), np.where(hidden, logp, 0), rtol=1e-5, atol=2e-5)
             expected[MODALITIES.index("image")] = np.mean(values)
         assert np.allclose(found[b].numpy(), expected, rtol=1e-5, atol=2e-5)
     assert kind not in SPOKEN or len(lengths) > 1
