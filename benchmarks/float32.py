@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import policies
 from pararl import adapter, scenes
 from pararl.fleet import actor_env
-from pararl.learner import step_table
+from pararl.tables import step_table
 from pararl.types import KINDS, Kind, Prompt, Rollout
 from policies import cpu
 from policies.base import Policy, Sampling

@@ -30,11 +30,12 @@ from pararl import adapter, sync
 from pararl.arms import ARM_SPECS
 from pararl.config import LearnerConfig, PreferConfig, RolloutConfig
 from pararl.costs import gradient_flops, rollout_cost
-from pararl.learner import Learner, step_table
+from pararl.learner import Learner
 from pararl.memory import learner_pass, rollout_pass
 from pararl.prefer import prefer
 from pararl.sampling import sampling_of
 from pararl.shapes import ModelShape
+from pararl.tables import step_table
 from pararl.types import Judgement, Kind, Prompt, Score
 from pararl.workers import Request, RolloutWorker, WorkerSettings, place
 from policies import cpu

@@ -12,8 +12,8 @@ from pararl import adapter
 from pararl.config import Config, ConfigError, changed, measuring
 from pararl.evaluation import eval_sampling, evaluated_kinds, split_prompts
 from pararl.fleet import chunks_of, requests_of
-from pararl.learner import kl_figures, step_table
 from pararl.report import Scored, cycle_report, diversity_report, split_report, worst
+from pararl.tables import kl_figures, step_table
 from pararl.types import Kind, Prompt, Rollout
 from pararl.validation import validate
 from policies import Policy

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from functools import partial
 
 import numpy as np
@@ -15,67 +15,15 @@ from pararl.accumulate import backward
 from pararl.arms import ArmSpec
 from pararl.bounds import Bounds, Cell, Evidence
 from pararl.config import LearnerConfig
-from pararl.objectives import accuracy, clipped_loss, k3, likelihood_loss, preference_loss
+from pararl.credit import image_credit, text_credit
+from pararl.objectives import Figures, accuracy, clipped_loss, k3, likelihood_loss, preference_loss
 from pararl.prefer import Feedback
+from pararl.tables import Table, kl_figures, longest, step_records, step_table
 from pararl.types import MODALITIES, Modality, Rollout
 from policies import DrawTokens, Policy
 
-Figures = dict[str, float]
 KL_ROLLOUTS = 32
 """Rollouts of a batch on which the KL to the base is estimated when the loss does not need the base."""
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """Log-probabilities of the tokens of a batch at its recorded steps; the modality axis follows MODALITIES."""
-
-    logprob: Tensor
-    """float32 [batch, step, modality, n]; 0 where nothing was committed."""
-    behaviour: Tensor
-    """The same as recorded by the sampler."""
-    committed: Tensor
-    """bool, same shape: which tokens were committed at the step, without the fill behind the end of a text."""
-
-    def levels(self, logprob: Tensor) -> Tensor:
-        """Means of ``logprob``, [batch, step + 1, modality]: over the tokens committed at each step, and last over the steps that
-        committed any; 0 where none was."""
-        tokens = self.committed.sum(-1)
-        steps = (logprob * self.committed).sum(-1) / tokens.clamp_min(1)
-        return torch.cat((steps, steps.sum(1, keepdim=True) / (tokens > 0).sum(1, keepdim=True).clamp_min(1)), 1)
-
-
-def step_table(policy: Policy, rollouts: Sequence[Rollout], width: int | None = None) -> Table:
-    """The table of rollouts of any tasks under the policy as it is, differentiable; n is ``width``, or that of the longest segment."""
-    behaviour, committed = (x.to(policy.device) for x in step_records(policy, rollouts, width))
-    logprob = torch.zeros_like(behaviour)
-    for task in dict.fromkeys(r.prompt.task for r in rollouts):
-        index = [i for i, r in enumerate(rollouts) if r.prompt.task == task]
-        tokens = policy.step_tokens([rollouts[i] for i in index], [rollouts[i].recorded for i in index])
-        for modality, found in tokens.items():
-            logprob[index, :, MODALITIES.index(modality), : found.logprob.shape[-1]] = found.logprob
-    return Table(logprob * committed, behaviour, committed)
-
-
-def longest(rollouts: Sequence[Rollout]) -> int:
-    """Tokens of the longest segment of a batch."""
-    return max(len(s.tokens) for r in rollouts for s in r.segments)
-
-
-def step_records(policy: Policy, rollouts: Sequence[Rollout], width: int | None = None) -> tuple[Tensor, Tensor]:
-    """What the sampler recorded: behaviour log-probabilities and commitment, each [batch, step, modality, n], without any forward.
-
-    Fill counts as not committed: end tokens behind the end are certain, and a mean over them too would leave little of a short answer.
-    """
-    shape = (len(rollouts), len(rollouts[0].recorded), len(MODALITIES), width or longest(rollouts))
-    behaviour, committed = np.zeros(shape, np.float32), np.zeros(shape, bool)
-    for i, rollout in enumerate(rollouts):
-        for s in rollout.segments:
-            now, logprob = s.at(rollout.recorded)
-            now = now & ~policy.fill(s)
-            place = (i, slice(None), MODALITIES.index(s.modality), slice(len(s.tokens)))
-            committed[place] = now
-            behaviour[place] = now * logprob
-    return torch.from_numpy(behaviour), torch.from_numpy(committed)
 
 
 class Learner:
@@ -203,7 +151,7 @@ class Learner:
             whole = Table(torch.cat(parts), behaviour, committed)
             reference = torch.cat(references) if references else whole.behaviour
             if self.arm.objective == "grpo":
-                return self._grpo(whole, reference, feedback, list(place), self._word_credit(rollouts, feedback, list(place), width))
+                return self._grpo(whole, reference, feedback, list(place), text_credit(self.policy, rollouts, feedback, list(place), width))
             levels = self._weigh(whole.levels(whole.logprob))
             if self.arm.objective == "best":
                 return likelihood_loss(levels[:, -1])
@@ -257,9 +205,9 @@ class Learner:
         advantage = (
             torch.from_numpy(feedback.advantages[used][:, -1]).to(self.policy.device)[:, None, None].repeat(1, len(MODALITIES), width)
         )
-        advantage[:, MODALITIES.index("text")] += self._word_credit(rollouts, feedback, used, width)
+        advantage[:, MODALITIES.index("text")] += text_credit(self.policy, rollouts, feedback, used, width)
         if feedback.credit is not None:
-            advantage[:, MODALITIES.index("image")] += self._token_credit(feedback.credit[used], width)
+            advantage[:, MODALITIES.index("image")] += image_credit(self.policy, feedback.credit[used], width)
         count = {m: sum(r.segment(m) is not None for r in rollouts) * self.config.draws for m in MODALITIES}
         total = 0.0
         penalties: Figures = {}
@@ -329,7 +277,7 @@ class Learner:
                 continue
             advantage = advantages[:, :-1, None]
             if modality == "image" and feedback.credit is not None:
-                advantage = advantage + self._token_credit(feedback.credit[used], logprob.shape[-1])[:, None]
+                advantage = advantage + image_credit(self.policy, feedback.credit[used], logprob.shape[-1])[:, None]
             elif modality == "text":
                 advantage = advantage + words[:, None]
             part, more = clipped_loss(logprob, behaviour, advantage, committed, self.config.clip_ratio)
@@ -340,28 +288,6 @@ class Learner:
             loss = loss + self._weight(modality) * part
             figures |= {f"{name}_{modality}": value for name, value in more.items()}
         return loss, figures
-
-    def _token_credit(self, credit: np.ndarray, width: int) -> Tensor:
-        """Credit of every image token, float32 [batch, width], from that of the cells [batch, rows, columns] that they lie in; 0 behind
-        the image's tokens."""
-        rows, columns = self.policy.grid
-        cell_rows, cell_columns = np.arange(rows) * credit.shape[1] // rows, np.arange(columns) * credit.shape[2] // columns
-        out = np.zeros((len(credit), width), np.float32)
-        tokens = credit[:, cell_rows[:, None], cell_columns[None]].reshape(len(credit), -1)[:, :width]
-        out[:, : tokens.shape[1]] = tokens
-        return torch.from_numpy(out).to(self.policy.device)
-
-    def _word_credit(self, rollouts: Sequence[Rollout], feedback: Feedback, used: Sequence[int], width: int) -> Tensor:
-        """Credit of every text token, float32 [batch, width], from that of the words that they belong to; 0 where there is none."""
-        out = np.zeros((len(rollouts), width), np.float32)
-        for row, (rollout, index) in enumerate(zip(rollouts, used, strict=True)):
-            text, words = rollout.segment("text"), feedback.words.get(index)
-            if text is not None and words is not None:
-                place = self.policy.words(text)
-                if place.max() >= 0 and len(words) != place.max() + 1:  # a policy may not tell words apart
-                    raise ValueError(f"the reward gives credit for {len(words)} words of {rollout.output.text!r}: it must give one each")
-                out[row, : len(place)] = np.where(place < 0, 0, words[place])
-        return torch.from_numpy(out).to(self.policy.device)
 
     def _reference_table(self, rollouts: list[Rollout], width: int) -> Tensor:
         """Reference log-probabilities; those that the sampler recorded where it was the reference, which saves the forward."""
@@ -401,13 +327,3 @@ def swapped(peft: PeftModel, values: dict[str, Tensor]) -> Iterator[None]:
         yield
     finally:
         adapter.load_tensors(peft, own)
-
-
-def kl_figures(base: Table) -> Figures:
-    """``kl/text``, ``kl/image`` and their sum ``kl/total`` in nats per token, from a table made under the base of rollouts of the
-    policy (k3)."""
-    out = {}
-    for m, modality in enumerate(MODALITIES):
-        if base.committed[:, :, m].any():
-            out[f"kl/{modality}"] = k3(base.behaviour[:, :, m], base.logprob[:, :, m])[base.committed[:, :, m]].mean().item()
-    return out | {"kl/total": sum(out.values())}

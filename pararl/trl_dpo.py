@@ -23,7 +23,8 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 from pararl import adapter
 from pararl.arms import ArmSpec
 from pararl.config import LearnerConfig
-from pararl.learner import Figures, Learner
+from pararl.learner import Learner
+from pararl.objectives import Figures
 from pararl.prefer import Feedback
 from pararl.trl_view import TextView
 from pararl.types import Rollout

@@ -14,9 +14,10 @@ from pararl.arms import ARM_SPECS
 from pararl.config import ARMS, Arm, Config, RolloutConfig, changed, for_arm
 from pararl.costs import KL_ROLLOUTS, attention_flops, forward_flops, gradient_flops, rollout_cost, update_cost
 from pararl.learner import KL_ROLLOUTS as LEARNER_KL_ROLLOUTS
-from pararl.learner import Learner, step_table
+from pararl.learner import Learner
 from pararl.prefer import Feedback
 from pararl.shapes import ModelShape, shape_of
+from pararl.tables import step_table
 from pararl.types import Kind, Pair, Prompt, Rollout
 from policies import Policy, Sampling
 from policies.mmada import MMadaPolicy

@@ -11,8 +11,9 @@ import torch
 import policies
 from pararl import adapter, scenes
 from pararl.config import Arm
-from pararl.learner import Learner, Table, kl_figures, step_table
+from pararl.learner import Learner
 from pararl.prefer import Feedback
+from pararl.tables import Table, kl_figures, step_table
 from pararl.types import KINDS, MODALITIES, TASKS, Rollout, Segment, Task
 from policies import Policy
 from policies.text import SHOWO_TOKENS, word_tokenizer
@@ -268,7 +269,7 @@ def test_the_kl_to_the_base_is_estimated_on_rollouts_of_every_kind(tiny_policy_d
     asked: list[Rollout] = []
     import pararl.learner
 
-    real = pararl.learner.step_table
+    real = step_table
 
     def watched(policy: Policy, some: list[Rollout], width: int) -> Table:
         asked.extend(some)
@@ -301,7 +302,7 @@ def test_on_policy_updates_spare_the_first_pass_and_keep_its_gradient(
     gradients, forwards = [], []
     import pararl.learner
 
-    real = pararl.learner.step_table
+    real = step_table
     for same in (True, False):
         learner = make(tiny_policy_dir, arm, replace(CONFIG, micro=4, clip_norm=1e9, reference_every=1))
         rollouts = sample(learner, ALL_TASKS, group=3)

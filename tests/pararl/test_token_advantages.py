@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from pararl.config import Arm
-from pararl.learner import by_task, longest, step_table
+from pararl.credit import image_credit, text_credit
+from pararl.learner import by_task
 from pararl.prefer import Feedback
+from pararl.tables import longest, step_table
 from pararl.types import MODALITIES
 from tests.pararl.learning import ALL_TASKS, CONFIG, make, sample, teach
 
@@ -59,7 +61,7 @@ def test_credit_moves_the_tokens_of_its_cells_alone(tiny_policy_dir: Path) -> No
     credit = np.zeros((len(rollouts), 2, 2), np.float32)
     credit[3, 0, 1] = 0.7
     width = 2 + longest(rollouts)
-    tokens = learner._token_credit(credit, width)
+    tokens = image_credit(learner.policy, credit, width)
     assert tokens.shape == (len(rollouts), width) and tokens[3, :16].reshape(4, 4)[:2, 2:].eq(0.7).all() and tokens.count_nonzero() == 4
     nothing = np.zeros((len(rollouts), len(rollouts[0].recorded) + 1), np.float32)
     figures = learner.update(rollouts, Feedback(advantages=nothing, credit=credit))
@@ -114,7 +116,7 @@ def test_credit_of_words_reaches_the_rows_of_its_rollouts(tiny_policy_dir: Path)
     words = {i: np.arange(1, len((rollouts[i].output.text or "").split()) + 1, dtype=np.float32) / (i + 1) for i in spoken[1::2]}
     used = by_task(rollouts, range(len(rollouts)))[::-1]
     width = longest(rollouts) + 3
-    found = learner._word_credit([rollouts[i] for i in used], Feedback(words=words), used, width)
+    found = text_credit(learner.policy, [rollouts[i] for i in used], Feedback(words=words), used, width)
     assert found.shape == (len(used), width) and len(words) > 3
     for row, i in enumerate(used):
         expected = words.get(i, np.zeros(0, np.float32))  # a word is a token in this vocabulary
