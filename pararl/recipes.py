@@ -181,7 +181,7 @@ SHOWO2_FAMILY = Family(
     showo2_pretraining.supervised_loss,  # type: ignore[arg-type]
     {
         # Its images begin to follow a plan behind a thousand steps only.
-        "policy": Recipe("policy", 4000, 2e-3, {"i2t": (1, 1), "t2i": (3, 3), "interleaved": (1, 1)}),
+        "policy": Recipe("policy", 8000, 2e-3, {"i2t": (1, 1), "t2i": (3, 3), "interleaved": (1, 1)}),
         "slips": Recipe("slips", 500, 1e-3, {"i2t": (1, 1), "t2i": (3, 3), "interleaved": (1, 1)}, slips=0.3, first=10**7),
     },
 )

@@ -15,6 +15,7 @@ import policies
 import rewards
 from pararl import scenes
 from pararl.types import KINDS
+from pipelines import pretrain as pretraining
 from policies.image.continuous import ContinuousVAE
 from policies.mmada import MMadaPolicy
 from policies.weights import read_model
@@ -22,33 +23,36 @@ from policies.weights import read_model
 ROOT = Path(__file__).resolve().parents[2]
 
 
+LITTLE = ["--batch", "6", "--every", "2", "--final", "8", "--threads", "1"]
+
+
 def pretrain(stage: str, out: Path, *arguments: str) -> None:
-    options = ["--out", str(out), "--batch", "6", "--every", "2", "--final", "8", "--threads", "1", *arguments]
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "pipelines" / "pretrain.py"), stage, *options], text=True, capture_output=True, timeout=200
-    )
-    assert done.returncode == 0, done.stderr
+    """In this process: half of a little stage in one of its own would be the imports."""
+    with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng():
+        patch.setattr(sys, "argv", ["pretrain.py", stage, "--out", str(out), *LITTLE, *arguments])
+        pretraining.main()
 
 
 def test_a_resumed_training_ends_where_a_straight_one_does(tmp_path: Path) -> None:
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
-    pretrain("tokenizer", straight, "--steps", "2")
+    # The program itself, from another folder than the checkout.
+    command = [sys.executable, str(ROOT / "pipelines" / "pretrain.py"), "tokenizer", "--out", straight.name, "--steps", "2", *LITTLE]
+    done = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True, timeout=200)
+    assert done.returncode == 0, done.stderr
     shutil.copytree(straight, stopped)
     pretrain("policy", straight, "--steps", "6", "--stop", "4")
     pretrain("policy", stopped, "--steps", "6", "--stop", "2")
     pretrain("policy", stopped, "--steps", "6", "--stop", "4")
-    script = [sys.executable, str(ROOT / "pipelines" / "pretrain.py"), "policy"]
-    changed = ["--out", str(stopped), "--steps", "6", "--batch", "6", "--lr", "0.002", "--seed", "1"]
-    refused = subprocess.run([*script, *changed], text=True, capture_output=True, timeout=200, check=False)
-    assert refused.returncode != 0 and "with --seed 0, not 1" in refused.stderr
+    with pytest.raises(SystemExit, match="with --seed 0, not 1"):
+        pretrain("policy", stopped, "--steps", "6", "--lr", "0.002", "--seed", "1")
     one, two = (load_file(out / "model.safetensors") for out in (straight, stopped))
     assert set(one) == set(two) and all(torch.equal(one[name], two[name]) for name in one)
     facts = json.loads((stopped / "training.json").read_text())
     assert facts["policy"]["steps"] == 4 and [row["step"] for row in facts["policy"]["curve"]] == [2, 4]
     assert facts["tokenizer"]["result"]["scenes"] == 8
     pretrain("slips", stopped, "--steps", "2")
-    again = subprocess.run([*script, "--out", str(stopped)], text=True, capture_output=True, timeout=200, check=False)
-    assert again.returncode != 0 and "would be overwritten" in again.stderr
+    with pytest.raises(SystemExit, match="would be overwritten"):
+        pretrain("policy", stopped)
     changed_by_it = load_file(stopped / "model.safetensors")
     assert not torch.equal(changed_by_it["model.transformer.blocks.0.attn_out.weight"], one["model.transformer.blocks.0.attn_out.weight"])
     assert json.loads((stopped / "training.json").read_text()).keys() == {"tokenizer", "policy", "slips"}
