@@ -1,19 +1,24 @@
 """What must hold for the settings that each arm runs with: the part of ``pararl/validation.py`` that looks at arms one by one."""
 
 from pararl.arms import ARM_SPECS, ArmSpec
-from pararl.config import Config, LearnerConfig, for_arm
+from pararl.config import Config, LearnerConfig, flat, for_arm
 from pararl.quotas import PAIRED, task_shares
 
 ELBO_ONLY = ("image_ratio", "text_ratio", "text_masks", "image_rows", "negatives")
 """Settings of the learner that are about ELBOs alone."""
+GRPO_ONLY = ("prefer.credit", "learner.kl")
+"""Settings that the objective of arm pararl_grpo alone has."""
 
 
 def arm_problems(config: Config) -> list[str]:
     """What is wrong with the settings of single arms once their overrides are applied."""
     problems = []
     taking = [arm for arm in config.run.arms if ARM_SPECS[arm].objective == "grpo"]  # type: ignore[index]
-    if config.prefer.credit and not taking:
-        problems.append(f"prefer.credit has an effect in arm pararl_grpo only, not in {', '.join(config.run.arms)} (set --run.arms)")
+    for name in GRPO_ONLY:
+        if flat(config)[name] and not taking:
+            problems.append(
+                f"{name} has an effect in arm pararl_grpo only, not in {', '.join(config.run.arms)} (set --run.arms, or --{name} 0)"
+            )
     pairing = [arm for arm in config.run.arms if ARM_SPECS[arm].paired]  # type: ignore[index]
     if pairing and not set(PAIRED) <= task_shares(config.curriculum.tasks).keys():
         problems.append(
@@ -25,10 +30,9 @@ def arm_problems(config: Config) -> list[str]:
     if pairing and config.rollout.prompts % 2:
         problems.append(f"arm {pairing[0]} takes prompts in pairs: rollout.prompts must be even (set --rollout.prompts)")
     for arm in config.run.arms:
-        if config.arm.get(arm, {}).get("prefer.credit") and arm not in taking:
-            problems.append(
-                f"arm.{arm}.prefer.credit has no effect: only arm pararl_grpo takes credit (set --arm.pararl_grpo.prefer.credit)"
-            )
+        for name in GRPO_ONLY:
+            if config.arm.get(arm, {}).get(name) and arm not in taking:
+                problems.append(f"arm.{arm}.{name} has no effect: only arm pararl_grpo has a use for it (set --arm.pararl_grpo.{name})")
         learner = for_arm(config, arm).learner
         if learner.likelihood == "steps":
             problems += _steps(arm, learner)

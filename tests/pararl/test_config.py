@@ -118,7 +118,7 @@ def test_saved_settings_read_back_equal(elsewhere: Path) -> None:
         "output",
         "--run.name",
         "Läufer: 1",
-        "--arm.output.learner.kl",
+        "--arm.output.learner.beta",
         "0.1",
         "--rollout.gpus",
         "0.25",
@@ -126,7 +126,7 @@ def test_saved_settings_read_back_equal(elsewhere: Path) -> None:
     config = cli.parse(argv).config
     cli.save(config, elsewhere / "saved" / "config.yaml")
     plain = yaml.safe_load((elsewhere / "saved" / "config.yaml").read_text(encoding="utf-8"))
-    assert plain["learner"]["lr"] == 1e-5 and plain["run"]["arms"] == ["output"] and plain["arm"]["output"] == {"learner.kl": 0.1}
+    assert plain["learner"]["lr"] == 1e-5 and plain["run"]["arms"] == ["output"] and plain["arm"]["output"] == {"learner.beta": 0.1}
     assert sum(len(section) for name, section in plain.items() if name != "arm") == len(SETTINGS)
     assert cli.parse(["--config", "saved/config.yaml"]).config == config
     assert json.loads(json.dumps(cli.as_dict(config))) == plain
