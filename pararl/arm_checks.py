@@ -1,7 +1,7 @@
 """What must hold for the settings that each arm runs with: the part of ``pararl/validation.py`` that looks at arms one by one."""
 
 from pararl.arms import ARM_SPECS, ArmSpec
-from pararl.config import Config, LearnerConfig, flat, for_arm
+from pararl.config import Config, LearnerConfig, for_arm
 from pararl.quotas import PAIRED, task_shares
 
 ELBO_ONLY = ("image_ratio", "text_ratio", "text_masks", "image_rows", "negatives")
@@ -14,11 +14,8 @@ def arm_problems(config: Config) -> list[str]:
     """What is wrong with the settings of single arms once their overrides are applied."""
     problems = []
     taking = [arm for arm in config.run.arms if ARM_SPECS[arm].objective == "grpo"]  # type: ignore[index]
-    for name in GRPO_ONLY:
-        if flat(config)[name] and not taking:
-            problems.append(
-                f"{name} has an effect in arm pararl_grpo only, not in {', '.join(config.run.arms)} (set --run.arms, or --{name} 0)"
-            )
+    if config.prefer.credit and not taking:
+        problems.append(f"prefer.credit has an effect in arm pararl_grpo only, not in {', '.join(config.run.arms)} (set --run.arms)")
     pairing = [arm for arm in config.run.arms if ARM_SPECS[arm].paired]  # type: ignore[index]
     if pairing and not set(PAIRED) <= task_shares(config.curriculum.tasks).keys():
         problems.append(

@@ -18,12 +18,12 @@ from pararl.config import LearnerConfig
 from pararl.credit import image_credit, text_credit
 from pararl.objectives import Figures, accuracy, clipped_loss, k3, likelihood_loss, preference_loss
 from pararl.prefer import Feedback
-from pararl.tables import Table, kl_figures, longest, step_records, step_table
+from pararl.tables import Table, check_densities, kl_figures, longest, step_records, step_table
 from pararl.types import MODALITIES, Modality, Rollout
 from policies import DrawTokens, Policy
 
 KL_ROLLOUTS = 32
-"""Rollouts of a batch on which the KL to the base is estimated when the loss does not need the base."""
+"""Rollouts of a batch on which the KL to the base is estimated."""
 
 
 class Learner:
@@ -120,7 +120,9 @@ class Learner:
     def _used(self, feedback: Feedback) -> list[int]:
         """Indices of the rollouts that the loss needs, increasing."""
         if feedback.advantages is not None:
-            teaches = feedback.advantages.any(1)
+            # Of an ELBO, that of the final output alone: what scores of steps teach besides must not dilute it.
+            final = self.config.likelihood == "elbo"
+            teaches = (feedback.advantages[:, -1:] if final else feedback.advantages).any(1)
             if feedback.credit is not None:
                 teaches |= feedback.credit.any((1, 2))
             return sorted({*np.flatnonzero(teaches).tolist(), *(i for i, words in feedback.words.items() if words.any())})
@@ -134,6 +136,7 @@ class Learner:
     def _backward(self, rollouts: list[Rollout], feedback: Feedback, place: dict[int, int]) -> tuple[float, Figures]:
         if self.config.likelihood == "elbo":
             return self._backward_elbo(rollouts, feedback, place)
+        check_densities(rollouts)
         chunks = self._chunks(rollouts)
         width = longest(rollouts)
         needs_reference = self.arm.objective == "preference" or (self.arm.objective == "grpo" and self.config.kl > 0)
@@ -216,7 +219,7 @@ class Learner:
             base = self._base_tokens(cell) if self.config.kl else None
             loss = torch.zeros((), device=self.policy.device)
             for modality, tokens in self.policy.draw_tokens(cell.rollouts, cell.draw).items():
-                counted = cell.draw.counted[modality][0].sum(-1).clamp_min(1)
+                counted = cell.draw.counted[modality][0].sum(-1)
                 gain = advantage[rows, MODALITIES.index(modality), : tokens.logprob.shape[-1]] * tokens.logprob
                 part = -(gain.sum(-1) / counted).sum() / count[modality]  # both are 0 where a token is not counted
                 if base is not None:

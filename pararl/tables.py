@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pararl.objectives import Figures, k3
-from pararl.types import MODALITIES, Rollout
+from pararl.types import MODALITIES, Latents, Rollout
 from policies import Policy
 
 
@@ -48,6 +48,15 @@ def longest(rollouts: Sequence[Rollout]) -> int:
     return max(len(s.tokens) for r in rollouts for s in r.segments)
 
 
+def check_densities(rollouts: Sequence[Rollout]) -> None:
+    """Raise ValueError where images were sampled by an ODE, from whose steps a loss would silently learn nothing."""
+    if any(isinstance(s, Latents) and not s.noise_level.all() for r in rollouts for s in r.segments):
+        raise ValueError(
+            "these images were sampled by an ODE, whose steps have no density: sample with noise (rollout.flow_noise), or learn from "
+            "the flow-matching loss (learner.likelihood elbo)"
+        )
+
+
 def step_records(policy: Policy, rollouts: Sequence[Rollout], width: int | None = None) -> tuple[Tensor, Tensor]:
     """What the sampler recorded: behaviour log-probabilities and commitment, each [batch, step, modality, n], without any forward.
 
@@ -67,9 +76,9 @@ def step_records(policy: Policy, rollouts: Sequence[Rollout], width: int | None 
 
 def kl_figures(base: Table) -> Figures:
     """``kl/text``, ``kl/image`` and their sum ``kl/total`` in nats per token, from a table made under the base of rollouts of the
-    policy (k3)."""
+    policy (k3); images of an ODE, whose steps have no density, are left out."""
     out = {}
     for m, modality in enumerate(MODALITIES):
         if base.committed[:, :, m].any():
             out[f"kl/{modality}"] = k3(base.behaviour[:, :, m], base.logprob[:, :, m])[base.committed[:, :, m]].mean().item()
-    return out | {"kl/total": sum(out.values())}
+    return out | {"kl/total": sum(out.values(), 0.0)}

@@ -112,8 +112,11 @@ class ShowoPolicy(MMadaPolicy):
         """Texts and images as the policy alternates them, each an output of its own, for a prompt of the task ``interleaved``.
 
         A text that ends in ``<|soi|>`` is followed by an image, which everything behind it sees; any other end is the end of all, and so
-        is the text behind the last of at most ``images`` images. Raises what ``generate`` raises, and ValueError for another task.
+        is the text behind the last of at most ``images`` images. Raises what ``generate`` raises, and ValueError for another task and for
+        a number of images below 0.
         """
+        if images < 0:
+            raise ValueError(f"at most {images} images: give 0 or more")
         if prompt.task != "interleaved":
             raise ValueError(f"prompt {prompt.id}: texts and images in turn are made of interleaved prompts, not of {prompt.task}")
         how = sampling or self.sampling

@@ -203,9 +203,10 @@ class Showo2Policy(Showo2Codec):
         return found
 
     def step_tokens(self, rollouts: Sequence[Rollout], steps: Sequence[Sequence[int]]) -> dict[Modality, StepTokens]:
-        """Exact: of a text token by token, of an image the log-density of the SDE's move at each recorded step.
+        """Exact: of a text token by token, of an image the log-density of the SDE's move at each recorded step. The moves of an ODE have
+        none: no token of theirs counts as committed.
 
-        Raises ValueError for other steps than the recorded ones, and for the moves of an ODE.
+        Raises ValueError for other steps than the recorded ones.
         """
         blank = self._blank(rollouts)
         text = self._stacked(rollouts, "text", "tokens") if blank.span("text") else None
@@ -226,11 +227,6 @@ class Showo2Policy(Showo2Codec):
     def _moves(self, rollouts: Sequence[Rollout], blank: Canvas, text: Tensor | None) -> tuple[Tensor, StepTokens]:
         """Hidden states of each rollout's first copy, and the log-densities of its image's moves."""
         levels = self._stacked(rollouts, "image", "noise_level")
-        if not bool((levels > 0).all()):
-            raise ValueError(
-                "these images were sampled by an ODE, whose steps have no density: sample with noise (rollout.flow_noise), or learn from "
-                "the flow-matching loss (learner.likelihood elbo)"
-            )
         count = levels.shape[1]
         steps = torch.tensor([r.recorded for r in rollouts], device=self.device).flatten()
         grid = flow.time_grid(rollouts[0].steps + 1, self.settings.time_shift).to(self.device)

@@ -84,10 +84,6 @@ pytestmark = pytest.mark.usefixtures("elsewhere")
         ("--run.dir=", "run.dir must not be empty"),
         ("--learner.text_weight 0 --learner.image_weight 0", "must not both be 0"),
         ("--prefer.credit 1", "prefer.credit has an effect in arm pararl_grpo only, not in pararl, offline_dpo (set --run.arms"),
-        (
-            "--run.arms output --learner.kl 0.1",
-            "learner.kl has an effect in arm pararl_grpo only, not in output (set --run.arms, or --learner.kl 0)",
-        ),
         ("--run.arms output,pararl_grpo --arm.output.learner.kl 1", "arm.output.learner.kl has no effect: only arm pararl_grpo"),
         ("--run.arms output,pararl_grpo --arm.output.prefer.credit 1", "arm.output.prefer.credit has no effect: only arm pararl_grpo"),
         ("--arm.output.learner.lr -1", "arm.output.learner.lr must be > 0, got -1.0 (set --arm.output.learner.lr)"),

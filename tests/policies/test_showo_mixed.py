@@ -115,6 +115,8 @@ def test_what_cannot_be_asked_for_is_an_error(showo: ShowoPolicy) -> None:
 def test_a_task_that_is_not_mixed_is_an_error(showo: ShowoPolicy) -> None:
     with pytest.raises(ValueError, match="prompt x: texts and images in turn are made of interleaved prompts, not of t2i"):
         showo.mixed(Prompt("x", "t2i", "red"))
+    with pytest.raises(ValueError, match="at most -1 images: give 0 or more"):
+        showo.mixed(prompts("interleaved", 1)[0], images=-1)
 
 
 def test_guidance_of_the_texts_is_an_error(showo: ShowoPolicy) -> None:
