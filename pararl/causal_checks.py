@@ -1,13 +1,15 @@
 """What must hold where a policy writes its text token by token."""
 
 from pararl.arm_checks import ELBO_ONLY
-from pararl.config import Config, LearnerConfig, for_arm
+from pararl.config import Config, LearnerConfig, RolloutConfig, for_arm
 from pararl.quotas import task_shares
 
 CAUSAL = ("showo", "showo2")
 """Families that do. Their text has no blocks and no steps of its own."""
 MASKS = {"showo": ("text_ratio", "text_masks"), "showo2": ELBO_ONLY}
 """Settings of the learner about masks that a family has not: Show-o in its text, Show-o2 anywhere."""
+COMMITS = ("choice_temperature", "image_sampler", "image_steps", "decoding")
+"""Settings of the sampler about when tokens of an image are committed: all of Show-o2's move at every step."""
 
 
 def causal_problems(config: Config, family: str | None) -> list[str]:
@@ -17,6 +19,12 @@ def causal_problems(config: Config, family: str | None) -> list[str]:
     problems = []
     if config.rollout.text_guidance:
         problems.append(f"rollout.text_guidance must be 0: the text of a {family} policy is not guided (set --rollout.text_guidance 0)")
+    for name in COMMITS if family == "showo2" else ():
+        if getattr(config.rollout, name) != getattr(RolloutConfig(), name):
+            problems.append(
+                f"rollout.{name} is about the order of masked tokens, and a {family} policy has none (set --rollout.{name} "
+                f"{getattr(RolloutConfig(), name)})"
+            )
     for arm in config.run.arms:
         learner = for_arm(config, arm).learner
         for name in MASKS[family]:

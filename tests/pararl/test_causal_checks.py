@@ -21,6 +21,8 @@ from pararl.config import Config, changed
         ({"learner.text_masks": "block"}, "showo", "learner.text_masks is about masks"),
         ({"learner.image_ratio": 0.5, "learner.negatives": "spg"}, "showo", None),
         ({"learner.text_masks": "block"}, "mmada", None),
+        ({"rollout.image_sampler": "emerge"}, "showo2", "rollout.image_sampler is about the order of masked tokens"),
+        ({"rollout.image_sampler": "emerge"}, "showo", None),
     ],
 )
 def test_what_a_causal_policy_does_not_do_is_told(settings: dict[str, object], family: str, told: str | None) -> None:
