@@ -137,7 +137,7 @@ def test_the_kl_penalty_is_that_of_tokens_and_the_squared_change_of_velocities(
     with torch.no_grad():
         for p in learner.parameters:
             p.add_(0.05 * torch.randn_like(p))
-    rollouts = sample(learner, tasks, prompts=1, group=3)
+    rollouts = sample(learner, tasks, group=2)
     feedback = replace(teach(rollouts, learner.arm), credit=None)
     assert feedback.advantages is not None
     feedback = replace(feedback, advantages=np.full_like(feedback.advantages, 1e-9))  # the penalty alone

@@ -173,11 +173,11 @@ def without_clock(summary: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_killed_and_resumed_gives_the_same_summary(run: Path, tmp_path: Path) -> None:
-    """Killed in its first arm; ``test_trl_run`` kills the other one."""
+    """Killed in its second arm, the first finished; ``test_clip_run`` goes on in the middle of a first one."""
     folder = tmp_path / "killed"
     process = start(*SMALL, "--run.dir", str(tmp_path), "--run.name", folder.name, start_new_session=True)
     for _ in watching(process):
-        if (folder / "checkpoints" / "pararl" / "state.json").exists():
+        if (folder / "checkpoints" / "offline_dpo" / "state.json").exists():
             break
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
