@@ -28,9 +28,11 @@ LITTLE = ["--batch", "6", "--every", "2", "--final", "8", "--threads", "1"]
 
 def pretrain(stage: str, out: Path, *arguments: str) -> None:
     """In this process: half of a little stage in one of its own would be the imports."""
+    precision = torch.get_float32_matmul_precision()
     with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng():
         patch.setattr(sys, "argv", ["pretrain.py", stage, "--out", str(out), *LITTLE, *arguments])
         pretraining.main()
+    torch.set_float32_matmul_precision(precision)
 
 
 def test_a_resumed_training_ends_where_a_straight_one_does(tmp_path: Path) -> None:
