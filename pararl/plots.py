@@ -42,12 +42,19 @@ class Panel:
     """Of the vertical axis, with the unit."""
     unit_interval: bool = False
     """Whether the vertical axis starts at 0 and shows no more than 1, where all values lie there."""
+    otherwise: str = ""
+    """Metric drawn in its place for an arm that has a single value of it."""
+
+    def points(self, rows: Sequence[Mapping[str, Any]], arm: str) -> list[tuple[int, float]]:
+        """Updates and values of an arm."""
+        first, second = ([(r["update"], r[key]) for r in rows if r["arm"] == arm and key in r] for key in (self.key, self.otherwise))
+        return second if len(first) == 1 < len(second) else first
 
 
 PANELS: tuple[Panel, ...] = (
     Panel("reward/mean", "mean reward of the rollouts (0 to 1)", unit_interval=True),
     Panel("eval/id_strict", "ID strict accuracy (0 to 1)", unit_interval=True),
-    Panel("eval/kl_total", "KL to the base (nats per token)"),
+    Panel("eval/kl_total", "KL to the base (nats per token)", otherwise="kl/total"),
 )
 
 
@@ -86,8 +93,7 @@ def curves_png(
     every = figure.subplots(1, len(shown), squeeze=False)[0]
     for axes, panel in zip(every, shown, strict=True):
         for arm in dict.fromkeys(row["arm"] for row in rows):
-            points = [(row["update"], row[panel.key]) for row in rows if row["arm"] == arm and panel.key in row]
-            if points:
+            if points := panel.points(rows, arm):
                 _draw_curve(axes, arm, points)
         if panel.key in base:
             axes.axhline(base[panel.key], color=COLOURS["base"], linestyle="--", linewidth=1.6, label="base")

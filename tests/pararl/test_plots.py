@@ -65,6 +65,14 @@ def test_curves_hold_the_logged_values_per_arm_with_the_base_dashed(tmp_path: Pa
     assert sorted(text.get_text() for text in legend.get_texts()) == ["base", "offline_dpo", "pararl"]
 
 
+def test_an_arm_measured_once_shows_the_kl_of_its_updates(tmp_path: Path, drawn: list[Any]) -> None:
+    rows = [{"arm": "pararl", "update": u, "reward/mean": 0.5, "kl/total": 0.1 * u} for u in range(2, 6)]
+    rows += [{"arm": arm, "update": 5, "eval/kl_total": 0.7} for arm in ("pararl", "offline_dpo")]
+    curves_png(tmp_path / "curves.png", rows)
+    shown = {line.get_label(): list(line.get_ydata()) for line in drawn[0].axes[1].get_lines()}
+    assert shown == {"pararl": [0.1 * u for u in range(2, 6)], "offline_dpo": [0.7]}
+
+
 def test_curves_are_a_png_in_the_colours_of_the_arms_and_nothing_else_is_left(tmp_path: Path) -> None:
     curves_png(tmp_path / "curves.png", ROWS)
     assert [path.name for path in tmp_path.iterdir()] == ["curves.png"]

@@ -1,8 +1,10 @@
 """Starting the programs as users do: in subprocesses, with real Ray and W&B offline."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,3 +42,15 @@ def finish(process: subprocess.Popen[str]) -> str:
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     return output
+
+
+def kill_in(arm: str, process: subprocess.Popen[str], folder: Path, seconds: float = 200) -> None:
+    """Kill a run, and all processes of its session, as soon as an arm has a checkpoint."""
+    end = time.monotonic() + seconds
+    while not (folder / "checkpoints" / arm / "state.json").exists():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < end, "the run made no checkpoint in time"
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert not (folder / "summary.json").exists()

@@ -1,13 +1,9 @@
 """The whole program, as users start it: real Ray, real W&B offline files, real PEFT, in subprocesses."""
 
 import json
-import os
 import re
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +17,7 @@ from PIL import Image
 import policies
 from pararl.files import read_lines
 from pararl.summary import Summary
-from tests.pipelines.programs import SMALL, SMOKE, finish, start
+from tests.pipelines.programs import SMALL, SMOKE, finish, kill_in, start
 
 
 @pytest.fixture(scope="module")
@@ -176,27 +172,13 @@ def test_killed_and_resumed_gives_the_same_summary(run: Path, tmp_path: Path) ->
     """Killed in its second arm, the first finished; ``test_clip_run`` goes on in the middle of a first one."""
     folder = tmp_path / "killed"
     process = start(*SMALL, "--run.dir", str(tmp_path), "--run.name", folder.name, start_new_session=True)
-    for _ in watching(process):
-        if (folder / "checkpoints" / "offline_dpo" / "state.json").exists():
-            break
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    assert not (folder / "summary.json").exists()
+    kill_in("offline_dpo", process, folder)
     finish(start("--resume", str(folder)))
     resumed, straight = (json.loads((place / "summary.json").read_text()) for place in (folder, run))
     assert without_clock(resumed) == without_clock(straight)
     for arm in ("pararl", "offline_dpo"):
         rows = [r for r in read_lines(folder / "metrics.jsonl") if r["arm"] == arm and "perf/update" in r]
         assert [r["update"] for r in rows] == [1, 2, 3], arm
-
-
-def watching(process: subprocess.Popen[str], seconds: float = 200) -> Iterator[None]:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        assert process.poll() is None, process.communicate()[0]
-        yield
-        time.sleep(0.02)
-    raise AssertionError("the run made no checkpoint in time")
 
 
 def test_a_study_refuses_runs_of_other_settings_in_its_place(run: Path, tmp_path: Path) -> None:

@@ -1,8 +1,6 @@
 """The whole program where TRL takes the steps: killed, resumed, and what TRL makes of the stored pairs when nothing stops it."""
 
 import json
-import os
-import signal
 from pathlib import Path
 
 import pytest
@@ -17,8 +15,7 @@ from pararl.prefer import prefer
 from pararl.source import static_batch
 from pararl.trainer import make_learner
 from policies.cpu import computing
-from tests.pipelines.programs import SMOKE, finish, start
-from tests.pipelines.test_run import watching
+from tests.pipelines.programs import SMOKE, finish, kill_in, start
 
 REWARD = """
 def brevity(prompts, completions, **columns):
@@ -40,12 +37,7 @@ def test_trl_trains_the_offline_arm_by_one_option_and_goes_on_after_a_kill(
     folder = tmp_path / "run"
     where = ["--policy.name", str(speaking_showo_dir), "--run.dir", str(tmp_path), "--run.name", folder.name]
     process = start(*SMALL, *where, "--learner.trainer", "trl", start_new_session=True)
-    for _ in watching(process):
-        if (folder / "checkpoints" / "offline_dpo" / "state.json").exists():
-            break
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    assert not (folder / "summary.json").exists()
+    kill_in("offline_dpo", process, folder)
     finish(start("--resume", str(folder)))
 
     (result,) = json.loads((folder / "summary.json").read_text())["arms"].values()
