@@ -23,15 +23,15 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import policies
-from pararl.recipes import PHI, new_showo
+from pararl.pretraining.recipes import PHI, new_showo
 from pararl.types import Prompt
 from policies import cpu
 from policies.attention.omni import omni
 from policies.backbones.showo import Showo, ShowoConfig
+from policies.families.showo import ShowoPolicy
 from policies.layout import pad_left
 from policies.sampling.context import Context, write
 from policies.sampling.denoise import draw
-from policies.showo import ShowoPolicy
 
 WORDS = ("red", "blue", "green", "circle", "square", "triangle", "above", "left")
 

@@ -18,11 +18,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import policies
 from pararl import adapter, scenes
-from pararl.fleet import actor_env
-from pararl.tables import step_table
+from pararl.learner.tables import step_table
+from pararl.options import Sampling
+from pararl.rollout.actors import actor_env
 from pararl.types import KINDS, Kind, Prompt, Rollout
 from policies import cpu
-from policies.base import Policy, Sampling
+from policies.base import Policy
 
 COUNT, GROUP, MICRO = 64, 8, 8
 SAMPLING = Sampling(steps=8, recorded=4, guesses=1, choice_temperature=8.0)

@@ -4,10 +4,10 @@
     python benchmarks/gpu_mmada.py --size tiny --device cpu    # the same script in seconds
 
 Rollout worker, learner, adapter and publish are those of a run, worker and learner with a policy each, as where they share a GPU; step
-rewards are off. Prints a table and then JSON: seconds, samples per second, model FLOP utilisation (the operations of ``pararl/costs.py``,
-nothing computed again, against the rate of large products in the same dtype on the same device), and bytes beside those that
-``pararl/memory.py`` plans. The released samplers go row by row (``benchmarks/released_rows.py``). Takes no more than eight minutes on an
-H100 by its operations; on no GPU has it been run yet.
+rewards are off. Prints a table and then JSON: seconds, samples per second, model FLOP utilisation (the operations of
+``pararl/plan/costs.py``, nothing computed again, against the rate of large products in the same dtype on the same device), and bytes
+beside those that ``pararl/plan/memory.py`` plans. The released samplers go row by row (``benchmarks/released_rows.py``). Takes no more
+than eight minutes on an H100 by its operations; on no GPU has it been run yet.
 """
 
 import argparse
@@ -29,20 +29,20 @@ from benchmarks import released_rows
 from pararl import adapter, sync
 from pararl.arms import ARM_SPECS
 from pararl.config import LearnerConfig, PreferConfig, RolloutConfig
-from pararl.costs import gradient_flops, rollout_cost
-from pararl.learner import Learner
-from pararl.memory import learner_pass, rollout_pass
-from pararl.prefer import prefer
+from pararl.learner.learner import Learner
+from pararl.learner.prefer import prefer
+from pararl.learner.tables import step_table
+from pararl.options import Sampling
+from pararl.plan.costs import gradient_flops, rollout_cost
+from pararl.plan.memory import learner_pass, rollout_pass
+from pararl.plan.shapes import ModelShape
+from pararl.rollout.workers import Request, RolloutWorker, WorkerSettings, place
 from pararl.sampling import sampling_of
-from pararl.shapes import ModelShape
-from pararl.tables import step_table
 from pararl.types import Judgement, Kind, Prompt, Score
-from pararl.workers import Request, RolloutWorker, WorkerSettings, place
 from policies import cpu
 from policies.backbones.llada import MMadaConfig, MMadaModelLM
-from policies.base import Sampling
+from policies.families.mmada import MMadaPolicy
 from policies.image.magvitv2 import MAGVITv2, MAGVITv2Config
-from policies.mmada import MMadaPolicy
 from policies.mmada_codec import MMadaSettings
 from policies.text import SPECIAL_TOKENS, word_tokenizer
 
@@ -106,7 +106,7 @@ class Part:
     taken_bytes: int = 0
     """Of it, what was not there before the part."""
     planned_bytes: float = 0.0
-    """What ``pararl/memory.py`` expects that to be at most on a GPU; 0 = it does not say."""
+    """What ``pararl/plan/memory.py`` expects that to be at most on a GPU; 0 = it does not say."""
 
 
 @dataclass

@@ -28,7 +28,7 @@ import policies
 from pararl.types import Prompt
 from policies import Sampling, cpu
 from policies.backbones.llada import MMadaConfig, MMadaModelLM
-from policies.mmada import MMadaPolicy
+from policies.families.mmada import MMadaPolicy
 from policies.mmada_codec import MMadaSettings, Part
 
 PARTS: tuple[Part | None, ...] = (None, "text", "image")

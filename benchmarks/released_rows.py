@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pararl.types import Prompt
-from policies.mmada import MMadaPolicy
+from policies.families.mmada import MMadaPolicy
 from policies.sampling import released
 
 Run = Callable[[], object]

@@ -6,7 +6,7 @@ Learner and rollout workers attach it the same way, so that the same tensors giv
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -14,13 +14,15 @@ from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import Tensor
 
 from pararl.files import atomic_folder
-from policies.base import Policy
+
+if TYPE_CHECKING:
+    from policies.base import Policy
 
 NAME = "default"
 """PEFT's name of the adapter that is trained. A model may hold others, a reference for instance; they are left alone here."""
 
 
-def attach(policy: Policy, rank: int, alpha: int, seed: int = 0) -> PeftModel:
+def attach(policy: "Policy", rank: int, alpha: int, seed: int = 0) -> PeftModel:
     """Inject a new LoRA adapter into ``policy.model``, in place, at ``policy.lora_targets``.
 
     A is drawn from ``seed`` (torch's own random state is left as it was), B is 0: version 0 equals the base exactly. ``policy.model`` stays
@@ -36,7 +38,7 @@ def attach(policy: Policy, rank: int, alpha: int, seed: int = 0) -> PeftModel:
     return model
 
 
-def lora_config(policy: Policy, rank: int, alpha: int) -> LoraConfig:
+def lora_config(policy: "Policy", rank: int, alpha: int) -> LoraConfig:
     """PEFT's configuration of an adapter of the policy."""
     return LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=policy.lora_targets)
 

@@ -1,7 +1,7 @@
 """The configuration of a run: nested dataclasses, read from YAML and the command line, checked before anything starts.
 
 Every knob is a field here, with its meaning and unit in the string under it; ``--help`` prints exactly these.
-``pararl/cli.py`` reads and writes them, ``pararl/validation.py`` checks them. Neither they nor this module import anything heavy,
+``pararl/cli/parse.py`` reads and writes them, ``pararl/cli/validation.py`` checks them. Neither they nor this module import anything heavy,
 so that a mistake is told within a second.
 """
 
@@ -83,7 +83,7 @@ class CurriculumConfig:
     canaries: tuple[str, ...] = ()
     """Tags of prompts that are never trained on, only measured (split canary), to show forgetting."""
     file: str = ""
-    """The user's prompts in place of the scene world's: FILE.jsonl in GenEval's format, or a data set; see pararl/prompts.py."""
+    """The user's prompts in place of the scene world's: FILE.jsonl in GenEval's format, or a data set; see pararl/data/prompts.py."""
     rest: bool = True
     """Whether a prompt of `curriculum.file` sits out a pass after its group had no spread."""
 

@@ -1,7 +1,7 @@
 """From the settings of a run to how its policy samples, and to how its likelihoods are drawn."""
 
 from pararl.config import LearnerConfig, RolloutConfig
-from policies.base import Drawing, Sampling
+from pararl.options import Drawing, Sampling
 
 
 def sampling_of(rollout: RolloutConfig) -> Sampling:

@@ -69,7 +69,7 @@ class Segment:
     """int64 [n]: ids in the backbone's vocabulary (image codes with their offset)."""
     commit_step: np.ndarray
     """int16 [n]: the denoising step at which each token was committed, 0 .. steps - 1. Of a text written token by token, the step at which
-    it counts, -1 behind its end: see ``policies.showo.deal``."""
+    it counts, -1 behind its end: see ``policies.families.showo.deal``."""
     logprob: np.ndarray
     """float32 [n]: behaviour log-probability in nats of each token at its commit step, guidance-free and over the rows of its modality."""
     guesses: np.ndarray

@@ -22,12 +22,12 @@ import argparse
 import time
 from typing import TYPE_CHECKING, Any
 
-from pararl.cli import as_dict, fail, parse
+from pararl.cli.parse import as_dict, fail, parse
 from pararl.config import Config
 from pararl.files import atomic_folder, write_json
 
 if TYPE_CHECKING:
-    from pararl.examiner import Examination
+    from pararl.evaluation.examiner import Examination
 
 
 def examine(config: Config, name: str, adapter: Path | None, args: argparse.Namespace) -> "Examination":
@@ -35,7 +35,7 @@ def examine(config: Config, name: str, adapter: Path | None, args: argparse.Name
     from peft import PeftModel
 
     import policies
-    from pararl.examiner import Examiner
+    from pararl.evaluation.examiner import Examiner
 
     policy = policies.load(config.policy.name)
     model = None
@@ -98,9 +98,9 @@ def main() -> None:
 
 def write(out: Path, config: Config, found: dict[str, "Examination"], facts: dict[str, Any]) -> str:
     """The results as the folder ``out``, which appears whole or not at all; returns the table."""
-    from pararl.evaluation import sample_row
-    from pararl.pictures import samples_png
-    from pararl.report import differences, table
+    from pararl.evaluation.evaluation import sample_row
+    from pararl.evaluation.report import differences, table
+    from pararl.tracking.pictures import samples_png
 
     base = found["base"].scored
     gains = {

@@ -11,8 +11,8 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from pararl import scenes
+from pararl.pretraining.state import Stage
 from pararl.scenes.pixels import render_cells
-from pararl.stage import Stage
 from policies.image.continuous import ContinuousVAE, ContinuousVAEConfig
 from policies.image.magvitv2 import MAGVITv2, MAGVITv2Config
 from policies.image.training import tokenizer_loss, vae_loss

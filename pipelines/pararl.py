@@ -13,24 +13,24 @@ sys.path[:] = [str(ROOT), *(entry for entry in sys.path if Path(entry).resolve()
 
 from typing import TYPE_CHECKING
 
-from pararl.cli import fail, parse
+from pararl.cli.parse import fail, parse
+from pararl.cli.validation import policy_directory
 from pararl.config import Arm, Config, ConfigError
-from pararl.gpus import gpu
-from pararl.plan import Plan, refusal
-from pararl.plan_text import describe
-from pararl.shapes import shape_of
-from pararl.validation import policy_directory
+from pararl.plan.gpus import gpu
+from pararl.plan.plan import Plan, refusal
+from pararl.plan.shapes import shape_of
+from pararl.plan.text import describe
 
 if TYPE_CHECKING:
-    from pararl.session import Session
-    from pararl.summary import ArmResult
+    from pararl.evaluation.summary import ArmResult
+    from pararl.loop.session import Session
 
 DEFAULT = ROOT / "pipelines" / "configs" / "default.yaml"
 
 
 def train(session: "Session", arm: Arm) -> "ArmResult":
     """One arm, from the base or its last checkpoint to its result."""
-    from pararl.training import Training
+    from pararl.loop.arm_run import Training
 
     with Training.open(session, arm) as t:
         for update in t.updates():
@@ -60,7 +60,7 @@ def main() -> None:
         except ConfigError as error:
             fail(str(error))
     # What loads torch or Ray is imported below this line only, so that --help and mistakes are answered within a second.
-    from pararl.session import Session
+    from pararl.loop.session import Session
 
     try:
         with Session.open(invocation) as session:

@@ -34,13 +34,13 @@ from tqdm import tqdm
 
 import policies
 from pararl import scenes
-from pararl.quotas import quotas
-from pararl.recipes import FAMILIES, Loss, Recipe
-from pararl.stage import Stage
+from pararl.data.quotas import quotas
+from pararl.pretraining.recipes import FAMILIES, Loss, Recipe
+from pararl.pretraining.state import Stage
 from pararl.types import Kind, Output
 from pipelines.images import train_tokenizer, train_vae
 from policies import cpu
-from policies.mmada import MMadaPolicy
+from policies.families.mmada import MMadaPolicy
 from rewards import pretraining as clip
 
 GUIDED: tuple[Kind, ...] = ("t2i", "edit", "interleaved", "interleaved_edit")

@@ -18,7 +18,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from pararl.cli import fail
+from pararl.cli.parse import fail
 from pararl.files import atomic_path
 
 
@@ -35,7 +35,7 @@ def figure(report: dict[str, Any], path: str) -> float | None:
 
 def markdown(evaluations: Sequence[dict[str, Any]], figures: Sequence[str], kinds: Sequence[str]) -> str:
     """A row for every figure, kind of prompt and split, a column for every system, with its gain over the base."""
-    from pararl.study import interval
+    from pararl.evaluation.study import interval
 
     results = [evaluation["results"] for evaluation in evaluations]
     systems = list(results[0])

@@ -23,12 +23,12 @@ from dataclasses import asdict
 from itertools import product
 from typing import TYPE_CHECKING
 
-from pararl.cli import differences, fail, parse
+from pararl.cli.parse import differences, fail, parse
 from pararl.config import PER_ARM
 from pararl.files import atomic_path, write_json
 
 if TYPE_CHECKING:
-    from pararl.study import Figures
+    from pararl.evaluation.study import Figures
 
 Setting = tuple[tuple[str, str], ...]
 """One combination of the values under comparison: (section.key, value) pairs."""
@@ -82,9 +82,9 @@ def run_seed(config: Path, out: Path, seed: int, overrides: list[str]) -> None:
 
 def report(out: Path, seeds: list[int]) -> "Figures":
     """Write the table and the picture of the finished runs; their figures."""
-    from pararl.plots import Bar, bars_png
-    from pararl.study import figures, markdown
-    from pararl.summary import Summary
+    from pararl.evaluation.study import figures, markdown
+    from pararl.evaluation.summary import Summary
+    from pararl.tracking.plots import Bar, bars_png
 
     summaries = [Summary.from_json(json.loads((out / f"seed-{seed}" / "summary.json").read_text(encoding="utf-8"))) for seed in seeds]
     found = figures(summaries)
@@ -136,7 +136,7 @@ def main() -> None:
             run_seed(args.config, out, seed, [*overrides, *options(setting, arms)])
         found.append(report(out, seeds))
     if args.vary:
-        from pararl.study import sweep_markdown
+        from pararl.evaluation.study import sweep_markdown
 
         text = sweep_markdown([label(setting) for setting in settings], found, arms)
         with atomic_path(args.out / "sweep.md") as path:

@@ -2,37 +2,52 @@
 
 policy = policies.load("scenes-mmada")
 policy.sample("two red circles left of a blue square")[0].image
+
+torch is loaded by the first use of what needs it, so that a program may read names and options without.
+
+May import: the ground floor.
 """
 
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
+from pararl.options import Drawing, Sampling
 from pararl.releases import RELEASES
-from policies import sources
-from policies.base import Drawing, Draws, DrawTokens, Policy, Sampling, StepTokens
-from policies.mmada import MMadaPolicy
-from policies.parallel_a import ParallelAPolicy
-from policies.showo import ShowoPolicy
-from policies.showo2 import Showo2Policy
-from policies.sources import CHECKPOINTS
 
-FAMILIES: dict[str, type[MMadaPolicy]] = {kind.family: kind for kind in (MMadaPolicy, ParallelAPolicy, ShowoPolicy, Showo2Policy)}
+if TYPE_CHECKING:
+    import torch
+
+    from policies.base import Draws, DrawTokens, Policy, StepTokens
+    from policies.families import FAMILIES
+    from policies.sources import CHECKPOINTS
+
+LAZY = {
+    **dict.fromkeys(("DrawTokens", "Draws", "Policy", "StepTokens"), "policies.base"),
+    "FAMILIES": "policies.families",
+    "CHECKPOINTS": "policies.sources",
+}
+"""Where the names live that load torch."""
 
 __all__ = ["CHECKPOINTS", "FAMILIES", "RELEASES", "Drawing", "DrawTokens", "Draws", "Policy", "Sampling", "StepTokens", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in LAZY:
+        return getattr(import_module(LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def load(
     name: str | Path,
     *,
-    dtype: torch.dtype | None = None,
+    dtype: "torch.dtype | None" = None,
     device_map: str | dict[str, Any] | None = None,
     release: str | None = None,
     image_tokenizer: str | Path | None = None,
     text_tokenizer: str | Path | None = None,
-) -> Policy:
+) -> "Policy":
     """The policy of an embedded checkpoint (``"scenes-mmada"``), of a directory that ``Policy.save`` wrote, or of a release.
 
     A release is ``"Gen-Verse/MMaDA-8B-MixCoT"``, with a revision behind an ``@``, or a directory that holds a copy; ``release`` says of
@@ -43,6 +58,9 @@ def load(
     Raises FileNotFoundError when there is no such checkpoint, ValueError for a family that is not known and for weights, shapes or a
     vocabulary that are not exactly those of the model, with the keys.
     """
+    from policies import sources
+    from policies.families import FAMILIES
+
     parts = replace(sources.find(name, release, image_tokenizer, text_tokenizer), dtype=dtype, device_map=device_map)
     if parts.family not in FAMILIES:
         raise ValueError(f"{parts.backbone / sources.POLICY_FILE}: unknown family {parts.family!r}, known are {sorted(FAMILIES)}")

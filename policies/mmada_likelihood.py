@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pararl.options import Drawing, ImageRows
 from pararl.types import MODALITIES, Modality, Rollout
-from policies.base import Drawing, Draws, DrawTokens, ImageRows, Policy, StepTokens
+from policies.base import Draws, DrawTokens, Policy, StepTokens
 from policies.layout import Canvas, Span
 from policies.likelihood.masked import elbo, hidden_sets, hidden_token_logprobs, mask_ratios
 from policies.mmada_codec import MMadaCodec

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from pararl.types import Modality, Output, Prompt
+from policies.families.mmada import MMadaPolicy
 from policies.layout import canvas
 from policies.likelihood.masked import hidden_token_logprobs
-from policies.mmada import MMadaPolicy
 from policies.mmada_codec import TEXT_ONLY
 
 

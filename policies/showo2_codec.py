@@ -17,10 +17,10 @@ from transformers import PreTrainedModel
 from pararl.types import Prompt, Task
 from policies.backbones.showo2 import Showo2
 from policies.backbones.showo2_state import first_columns, patched, unpatched
+from policies.families.showo import ShowoPolicy, extended
 from policies.image.latents import read_vae
 from policies.layout import Canvas, Span, Specials, Tail
 from policies.mmada_codec import DECODED_PIXELS, TEXT_ONLY, MMadaSettings, Part
-from policies.showo import ShowoPolicy, extended
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from pararl.types import Output, Prompt
+from policies.families.showo2 import Showo2Policy
 from policies.mmada_codec import TEXT_ONLY
 from policies.pretraining import target_ids
 from policies.sampling import flow
-from policies.showo2 import Showo2Policy
 
 
 def training_times(batch: int, shift: float, generator: torch.Generator) -> Tensor:

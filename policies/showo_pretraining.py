@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from pararl.types import Modality, Output, Prompt
+from policies.families.showo import ShowoPolicy
 from policies.likelihood.masked import hidden_token_logprobs
 from policies.mmada_codec import TEXT_ONLY
 from policies.pretraining import noise_levels, target_ids
-from policies.showo import ShowoPolicy
 
 
 def supervised_loss(

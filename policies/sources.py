@@ -8,11 +8,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from pararl.releases import RELEASES, release_of
+
+if TYPE_CHECKING:
+    import torch
 
 POLICY_FILE = "policy.json"
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
@@ -34,7 +35,7 @@ class Parts:
     """Directory of the image tokenizer."""
     text_size: int | None = None
     """Ids that the text tokenizer must have, where that is known: the image codes begin behind them."""
-    dtype: torch.dtype | None = None
+    dtype: "torch.dtype | None" = None
     """Of the backbone; None = that of its file."""
     device_map: str | dict[str, Any] | None = None
     """Of the backbone, as transformers takes it."""

@@ -1,4 +1,7 @@
-"""What scores outputs: ``load`` a reward by name, ``self_test`` it, and ``score_rollouts`` with it."""
+"""What scores outputs: ``load`` a reward by name, ``self_test`` it, and ``score_rollouts`` with it.
+
+May import: the ground floor, scenes.
+"""
 
 import importlib
 

@@ -47,7 +47,7 @@ def tiny_policy_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     from pararl import scenes
     from policies.backbones.llada import MMadaConfig, MMadaModelLM
-    from policies.mmada import MMadaPolicy
+    from policies.families.mmada import MMadaPolicy
     from policies.mmada_codec import MMadaSettings
     from policies.text import word_tokenizer
 
@@ -78,8 +78,8 @@ def tiny_showo_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     from pararl import scenes
     from policies.backbones.showo import Showo, ShowoConfig
+    from policies.families.showo import ShowoPolicy
     from policies.mmada_codec import MMadaSettings
-    from policies.showo import ShowoPolicy
     from policies.text import SHOWO_TOKENS, word_tokenizer
 
     mask = len(word_tokenizer(scenes.VOCABULARY, SHOWO_TOKENS, 0)[0]) + 64
@@ -101,8 +101,8 @@ def speaking_showo_dir(tiny_policy_dir: Path, tmp_path_factory: pytest.TempPathF
 
     import torch
 
-    from pararl.recipes import new_showo
-    from policies.showo import ShowoPolicy
+    from pararl.pretraining.recipes import new_showo
+    from policies.families.showo import ShowoPolicy
 
     with torch.random.fork_rng():
         torch.manual_seed(0)

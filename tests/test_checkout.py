@@ -53,7 +53,7 @@ def test_a_submitted_job_uploads_the_policies_and_leaves_the_environment_at_home
         "rewards/checkpoints/scenes-clip/model.safetensors",
         "policies/checkpoints/scenes-mmada/model.safetensors",
         "policies/checkpoints/scenes-mmada/config.json",
-        "pararl/cli.py",
+        "pararl/cli/parse.py",
     ):
         assert not ignored.match_file(needed)
     for local in (
@@ -68,8 +68,8 @@ def test_a_submitted_job_uploads_the_policies_and_leaves_the_environment_at_home
 
 
 def test_settings_are_checked_without_loading_torch_or_ray(tmp_path: Path) -> None:
-    code = "import sys; from pararl.cli import parse; parse([]); print(*sys.modules)"
+    code = "import sys; from pararl.cli.parse import parse; parse([]); print(*sys.modules)"
     loaded = script("-c", code, cwd=tmp_path, PYTHONPATH=str(ROOT))
     assert loaded.returncode == 0, loaded.stderr
-    assert "pararl.cli" in loaded.stdout.split()
+    assert "pararl.cli.parse" in loaded.stdout.split()
     assert {"torch", "ray", "transformers", "wandb", "matplotlib"}.isdisjoint(loaded.stdout.split())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pararl import cli
+from pararl.cli import parse as cli
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])

@@ -22,6 +22,8 @@ t2t         plan and instruction; sum; sentence          plan; number; sentence 
 =========== ============================================ ======================== ==============================================
 
 ``scoring`` scores the outputs of all of them, ``records`` writes their prompts as JSON lines.
+
+May import: the ground floor.
 """
 
 from dataclasses import dataclass

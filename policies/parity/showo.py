@@ -10,10 +10,10 @@ from torch import Tensor
 
 from policies.attention.omni import Omni, omni
 from policies.backbones.showo import Showo, ShowoConfig
+from policies.families.showo import image_blocks
 from policies.parity.case import LOGITS, LOSSES, Case, Comparison
 from policies.parity.mmada import branches, image_run
 from policies.sampling.context import Context, write
-from policies.showo import image_blocks
 from policies.weights import load_exactly
 
 

@@ -6,7 +6,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-ImageSampler = Literal["maskgit", "emerge"]
 Schedule = Literal["cosine", "linear", "pow2", "sigmoid"]
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pararl import cli, validation
+from pararl.cli import parse as cli
+from pararl.cli import validation
 
 Complaint = Callable[[list[str]], str]
 

@@ -15,9 +15,9 @@ from peft.tuners.tuners_utils import BaseTuner
 from torch import Tensor
 
 from pararl import adapter, sync
+from pararl.rollout.workers import RolloutWorker, WorkerSettings
 from pararl.sync import AdapterBuffer, SyncError
 from pararl.types import Receipt
-from pararl.workers import RolloutWorker, WorkerSettings
 from policies.cpu import computing
 
 

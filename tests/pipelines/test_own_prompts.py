@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pararl.summary import Summary
+from pararl.evaluation.summary import Summary
 from tests.pipelines.programs import ONE_TASK, SMALL, finish, start
 
 REWARD = """

@@ -16,8 +16,8 @@ import rewards
 from pararl import scenes
 from pararl.types import KINDS
 from pipelines import pretrain as pretraining
+from policies.families.mmada import MMadaPolicy
 from policies.image.continuous import ContinuousVAE
-from policies.mmada import MMadaPolicy
 from policies.weights import read_model
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -15,8 +15,8 @@ from peft import PeftModel
 from PIL import Image
 
 import policies
+from pararl.evaluation.summary import Summary
 from pararl.files import read_lines
-from pararl.summary import Summary
 from tests.pipelines.programs import SMALL, SMOKE, finish, kill_in, start
 
 

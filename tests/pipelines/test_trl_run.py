@@ -8,12 +8,14 @@ import torch
 from safetensors.torch import load_file
 
 import policies
-from pararl import adapter, checkpoint, cli
+from pararl import adapter
+from pararl.cli import parse as cli
 from pararl.config import for_arm
 from pararl.files import read_lines
-from pararl.prefer import prefer
-from pararl.source import static_batch
-from pararl.trainer import make_learner
+from pararl.learner.handle import make_learner
+from pararl.learner.prefer import prefer
+from pararl.loop import checkpoint
+from pararl.loop.source import static_batch
 from policies.cpu import computing
 from tests.pipelines.programs import SMOKE, finish, kill_in, start
 

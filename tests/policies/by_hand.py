@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pararl.options import ImageRows, Sampling
 from pararl.types import MODALITIES, Modality, Prompt, Rollout, Task
-from policies.base import ImageRows, Policy, Sampling
-from policies.mmada import MMadaPolicy
+from policies.base import Policy
+from policies.families.mmada import MMadaPolicy
 
 Kind = Literal["t2t", "i2t", "t2i", "edit", "interleaved", "interleaved+image"]
 KINDS: tuple[Kind, ...] = ("t2t", "i2t", "t2i", "edit", "interleaved", "interleaved+image")

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from policies.backbones.llada import MMadaConfig, MMadaModelLM
 from policies.backbones.showo import Showo, ShowoConfig
+from policies.families.mmada import MMadaPolicy
+from policies.families.showo import ShowoPolicy
 from policies.image.magvitv2 import MAGVITv2, MAGVITv2Config
-from policies.mmada import MMadaPolicy
 from policies.mmada_codec import MMadaSettings
-from policies.showo import ShowoPolicy
 from policies.text import SHOWO_TOKENS, word_tokenizer
 
 WORDS = ("red", "blue", "green", "circle", "square", "above")

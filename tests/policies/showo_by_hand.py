@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from pararl.options import Sampling
 from pararl.types import Prompt, Rollout
-from policies.base import Sampling
-from policies.showo import ShowoPolicy
+from policies.families.showo import ShowoPolicy
 from tests.policies.by_hand import draw_one, prefix
 
 WORDS, CODES = list(range(9, 15)), list(range(15, 23))

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from pararl.options import Sampling
 from pararl.steps import Decoding, late_updates, shared_steps
 from pararl.types import Prompt, Rollout, Task
-from policies.base import Sampling
-from policies.mmada import MMadaPolicy
+from policies.families.mmada import MMadaPolicy
 from policies.sampling import released
 from tests.policies.by_hand import picture
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from policies.base import Sampling
+from pararl.options import Sampling
+from policies.families.mmada import MMadaPolicy
 from policies.layout import Canvas, Span
-from policies.mmada import MMadaPolicy
 from policies.sampling.denoise import SegmentPlan, SegmentTrace, denoise, emerge_plan
 from policies.sampling.schedules import reveal_chances
 from tests.policies.by_hand import GUIDED, Kind, prompts

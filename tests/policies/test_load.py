@@ -13,10 +13,10 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 import policies
+from pararl.options import Sampling
 from pararl.types import TASKS, Prompt
-from policies.base import Sampling
+from policies.families.mmada import MMadaPolicy
 from policies.image.magvitv2 import MAGVITv2
-from policies.mmada import MMadaPolicy
 from tests.policies.by_hand import KINDS, prompts
 from tests.policies.conftest import MakePolicy
 

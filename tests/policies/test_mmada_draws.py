@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from pararl.options import Drawing, Sampling
 from pararl.types import MODALITIES, Modality, Prompt, Rollout
-from policies.base import Drawing, Sampling
-from policies.mmada import MMadaPolicy
+from policies.families.mmada import MMadaPolicy
 from tests.policies.by_hand import KINDS, SPOKEN, Kind, prompts, rollouts, token_logprobs
 from tests.policies.conftest import MakePolicy
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pararl.types import MODALITIES, Modality, Prompt, Rollout, Task
 from policies.base import Draws
-from policies.mmada import MMadaPolicy
+from policies.families.mmada import MMadaPolicy
 from tests.policies.by_hand import (
     GUIDED,
     KINDS,

@@ -12,12 +12,12 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from pararl.options import Sampling
 from pararl.types import Modality, Prompt
 from policies.backbones.llada import MMadaModelLM
-from policies.base import Sampling
+from policies.families.mmada import Branch, MMadaPolicy
 from policies.image.magvitv2 import MAGVITv2
 from policies.layout import Canvas, Specials, canvas
-from policies.mmada import Branch, MMadaPolicy
 from policies.mmada_codec import MMadaSettings, Part
 from tests.policies.by_hand import KINDS, Kind, draw_one, prompts, sequence, text_length
 

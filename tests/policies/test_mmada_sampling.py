@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from pararl.options import Sampling
 from pararl.types import Modality, Output, Prompt, Rollout, Segment, Task
-from policies.base import Sampling
-from policies.mmada import Branch, MMadaPolicy, recorded_steps
+from policies.families.mmada import Branch, MMadaPolicy, recorded_steps
 from tests.policies.by_hand import (
     CODES,
     GUIDED,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import policies.pretraining
 from pararl.types import MODALITIES, Modality, Output, Prompt
-from policies.mmada import MMadaPolicy
+from policies.families.mmada import MMadaPolicy
 from policies.pretraining import noise_levels, supervised_loss
 from tests.policies.by_hand import GUIDED, KINDS, SHOWN, SPOKEN, WORDS, Kind, code_ids, picture, prompts, sequence, task_of, text_length
 from tests.policies.conftest import MakePolicy

@@ -20,12 +20,13 @@ from transformers import PreTrainedTokenizerFast
 
 import policies
 from pararl import adapter
+from pararl.options import Sampling
 from pararl.types import Output, Prompt
 from policies.backbones.llada import MMadaConfig, MMadaModelLM
-from policies.base import Policy, Sampling
-from policies.mmada import MMadaPolicy
+from policies.base import Policy
+from policies.families.mmada import MMadaPolicy
+from policies.families.parallel_a import ParallelAPolicy
 from policies.mmada_codec import Part
-from policies.parallel_a import ParallelAPolicy
 from policies.pretraining import supervised_loss
 from tests.policies import releases
 

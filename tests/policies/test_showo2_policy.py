@@ -11,18 +11,19 @@ import pytest
 import torch
 
 import policies
-from pararl import adapter, checkpoint
+from pararl import adapter
 from pararl.arms import ARM_SPECS
 from pararl.config import LearnerConfig
-from pararl.learner import Learner
-from pararl.prefer import Feedback
-from pararl.recipes import SHOWO2, new_showo2
+from pararl.learner.learner import Learner
+from pararl.learner.prefer import Feedback
+from pararl.loop import checkpoint
+from pararl.options import Sampling
+from pararl.pretraining.recipes import SHOWO2, new_showo2
 from pararl.types import Judgement, Latents, Pair, Prompt, Rollout, Task
 from policies import showo2_pretraining
-from policies.base import Sampling
+from policies.families.showo2 import Showo2Policy
 from policies.image.continuous import ContinuousVAE, ContinuousVAEConfig
 from policies.sampling import flow
-from policies.showo2 import Showo2Policy
 from policies.showo2_codec import Showo2Settings
 from policies.showo2_pretraining import supervised_loss, training_times
 

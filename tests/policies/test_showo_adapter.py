@@ -11,10 +11,10 @@ from torch import Tensor
 
 import policies
 from pararl import adapter
+from pararl.options import Sampling
 from pararl.types import Output, Rollout
-from policies.base import Sampling
+from policies.families.showo import ShowoPolicy
 from policies.image.magvitv2 import MAGVITv2
-from policies.showo import ShowoPolicy
 from tests.policies.by_hand import KINDS, Kind, picture, prompts
 from tests.policies.conftest import MakeShowo
 

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from pararl.types import Modality
 from policies.attention.omni import omni
+from policies.families.showo import ShowoPolicy
 from policies.layout import Canvas, Span, pad_left
-from policies.showo import ShowoPolicy
 from tests.policies import showo_by_hand as hand
 from tests.policies.by_hand import KINDS, SHOWN, Kind, prefix, prompts
 

@@ -15,10 +15,10 @@ from transformers import PreTrainedTokenizerFast
 
 from pararl.types import Modality, Prompt, Task
 from policies.backbones.showo import Showo, ShowoConfig
+from policies.families.showo import ShowoPolicy, extended
 from policies.image.magvitv2 import MAGVITv2, MAGVITv2Config
 from policies.layout import Span, Specials, canvas
 from policies.mmada_codec import MMadaSettings
-from policies.showo import ShowoPolicy, extended
 from tests.policies import showo_by_hand as hand
 from tests.policies.by_hand import KINDS, Kind, prefix, prompts, task_of, text_length
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from pararl.options import Drawing, Sampling
 from pararl.types import MODALITIES, Modality, Rollout
-from policies.base import Drawing, Sampling
-from policies.showo import ShowoPolicy, deal
+from policies.families.showo import ShowoPolicy, deal
 from tests.policies import showo_by_hand as hand
 from tests.policies.by_hand import GUIDED, KINDS, SHOWN, SPOKEN, Kind, picture, prompts
 from tests.policies.conftest import MakeShowo

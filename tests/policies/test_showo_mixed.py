@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from pararl.options import Sampling
 from pararl.types import Output, Prompt
-from policies.base import Sampling
-from policies.showo import ShowoPolicy
+from policies.families.showo import ShowoPolicy
 from tests.policies import showo_by_hand as hand
 from tests.policies.by_hand import picture, prefix, prompts
 from tests.policies.conftest import MakeShowo

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import policies.showo_pretraining
 from pararl.types import Output, Prompt
-from policies.showo import ShowoPolicy
+from policies.families.showo import ShowoPolicy
 from policies.showo_pretraining import supervised_loss
 from tests.policies import showo_by_hand as hand
 from tests.policies.by_hand import GUIDED, KINDS, SHOWN, SPOKEN, Kind, code_ids, prefix, prompts, task_of, text_length

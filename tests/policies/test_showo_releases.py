@@ -19,11 +19,11 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 import policies
+from pararl.options import Sampling
 from pararl.types import Prompt, Task
 from policies import sources
-from policies.base import Sampling
-from policies.showo import ShowoPolicy
-from policies.showo2 import Showo2Policy
+from policies.families.showo import ShowoPolicy
+from policies.families.showo2 import Showo2Policy
 from policies.text import read_tokenizer
 from tests.policies import releases, showo_releases
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from pararl.options import Sampling
 from pararl.types import Modality, Output, Prompt, Rollout
-from policies.base import Sampling
+from policies.families.mmada import Branch
+from policies.families.showo import ShowoPolicy
 from policies.layout import Span
-from policies.mmada import Branch
 from policies.sampling.denoise import denoise
-from policies.showo import ShowoPolicy
 from tests.policies import showo_by_hand as hand
 from tests.policies.by_hand import GUIDED, KINDS, SHOWN, SPOKEN, Kind, picture, prompts, task_of, text_length
 from tests.policies.conftest import MakeShowo

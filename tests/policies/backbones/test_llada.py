@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from policies.backbones.llada import MMadaConfig, MMadaModelLM
 from policies.cpu import computing
-from policies.mmada import MMadaPolicy
+from policies.families.mmada import MMadaPolicy
 
 TARGETS = {"q_proj", "k_proj", "v_proj", "attn_out", "ff_proj", "up_proj", "ff_out"}
 

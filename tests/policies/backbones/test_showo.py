@@ -17,7 +17,7 @@ from transformers.cache_utils import DynamicCache
 
 from policies.backbones.showo import Showo, ShowoConfig
 from policies.cpu import computing
-from policies.showo import ShowoPolicy
+from policies.families.showo import ShowoPolicy
 from policies.weights import read_model
 
 TARGETS = {"q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"}

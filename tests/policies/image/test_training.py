@@ -2,9 +2,9 @@
 
 import torch
 
+from policies.families.mmada import MMadaPolicy
 from policies.image.magvitv2 import MAGVITv2
 from policies.image.training import tokenizer_loss
-from policies.mmada import MMadaPolicy
 
 
 def pixels() -> torch.Tensor:

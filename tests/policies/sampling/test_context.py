@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from policies.families.showo import ShowoPolicy
 from policies.sampling.context import Context, write
-from policies.showo import ShowoPolicy
 from tests.policies import showo_by_hand as hand
 from tests.policies.by_hand import draw_one
 

@@ -1,0 +1,312 @@
+"""From a command line and a YAML file to a checked ``Config``, and back to YAML.
+
+jsonargparse gives every setting its option, its help and its type; this module adds what a user needs to be told in one line: which
+setting, in which file, what was wrong and what to do. Nothing here imports torch or Ray, so a mistake is told within a second.
+"""
+
+import argparse
+import os
+import sys
+import time
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import yaml
+from jsonargparse import ArgumentParser, set_parsing_settings
+
+from pararl.cli.validation import validate
+from pararl.config import ARMS, PER_ARM, SECTIONS, SETTINGS, Config, ConfigError, arm_defaults, changed, flat
+from pararl.files import atomic_path
+
+USAGE = "python pipelines/pararl.py [--config FILE.yaml] [--section.key VALUE ...] [--resume RUN] [--plan [GPU]]"
+DESCRIPTION = "Align a unified multimodal model on-policy, next to its offline DPO baseline. Lists are written a,b or [a, b]."
+OPTIONS = (
+    ("--config", "FILE.yaml", "Settings to start from; the options below win over it."),
+    ("--resume", "RUN", "Folder of a run to go on with, with the settings saved there."),
+    (
+        "--plan",
+        "[GPU]",
+        "Load and start nothing: print what the run takes (parameters, bytes, operations, expected seconds) on that GPU, or on each named "
+        "one. Exit code 1 where it cannot fit.",
+    ),
+    (
+        "--arm.NAME.SECTION.KEY",
+        "VALUE",
+        "Set learner.*, prefer.* or reward.*_mix for the arm NAME alone: --arm.offline_dpo.learner.lr 3e-4.",
+    ),
+)
+ALONE = ("config", "resume", "plan")
+"""Options that are no settings."""
+ON_COMMAND_LINE = "on the command line"
+FREE_ON_RESUME = tuple(
+    "run.dir run.name run.checkpoint_every rollout.workers rollout.gpus reward.workers learner.gpus learner.gradient_checkpointing "
+    "track.mode track.project".split()
+)
+"""Settings that a resumed run may change, because its figures do not depend on them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    """What the user asked for."""
+
+    config: Config
+    stem: str
+    """Name of the configuration file without its ending; "default" when none was given."""
+    resume: Path | None = None
+    """Folder of the run to go on with, or None for a new run."""
+    plan: str | None = None
+    """The GPU whose plan is asked for in place of the run, "" for all named ones; None = run."""
+
+
+def parse(argv: list[str] | None = None, default: Path | None = None) -> Invocation:
+    """The checked invocation for ``argv`` (None = this process's arguments).
+
+    The command line wins over the YAML file, the file over the defaults. ``default`` is the file that is read when neither
+    ``--config`` nor ``--resume`` is given. Prints one line to stderr and exits with code 2 on a mistake, 0 after ``--help``.
+    """
+    try:
+        return _invocation(sys.argv[1:] if argv is None else argv, default)
+    except ConfigError as error:
+        fail(str(error))
+
+
+def fail(message: str, code: int = 2) -> NoReturn:
+    """Print ``message`` as one line and exit with ``code``: 2 for a user's mistake, 1 for a run that broke off."""
+    print(f"pararl: error: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+def run_folder(config: Config, stem: str) -> Path:
+    """The folder of a new run, not made yet: ``run.dir``/``run.name``, by default ``run.dir``/<time>-<stem>.
+
+    Exits with one line when it exists already: no run is ever overwritten.
+    """
+    folder = Path(config.run.dir) / (config.run.name or f"{time.strftime('%Y%m%d-%H%M%S')}-{stem}")
+    if not config.run.name and folder.exists():  # another run of this second
+        folder = folder.with_name(f"{folder.name}-{os.getpid()}")
+    if folder.exists():
+        fail(f"{folder} exists already and is never overwritten (set --run.name or --run.dir, or go on with it: --resume {folder})")
+    blocked = next((parent for parent in folder.parents if parent.exists() and not parent.is_dir()), None)
+    if blocked:
+        fail(f"run.dir: {blocked} is a file, not a folder (set --run.dir)")
+    above = next(parent for parent in folder.absolute().parents if parent.exists())
+    if not os.access(above, os.W_OK | os.X_OK):
+        fail(f"run.dir: {above} cannot be written to (set --run.dir)")
+    return folder
+
+
+def as_dict(config: Config) -> dict[str, dict[str, Any]]:
+    """``config`` as nested plain dictionaries and lists, for YAML, JSON and W&B."""
+    return {
+        name: {key: list(value) if isinstance(value, tuple) else value for key, value in section.items()}
+        for name, section in asdict(config).items()
+    }
+
+
+def save(config: Config, path: Path) -> None:
+    """Write every setting to ``path`` as YAML that ``--config`` reads back to an equal ``Config``; the file appears whole or not at all."""
+    with atomic_path(path) as part:
+        part.write_text(yaml.safe_dump(as_dict(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def _invocation(argv: list[str], default: Path | None) -> Invocation:
+    """``parse`` without the exit; raises ConfigError."""
+    pairs = list(_options(argv))
+    options = dict(pairs)
+    for name in ALONE:
+        if [key for key, _ in pairs].count(name) > 1:
+            raise ConfigError(f"--{name} is given more than once")
+    resume = Path(options.pop("resume")) if "resume" in options else None
+    given = Path(options.pop("config")) if "config" in options else None
+    plan = options.pop("plan", None)
+    wants_help = options.pop("help", None) is not None
+    source = given or (None if resume else default)
+    parser = _parser()
+    config = _saved(parser, resume) if resume else Config()
+    base = config
+    if source:
+        config = _layer(parser, config, _read(source), f"in {source}")
+    config = _layer(parser, config, options, ON_COMMAND_LINE)
+    if wants_help:
+        parser.set_defaults(flat(config))
+        parser.print_help()
+        raise SystemExit(0)
+    validate(config, files=plan is None)
+    if resume:
+        _same_run(base, config, resume)
+        return Invocation(config, resume.name, resume, plan)
+    stem = source.stem if source else "default"
+    if config.run.name and plan is None:
+        run_folder(config, stem)
+    return Invocation(config, stem, plan=plan)
+
+
+def _parser() -> ArgumentParser:
+    """One option per setting, grouped by section; the help text is the string under each field."""
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = ArgumentParser(prog="pararl", usage=USAGE, description=DESCRIPTION, exit_on_error=False, default_env=False)
+    for option, metavar, text in OPTIONS:
+        parser.add_argument(option, metavar=metavar, help=text, default=argparse.SUPPRESS)
+    for name, section in SECTIONS.items():
+        parser.add_class_arguments(section, name)
+    for action in parser._actions:
+        if action.option_strings and action.option_strings[0].removeprefix("--") in SECTIONS:
+            action.help = argparse.SUPPRESS  # jsonargparse's own `--learner FILE`: one way to read a file is enough
+    return parser
+
+
+def _options(argv: list[str]) -> Iterator[tuple[str, str]]:
+    """``argv`` as (name, value): ``--key value``, ``--key=value``, and ``--key a b`` for lists. Raises ConfigError."""
+    place = 0
+    while place < len(argv):
+        name, equals, value = argv[place].partition("=")
+        place += 1
+        if name in ("-h", "--help"):
+            yield "help", ""
+            continue
+        if not name.startswith("--"):
+            raise ConfigError(f"unexpected argument {name!r} (options are written --section.key VALUE; see --help)")
+        words = [value] if equals else []
+        while not equals and place < len(argv) and not argv[place].startswith("--") and argv[place] != "-h":
+            words.append(argv[place])
+            place += 1
+        key = name.removeprefix("--")
+        if key not in ALONE and not key.startswith("arm."):
+            _check_known(key, ON_COMMAND_LINE)
+        if key == "plan":  # the only one that may stand without a value
+            words = words or [""]
+        elif not words or (key in ALONE and not words[0]):
+            raise ConfigError(f"{name} needs a value (see --help)")
+        if len(words) > 1 and not _is_list(key):
+            raise ConfigError(f"unexpected argument {words[1]!r} after {name} {words[0]} (options are written --section.key VALUE)")
+        yield key, ",".join(words)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The YAML file as ``{"section.key": value}``. Raises ConfigError when it is missing or not a mapping of settings."""
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - _Loader is a SafeLoader
+    except FileNotFoundError:
+        raise ConfigError(f"no configuration file {path} (set --config)") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path}: {error}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        problem = getattr(error, "problem", None) or str(error)
+        raise ConfigError(f"{path}{f', line {mark.line + 1}' if mark else ''}: not readable as YAML: {problem}") from None
+    if content is not None and not isinstance(content, dict):
+        raise ConfigError(f"{path} must hold sections of settings (learner: ...), got {content!r}")
+    return dict(_leaves(content or {}))
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key given twice is an error: PyYAML would silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for place, key in enumerate(keys):
+            if key in keys[:place]:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", node.value[place][0].start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def _leaves(content: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested sections as dotted keys; a section without content (every line of it a comment) has none."""
+    for name, value in content.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, Mapping) and key not in SETTINGS:
+            yield from _leaves(value, f"{key}.")
+        elif value is not None or not (key in (*SECTIONS, "arm") or key.removeprefix("arm.") in ARMS):
+            yield key, value
+
+
+def _layer(parser: ArgumentParser, config: Config, values: Mapping[str, Any], source: str) -> Config:
+    """``config`` with ``values`` (from ``source``) over it, each turned into its declared type. Raises ConfigError."""
+    settings: dict[str, Any] = {}
+    arms = {arm: dict(own) for arm, own in config.arm.items()}
+    for key, value in sorted(values.items(), key=lambda item: item[0].startswith("arm.")):
+        if not key.startswith("arm."):
+            _check_known(key, source)
+            settings[key] = _typed(parser, key, key, value, source)
+            # What is asked for by name wins over an arm's built-in default, never over what was asked for that arm.
+            for arm, own in arm_defaults().items():
+                if key in own and arms.get(arm, {}).get(key) == own[key]:
+                    del arms[arm][key]
+            continue
+        _, arm, setting = (*key.split(".", 2), "")[:3]
+        if arm not in ARMS:
+            raise ConfigError(f"{key} {source}: unknown arm {arm!r} (known: {', '.join(ARMS)})")
+        if setting not in PER_ARM:
+            raise ConfigError(f"{key} {source}: an arm may set learner.*, prefer.* and reward.*_mix only{_hint(setting, PER_ARM)}")
+        arms.setdefault(arm, {})[setting] = _typed(parser, setting, key, value, source)
+    return replace(changed(config, settings), arm=arms)
+
+
+def _check_known(key: str, source: str) -> None:
+    """Raise ConfigError unless ``key`` is a setting."""
+    if key in (*SECTIONS, "arm"):
+        raise ConfigError(f"{key} {source} is a section, not a setting: name what to set ({key}.KEY, see --help)")
+    if key not in SETTINGS:
+        raise ConfigError(f"unknown setting {key} {source}{_hint(key, tuple(SETTINGS)) or ' (see --help)'}")
+
+
+def _hint(key: str, known: tuple[str, ...]) -> str:
+    """The known setting that ``key`` resembles, by its last part or by its letters, as a question; empty when there is none."""
+    same_name = [name for name in known if name.partition(".")[2] == key.rpartition(".")[2]]
+    similar = [*same_name, *get_close_matches(key, known, n=1)]
+    return f" (did you mean {similar[0]}?)" if similar else ""
+
+
+def _is_list(key: str) -> bool:
+    """Whether the setting takes several values."""
+    return typing.get_origin(SETTINGS.get(key)) is tuple
+
+
+def _typed(parser: ArgumentParser, setting: str, key: str, value: Any, source: str) -> Any:
+    """``value`` in the declared type of ``setting``, which the user wrote as ``key``. Raises ConfigError."""
+    if type(value) is SETTINGS[setting]:
+        return value
+    section, _, name = setting.partition(".")
+    try:
+        if _is_list(setting) and isinstance(value, str):
+            value = yaml.safe_load(value) if value.startswith("[") else [part.strip() for part in value.split(",")]
+        typed = getattr(getattr(parser.parse_object({section: {name: value}}), section), name)
+    except (argparse.ArgumentError, yaml.YAMLError):
+        typed = None
+    if typed is None:  # no setting is optional, so a YAML null is a mistake too
+        origin, choices = typing.get_origin(SETTINGS[setting]), typing.get_args(SETTINGS[setting])
+        words = {int: "a whole number", float: "a number", str: "text", bool: "true or false", tuple: "a list such as [a, b]"}
+        wanted = f"one of {', '.join(choices)}" if origin is Literal else words[origin or SETTINGS[setting]]
+        raise ConfigError(f"{key} {source} must be {wanted}, got {value!r}")
+    return typed
+
+
+def _saved(parser: ArgumentParser, run: Path) -> Config:
+    """The settings of the run in the folder ``run``, which may have been moved since. Raises ConfigError."""
+    file = run / "config.yaml"
+    if not file.is_file():
+        raise ConfigError(f"--resume {run}: no run there ({file} is missing)")
+    config = _layer(parser, replace(Config(), arm={}), _read(file), f"in {file}")
+    place = run if run.name not in ("", "..") else run.resolve()
+    return changed(config, {"run.dir": str(place.parent), "run.name": run.resolve().name})
+
+
+def _same_run(saved: Config, asked: Config, run: Path) -> None:
+    """Raise ConfigError unless ``asked`` goes on with the run ``saved``: a run that changes half-way is two runs."""
+    folder = Path(asked.run.dir) / asked.run.name
+    if folder.resolve() != run.resolve():
+        raise ConfigError(f"--resume {run} goes on in that folder, but run.dir and run.name ask for {folder} (leave them out)")
+    for key, was, now in differences(saved, asked):
+        raise ConfigError(f"--resume {run} keeps its settings, but {key} was {was} and is now {now} (start a new run instead)")
+
+
+def differences(saved: Config, asked: Config) -> Iterator[tuple[str, Any, Any]]:
+    """Settings on which a run's figures depend and in which two configurations differ: (name, of the first, of the second)."""
+    before, after = {**flat(saved), "arm": saved.arm}, {**flat(asked), "arm": asked.arm}
+    for key, value in before.items():
+        if after[key] != value and key not in FREE_ON_RESUME:
+            yield key, value, after[key]

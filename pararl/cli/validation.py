@@ -1,0 +1,350 @@
+"""What a configuration must satisfy, checked before a model is loaded or an actor started."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import rewards.names
+from pararl.arms import ARM_SPECS
+from pararl.cli.arm_checks import arm_problems
+from pararl.cli.family_checks import CAUSAL, causal_problems
+from pararl.cli.trl_checks import trl_problems
+from pararl.config import ARMS, PER_ARM, Config, ConfigError, checking, flat, measuring
+from pararl.data.quotas import quotas, task_shares
+from pararl.plan.shapes import held_bytes
+from pararl.policy_files import family_of, settings_of
+from pararl.releases import RELEASES, release_of
+from pararl.steps import CUTS, shared_steps
+from pararl.types import TASKS, Kind
+
+SPLITS = ("id", "ood_pair", "ood_rel", "ood_count", "ood_ops", "para", "canary")
+"""The splits of the scene world (``pararl/scenes``) that a policy is measured on; all but the first and the last are held out. Kinds of
+prompts that have no such split are left out of it."""
+EMBEDDED = Path(__file__).resolve().parents[2] / "policies" / "checkpoints"
+"""One folder per embedded policy. Looked up as files, because importing ``policies`` would load torch."""
+
+Bound = tuple[str, Callable[[float], bool]]
+"""A range in words, and whether a number lies in it."""
+
+_ANY: Bound = ("a number", lambda value: True)
+_POSITIVE: Bound = ("> 0", lambda value: value > 0)
+_AT_LEAST_0: Bound = (">= 0", lambda value: value >= 0)
+_AT_LEAST_1: Bound = (">= 1", lambda value: value >= 1)
+_GPUS: Bound = ("a whole number, or a fraction below 1", lambda value: 0 <= value and (value < 1 or value == int(value)))
+_SHARE: Bound = (">= 0 and <= 1", lambda value: 0 <= value <= 1)
+_LOWEST: Bound = ("between 0 and 1, or -1 for the policy's own", lambda value: value == -1 or 0 <= value <= 1)
+_SEED: Bound = ("between 0 and 2**32 - 1", lambda value: 0 <= value < 2**32)
+
+READ = ("tokenizer.json", "tokenizer_config.json", "image_tokenizer/config.json")
+"""What is read of a policy to tell whether it can read the user's prompts."""
+BOUNDS: dict[str, Bound] = {
+    "run.seed": _SEED,
+    "run.updates": _AT_LEAST_1,
+    "run.checkpoint_every": _AT_LEAST_1,
+    "policy.lora_rank": _AT_LEAST_1,
+    "policy.lora_alpha": _AT_LEAST_1,
+    "rollout.prompts": _AT_LEAST_1,
+    "rollout.group": (">= 2 (a group of one has no pair)", lambda value: value >= 2),
+    "rollout.steps": _AT_LEAST_1,
+    "rollout.recorded": _AT_LEAST_1,
+    "rollout.scored": _AT_LEAST_0,
+    "rollout.temperature": _POSITIVE,
+    "rollout.choice_temperature": _AT_LEAST_0,
+    "rollout.flow_noise": (">= 0 and <= 1.41 (sqrt 2)", lambda value: 0 <= value <= 2**0.5),
+    "rollout.guidance": _AT_LEAST_0,
+    "rollout.text_guidance": _ANY,
+    "rollout.input_guidance": _AT_LEAST_0,
+    "rollout.image_steps": _AT_LEAST_0,
+    "rollout.workers": _AT_LEAST_1,
+    "rollout.threads": _AT_LEAST_1,
+    "rollout.chunk": _AT_LEAST_1,
+    "rollout.gpus": _GPUS,
+    "reward.workers": _AT_LEAST_1,
+    "reward.calibration": ("0, or >= 2 (one score has no deviation)", lambda value: value == 0 or value >= 2),
+    "reward.step_mix": _SHARE,
+    "prefer.credit": (">= 0", lambda value: value >= 0),
+    "reward.strict_mix": _SHARE,
+    "prefer.min_margin": _AT_LEAST_0,
+    "prefer.min_best": _SHARE,
+    "learner.lr": _POSITIVE,
+    "learner.weight_decay": _AT_LEAST_0,
+    "learner.clip_norm": _POSITIVE,
+    "learner.beta": _POSITIVE,
+    "learner.reference_every": _AT_LEAST_0,
+    "learner.kl": _AT_LEAST_0,
+    "learner.clip_ratio": ("> 0 and < 1", lambda value: 0 < value < 1),
+    "learner.nll": _AT_LEAST_0,
+    "learner.draws": _AT_LEAST_1,
+    "learner.image_ratio": _LOWEST,
+    "learner.text_ratio": _LOWEST,
+    "learner.spg_mix": _SHARE,
+    "learner.spg_beta": _AT_LEAST_1,
+    "learner.micro": _AT_LEAST_1,
+    "learner.threads": _AT_LEAST_1,
+    "learner.gpus": _GPUS,
+    "learner.text_weight": _AT_LEAST_0,
+    "learner.image_weight": _AT_LEAST_0,
+    "eval.prompts": _AT_LEAST_1,
+    "eval.every": _AT_LEAST_0,
+    "eval.first": _AT_LEAST_0,
+    "eval.during": _AT_LEAST_1,
+    "eval.seed": _SEED,
+    "track.images": _AT_LEAST_0,
+}
+"""The range of every number in the configuration."""
+
+
+def validate(config: Config, files: bool = True) -> None:
+    """Raise one ConfigError with everything in ``config`` that cannot be; loads and starts nothing.
+
+    ``files``: whether the user's prompt files are read as well.
+    """
+    values = flat(config)
+    numbers = [_out_of_range(key, key, values[key]) for key in BOUNDS]
+    problems = [problem for problem in numbers if problem] + _steps(config) + _lists(config) + _names(config) + _overrides(config)
+    problems = problems or _curriculum(config) or arm_problems(config)
+    if not problems:
+        family = family_of(config.policy.name, policy_directory(config))
+        problems = (
+            _policy(config, family) + causal_problems(config, family) + trl_problems(config, family) + (_files(config) if files else [])
+        )
+    if problems:
+        raise ConfigError("; ".join(problems))
+
+
+def _out_of_range(name: str, key: str, value: float) -> str | None:
+    """What is wrong with the number ``value`` of the setting ``key``, which the user wrote as ``name``; None = nothing."""
+    words, holds = BOUNDS[key]
+    if math.isfinite(value) and holds(value):
+        return None
+    return f"{name} must be {words if math.isfinite(value) else 'finite'}, got {value} (set --{name})"
+
+
+def _steps(config: Config) -> list[str]:
+    """What is wrong with settings that limit each other."""
+    problems = []
+    steps, recorded, learner = config.rollout.steps, config.rollout.recorded, config.learner
+    if recorded > steps:
+        problems.append(f"rollout.recorded must be <= rollout.steps ({steps}), got {recorded} (set --rollout.recorded)")
+    if config.rollout.scored > recorded:
+        problems.append(f"rollout.scored must be <= rollout.recorded ({recorded}), got {config.rollout.scored} (set --rollout.scored)")
+    if config.rollout.image_sampler == "emerge" and config.rollout.decoding == "released":
+        problems.append(
+            "rollout.image_sampler emerge does not go with rollout.decoding released, which says itself how much of an image comes when "
+            "(set --rollout.image_sampler maskgit)"
+        )
+    if learner.text_weight == learner.image_weight == 0:
+        problems.append("learner.text_weight and learner.image_weight must not both be 0 (set --learner.image_weight)")
+    return problems
+
+
+def _lists(config: Config) -> list[str]:
+    """What is wrong with the lists of names: empty, unknown or given twice."""
+    problems = []
+    for key, values, known in (("run.arms", config.run.arms, ARMS), ("eval.splits", config.eval.splits, SPLITS)):
+        names = dict.fromkeys(values)
+        unknown = ", ".join(repr(name) for name in names if name not in known)
+        twice = ", ".join(repr(name) for name in names if values.count(name) > 1)
+        if not values:
+            problems.append(f"{key} must name at least one of {', '.join(known)} (set --{key})")
+        elif key == "eval.splits" and values[0] != "id":
+            problems.append(f"eval.splits must begin with id: pictures and curves show it (set --eval.splits id,{','.join(values)})")
+        if unknown:
+            problems.append(f"{key}: unknown {unknown} (known: {', '.join(known)}; set --{key})")
+        if twice:
+            problems.append(f"{key} names {twice} more than once (set --{key})")
+    return problems
+
+
+def _names(config: Config) -> list[str]:
+    """What is wrong with the settings that name one thing."""
+    problems = []
+    for key, reward in (("reward.name", config.reward.name), ("eval.reward", config.eval.reward)):
+        # One of the user's own is imported by the reward worker, which says what is wrong with it.
+        wrong = rewards.names.problem(reward) if reward or key == "reward.name" else None
+        if wrong:
+            problems.append(f"{key}: {wrong} (set --{key})")
+    for key, value in (("run.dir", config.run.dir), ("track.project", config.track.project)):
+        if not value.strip():
+            problems.append(f"{key} must not be empty (set --{key})")
+    name = config.run.name
+    if name in (".", "..") or name != name.strip() or any(mark in name for mark in "/\\\0\n"):
+        problems.append(f"run.name must be a plain folder name, got {name!r} (the folder above it is --run.dir)")
+    embedded = sorted(path.name for path in EMBEDDED.iterdir() if path.is_dir()) if EMBEDDED.is_dir() else []
+    policy = config.policy.name
+    if policy not in embedded and not release_of(policy) and not (policy and Path(policy).is_dir()):
+        known_policies = ", ".join(embedded) or "none"
+        problems.append(
+            f"policy.name: {policy!r} is neither an embedded policy ({known_policies}) nor a directory, nor a release "
+            f"({', '.join(RELEASES)}; set --policy.name)"
+        )
+    return problems
+
+
+def _overrides(config: Config) -> list[str]:
+    """What is wrong with the overrides of single arms."""
+    problems = []
+    for arm, own in config.arm.items():
+        if arm not in ARMS:
+            problems.append(f"arm.{arm}: unknown arm {arm!r} (known: {', '.join(ARMS)})")
+        for key, value in own.items():
+            name = f"arm.{arm}.{key}"
+            if key not in PER_ARM:
+                problems.append(f"{name}: an arm may set learner.*, prefer.* and reward.*_mix only")
+            elif key in BOUNDS and (problem := _out_of_range(name, key, value)):
+                problems.append(problem)
+    return problems
+
+
+def _curriculum(config: Config) -> list[str]:
+    """What is wrong with the kinds of prompts that are trained on and measured."""
+    from pararl.scenes import TAGS  # numpy only
+
+    problems = []
+    shares: dict[str, dict[Kind, int]] = {}
+    for key, entries in (("curriculum.tasks", config.curriculum.tasks), ("eval.tasks", config.eval.tasks)):
+        try:
+            shares[key] = task_shares(entries)
+        except ValueError as error:
+            problems.append(f"{key}: {error} (set --{key})")
+    if problems:
+        return problems
+    trained = shares["curriculum.tasks"]
+    if not trained:
+        problems.append("curriculum.tasks must name at least one kind of prompt (set --curriculum.tasks)")
+    elif config.curriculum.order == "joint" and config.rollout.prompts < len(trained):
+        problems.append(
+            f"rollout.prompts must be >= {len(trained)}, one of each kind in curriculum.tasks, got {config.rollout.prompts} "
+            "(set --rollout.prompts, or --curriculum.order alternate)"
+        )
+    canaries = config.curriculum.canaries
+    known = dict.fromkeys(tag for tags in TAGS.values() for tag in tags)
+    if unknown := [tag for tag in canaries if tag not in known]:
+        problems.append(f"curriculum.canaries: unknown {', '.join(map(repr, unknown))} (known: {', '.join(known)})")
+    problems += [
+        f"curriculum.canaries leave no prompt of kind {kind} to train on (its tags: {', '.join(TAGS[kind])})"
+        for kind in trained
+        if set(TAGS[kind]) <= set(canaries)
+    ]
+    problems += [
+        f"curriculum.canaries leave no prompt of kind {kind} for split id; kinds that are not trained on need none (set --eval.tasks)"
+        for kind in shares["eval.tasks"]
+        if kind not in trained and set(TAGS[kind]) <= set(canaries)
+    ]
+    measured = shares["eval.tasks"] or trained
+    for key, name, kinds in (("reward.name", config.reward.name, trained), ("eval.reward", measuring(config), measured)):
+        if unscored := rewards.names.unscored(name, tuple(kinds)):
+            problems.append(f"{key}: {name} scores no prompt of kind {', '.join(unscored)} (set --{key})")
+    if "canary" in config.eval.splits and canaries and not set(canaries) & {tag for kind in measured for tag in TAGS[kind]}:
+        problems.append(f"eval.splits: no kind that is measured has a prompt with a tag of curriculum.canaries ({', '.join(canaries)})")
+    if "canary" in config.eval.splits and not canaries:
+        problems.append("eval.splits: canary needs tags that are never trained on (set --curriculum.canaries)")
+    if config.eval.file and config.eval.splits != ("id",):
+        problems.append("eval.file has the split id alone (set --eval.splits id)")
+    return problems
+
+
+def _policy(config: Config, family: str | None) -> list[str]:
+    """What the settings ask of the policy that its ``policy.json`` rules out."""
+    directory = policy_directory(config)
+    try:
+        settings = settings_of(config.policy.name, directory)
+    except ConfigError as error:
+        return [str(error)]
+    if settings is None:
+        return [f"policy.name: {directory} has no policy.json, so it is no directory that policies.load reads (set --policy.name)"]
+    kinds = dict.fromkeys((*task_shares(config.curriculum.tasks), *task_shares(config.eval.tasks)))
+    can = settings.get("tasks", TASKS)
+    if unable := [kind for kind in kinds if kind.partition("_")[0] not in can]:
+        return [f"{config.policy.name} was not trained for {', '.join(unable)}; it does {', '.join(can)} (set --curriculum.tasks)"]
+    windows: dict[str, tuple[str, int]] = {}
+    steps, problems = config.rollout.steps, _one_dtype(config)
+    if family in CAUSAL:
+        return problems
+    if any(kind.startswith("interleaved") for kind in kinds):
+        decoding = config.rollout.decoding
+        if steps % CUTS[decoding]:
+            return [*problems, f"rollout.steps must be a multiple of {CUTS[decoding]} for {decoding} decoding, got {steps}"]
+        given, image = map(len, shared_steps(steps, decoding))
+        if config.rollout.image_steps > image:
+            problems.append(f"rollout.image_steps must be at most {image}, the steps of an image, got {config.rollout.image_steps}")
+        if decoding != "released":  # which has no text blocks
+            windows["text"] = ("interleaved", given)
+    if kinds.keys() & {"t2t", "i2t"}:
+        windows["answer"] = ("text alone", steps)
+    for name, (what, given) in windows.items():
+        if {f"{name}_tokens", f"{name}_block"} <= settings.keys():
+            blocks = -(-settings[f"{name}_tokens"] // settings[f"{name}_block"])
+            if given % blocks:
+                problems.append(
+                    f"rollout.steps must be such that the text of {what} outputs gets a multiple of {blocks} steps, the text blocks of "
+                    f"{config.policy.name}; {steps} give it {given}"
+                )
+    return problems
+
+
+def _one_dtype(config: Config) -> list[str]:
+    """What is wrong where only rollout workers or only the learner have a GPU: auto would give them different models."""
+    if config.policy.dtype != "auto" or bool(config.rollout.gpus) == bool(config.learner.gpus):
+        return []
+    held = held_bytes(config.policy.name, policy_directory(config))
+    if held == 4 or (held is None and not release_of(config.policy.name)):
+        return []
+    return [
+        "policy.dtype auto is float32 on a CPU and less on a GPU, and rollout workers and learner must be one model "
+        "(set --policy.dtype, or both --rollout.gpus and --learner.gpus)"
+    ]
+
+
+def policy_directory(config: Config) -> Path:
+    """Where the policy's files lie."""
+    return Path(config.policy.name) if Path(config.policy.name).is_dir() else EMBEDDED / config.policy.name
+
+
+def _files(config: Config) -> list[str]:
+    """What is wrong with the user's prompt files: read here, so that a bad line is told before any worker starts."""
+    problems: list[str] = []
+    directory = policy_directory(config)
+    for key, source, kinds in (
+        ("curriculum.file", config.curriculum.file, quotas_of(config)),
+        ("eval.file", config.eval.file, dict.fromkeys(task_shares(config.eval.tasks or config.curriculum.tasks), 1 + config.eval.first)),
+    ):
+        if not source:
+            continue
+        from pararl.data.prompts import paired, read_prompts, unfit
+
+        try:
+            prompts = read_prompts(source, checking(config) if key == "curriculum.file" else measuring(config))
+        except (ValueError, OSError) as error:
+            problems.append(f"{key}: {error}")
+            continue
+        if key == "curriculum.file":
+            prompts = [prompt for prompt in prompts if prompt.spec.get("tag") not in config.curriculum.canaries]
+        for kind, count in kinds.items():
+            found = sum(prompt.kind == kind for prompt in prompts)
+            if found < count:
+                problems.append(
+                    f"{key}: {count} prompts of kind {kind} are wanted, {source} has {found} (set --{key} or --curriculum.tasks)"
+                )
+        pairing = [arm for arm in config.run.arms if ARM_SPECS[arm].paired]  # type: ignore[index]
+        if key == "curriculum.file" and pairing and (shared := len(paired(prompts)["t2i"])) < (wanted := config.rollout.prompts // 2):
+            problems.append(
+                f"{key}: arm {pairing[0]} wants {wanted} pairs of prompts of kinds i2t and t2i with the same id, {source} has {shared} "
+                f"(set --{key} or --run.arms)"
+            )
+        # A release's tokenizer may still be on the hub; its vocabulary is open.
+        if release_of(config.policy.name):
+            continue
+        if lacking := [part for part in READ if not (directory / part).is_file()]:
+            return [*problems, f"policy.name: {directory} lacks {', '.join(lacking)}, which Policy.save writes (set --policy.name)"]
+        if told := unfit(prompts, directory):
+            problems.append(f"{key}: {'; '.join(told[:3])}{f'; and {len(told) - 3} more' if len(told) > 3 else ''}")
+    return problems
+
+
+def quotas_of(config: Config) -> dict[Kind, int]:
+    """The largest number of prompts of each kind in a batch."""
+    shares = task_shares(config.curriculum.tasks)
+    if config.curriculum.order == "alternate":
+        return dict.fromkeys(shares, config.rollout.prompts)
+    return quotas(shares, config.rollout.prompts)

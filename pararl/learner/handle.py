@@ -1,0 +1,155 @@
+"""The learner as the loop sees it: in a process of its own under Ray, or in this one."""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from pararl.arms import ARM_SPECS
+from pararl.config import Arm, Config
+from pararl.learner.prefer import Feedback
+from pararl.rollout.workers import WorkerSettings, load_policy
+from pararl.sync import AdapterBuffer, pack
+from pararl.types import Rollout
+
+if TYPE_CHECKING:
+    from pararl.learner.learner import Learner
+    from policies import Policy
+
+Figures = dict[str, float]
+State = tuple[dict[str, np.ndarray], dict[str, float]]
+
+
+class Trainer(Protocol):
+    """What the loop asks of a learner."""
+
+    def ready(self) -> None: ...
+    def update(self, rollouts: Sequence[Rollout], feedback: Feedback) -> Figures: ...
+    def adapter(self) -> AdapterBuffer: ...
+    def kl(self, rollouts: Sequence[Rollout]) -> Figures: ...
+    def state(self) -> State: ...
+    def load_state(self, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None: ...
+    def save(self, directory: Path) -> None: ...
+    def close(self) -> None: ...
+
+
+def make_learner(policy: "Policy", config: Config, arm: Arm) -> "Learner":
+    """The learner of an arm, with a new adapter in the policy."""
+    rank, alpha, seed, updates = config.policy.lora_rank, config.policy.lora_alpha, config.run.seed, config.run.updates
+    if config.learner.trainer == "trl":
+        from pararl.learner.trl_dpo import TrlLearner
+
+        return TrlLearner(policy, rank, alpha, config.learner, ARM_SPECS[arm], seed, updates)  # type: ignore[arg-type]
+    from pararl import adapter
+    from pararl.learner.learner import Learner
+
+    return Learner(policy, adapter.attach(policy, rank, alpha, seed), config.learner, ARM_SPECS[arm], seed, updates)
+
+
+class LocalTrainer:
+    """A learner in this process. ``config`` is that of the arm (``for_arm``)."""
+
+    def __init__(self, config: Config, arm: Arm) -> None:
+        from policies import cpu
+
+        cpu.use(config.learner.threads)
+        settings = WorkerSettings.of(config, config.learner)
+        self.name = settings.policy
+        self.learner = make_learner(load_policy(settings), config, arm)
+
+    def ready(self) -> None:
+        """Returns once the policy is loaded: the constructor has done it."""
+
+    def update(self, rollouts: Sequence[Rollout], feedback: Feedback) -> Figures:
+        """One optimiser step; its figures."""
+        return self.learner.update(rollouts, feedback)
+
+    def adapter(self) -> AdapterBuffer:
+        """The adapter as it is now, with its version."""
+        from pararl import adapter
+
+        return pack(adapter.tensors(self.learner.peft), self.learner.version)
+
+    def kl(self, rollouts: Sequence[Rollout]) -> Figures:
+        """KL to the base, per token and modality, of the policy that sampled these rollouts."""
+        return self.learner.kl(rollouts)
+
+    def state(self) -> State:
+        """What a checkpoint keeps."""
+        return self.learner.state()
+
+    def load_state(self, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
+        """Continue from a checkpoint."""
+        self.learner.load_state(arrays, facts)
+
+    def save(self, directory: Path) -> None:
+        """Write the adapter as a PEFT directory."""
+        from pararl import adapter
+
+        adapter.save(self.learner.peft, directory, self.name)
+
+    def close(self) -> None:
+        """Nothing to end: the learner goes with this object."""
+
+
+class TrainerActor:
+    """A LocalTrainer in a process of its own, made by the first call so that a failure to start comes back as one clear error."""
+
+    def __init__(self, config: Config, arm: Arm) -> None:
+        self._arguments = config, arm
+
+    @cached_property
+    def trainer(self) -> LocalTrainer:
+        return LocalTrainer(*self._arguments)
+
+    def call(self, method: str, *args: Any) -> Any:
+        """Call a method of the trainer."""
+        return getattr(self.trainer, method)(*args)
+
+
+class RayTrainer:
+    """A learner in an actor: it keeps torch, and any GPU, out of the driver. The actor is not restarted: its state comes from a
+    checkpoint."""
+
+    def __init__(self, config: Config, arm: Arm) -> None:
+        import ray
+
+        from pararl.rollout.actors import actor_options
+
+        options = actor_options(config.learner.threads, config.learner.gpus, restarts=0, retries=0)
+        self._actor: Any = ray.remote(**options)(TrainerActor).remote(config, arm)
+
+    def _call(self, method: str, *args: Any) -> Any:
+        from pararl.rollout.actors import result_of
+
+        return result_of(self._actor.call.remote(method, *args), f"learner failed in {method}")
+
+    def ready(self) -> None:
+        """See ``LocalTrainer``, here and below."""
+        self._call("ready")
+
+    def update(self, rollouts: Sequence[Rollout], feedback: Feedback) -> Figures:
+        return self._call("update", rollouts, feedback)
+
+    def adapter(self) -> AdapterBuffer:
+        return self._call("adapter")
+
+    def kl(self, rollouts: Sequence[Rollout]) -> Figures:
+        return self._call("kl", rollouts)
+
+    def state(self) -> State:
+        return self._call("state")
+
+    def load_state(self, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
+        self._call("load_state", dict(arrays), dict(facts))
+
+    def save(self, directory: Path) -> None:
+        self._call("save", directory.resolve())
+
+    def close(self) -> None:
+        """End the actor."""
+        import ray
+
+        ray.kill(self._actor)

@@ -1,0 +1,63 @@
+"""The losses: pure functions of log-likelihoods, each with its figures beside it.
+
+Conventions: log-likelihoods are in nats per token, larger is more likely; a loss is to be minimised.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Figures = dict[str, float]
+
+
+def preference_loss(chosen: Tensor, rejected: Tensor, beta: float, weights: Tensor) -> tuple[Tensor, Figures]:
+    """DPO's sigmoid loss, ``-sum_p w_p log sigma(beta (chosen_p - rejected_p)) / sum_p w_p``.
+
+    ``chosen`` and ``rejected`` [pair] are log-ratios to the reference, log pi - log pi_ref; ``weights`` [pair] > 0 (the margins, or ones).
+    At zero log-ratios and with all pairs of a group weighted by margin its gradient is a policy gradient with the group mean as its
+    baseline.
+    Source: Rafailov et al. 2023 (arXiv 2305.18290, Eq. 7).
+    """
+    margin = beta * (chosen - rejected)
+    share = weights / weights.sum()
+    loss = -(share * F.logsigmoid(margin)).sum()
+    figures = {
+        "preference/chosen": beta * (share * chosen.detach()).sum().item(),
+        "preference/rejected": beta * (share * rejected.detach()).sum().item(),
+        "preference/margin": (share * margin.detach()).sum().item(),
+        "preference/accuracy": accuracy(margin.detach()),
+    }
+    return loss, figures
+
+
+def accuracy(margins: Tensor) -> float:
+    """Share of margins [pair] that are positive, a tie counting half."""
+    return ((margins > 0).float() + 0.5 * (margins == 0).float()).mean().item()
+
+
+def clipped_loss(logprob: Tensor, behaviour: Tensor, advantage: Tensor, committed: Tensor, clip: float) -> tuple[Tensor, Figures]:
+    """ParaRL's surrogate, Eq. 3 of arXiv 2511.09611: ``-mean_{i,t} 1/|tau_i(t)| sum_{o in tau_i(t)} min(r A, clip(r, 1 - eps, 1 + eps)
+    A)``.
+
+    ``logprob`` and ``behaviour`` [batch, step, n] of the tokens committed at each step (``committed`` bool, same shape, true somewhere)
+    under the policy and under the policy that sampled them; ``advantage`` [batch, step, 1], or [batch, step, n] where every token has
+    its own. The mean over t is over the steps of rollout i
+    that committed something, the mean over i over the rollouts that have such a step: a word that answers a question weighs as much as
+    a long plan.
+    """
+    ratio = (logprob - behaviour).exp()
+    gain = torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
+    tokens = committed.sum(-1)
+    per_step = (gain * committed).sum(-1) / tokens.clamp_min(1)
+    inside = ratio.detach()[committed]
+    figures = {
+        "preference/ratio": inside.mean().item(),
+        "preference/clipped": ((inside - 1).abs() > clip).float().mean().item(),
+    }
+    steps = (tokens > 0).sum(1)
+    return -(per_step.sum(1) / steps.clamp_min(1)).sum() / (steps > 0).sum(), figures
+
+
+def likelihood_loss(loglik: Tensor) -> tuple[Tensor, Figures]:
+    """Negative log-likelihood of chosen rollouts, ``-mean(loglik)`` for loglik [batch]: best-of-n fine-tuning."""
+    return -loglik.mean(), {"preference/loglik": loglik.detach().mean().item()}

@@ -1,0 +1,85 @@
+"""The log-probabilities of a batch at its recorded steps, under the policy as it is and as its sampler recorded them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pararl.learner.losses import Figures
+from pararl.types import MODALITIES, Latents, Rollout
+from policies import Policy
+from policies.likelihood.kl import k3
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Log-probabilities of the tokens of a batch at its recorded steps; the modality axis follows MODALITIES."""
+
+    logprob: Tensor
+    """float32 [batch, step, modality, n]; 0 where nothing was committed."""
+    behaviour: Tensor
+    """The same as recorded by the sampler."""
+    committed: Tensor
+    """bool, same shape: which tokens were committed at the step, without the fill behind the end of a text."""
+
+    def levels(self, logprob: Tensor) -> Tensor:
+        """Means of ``logprob``, [batch, step + 1, modality]: over the tokens committed at each step, and last over the steps that
+        committed any; 0 where none was."""
+        tokens = self.committed.sum(-1)
+        steps = (logprob * self.committed).sum(-1) / tokens.clamp_min(1)
+        return torch.cat((steps, steps.sum(1, keepdim=True) / (tokens > 0).sum(1, keepdim=True).clamp_min(1)), 1)
+
+
+def step_table(policy: Policy, rollouts: Sequence[Rollout], width: int | None = None) -> Table:
+    """The table of rollouts of any tasks under the policy as it is, differentiable; n is ``width``, or that of the longest segment."""
+    behaviour, committed = (x.to(policy.device) for x in step_records(policy, rollouts, width))
+    logprob = torch.zeros_like(behaviour)
+    for task in dict.fromkeys(r.prompt.task for r in rollouts):
+        index = [i for i, r in enumerate(rollouts) if r.prompt.task == task]
+        tokens = policy.step_tokens([rollouts[i] for i in index], [rollouts[i].recorded for i in index])
+        for modality, found in tokens.items():
+            logprob[index, :, MODALITIES.index(modality), : found.logprob.shape[-1]] = found.logprob
+    return Table(logprob * committed, behaviour, committed)
+
+
+def longest(rollouts: Sequence[Rollout]) -> int:
+    """Tokens of the longest segment of a batch."""
+    return max(len(s.tokens) for r in rollouts for s in r.segments)
+
+
+def check_densities(rollouts: Sequence[Rollout]) -> None:
+    """Raise ValueError where images were sampled by an ODE, from whose steps a loss would silently learn nothing."""
+    if any(isinstance(s, Latents) and not s.noise_level.all() for r in rollouts for s in r.segments):
+        raise ValueError(
+            "these images were sampled by an ODE, whose steps have no density: sample with noise (rollout.flow_noise), or learn from "
+            "the flow-matching loss (learner.likelihood elbo)"
+        )
+
+
+def step_records(policy: Policy, rollouts: Sequence[Rollout], width: int | None = None) -> tuple[Tensor, Tensor]:
+    """What the sampler recorded: behaviour log-probabilities and commitment, each [batch, step, modality, n], without any forward.
+
+    Fill counts as not committed: end tokens behind the end are certain, and a mean over them too would leave little of a short answer.
+    """
+    shape = (len(rollouts), len(rollouts[0].recorded), len(MODALITIES), width or longest(rollouts))
+    behaviour, committed = np.zeros(shape, np.float32), np.zeros(shape, bool)
+    for i, rollout in enumerate(rollouts):
+        for s in rollout.segments:
+            now, logprob = s.at(rollout.recorded)
+            now = now & ~policy.fill(s)
+            place = (i, slice(None), MODALITIES.index(s.modality), slice(len(s.tokens)))
+            committed[place] = now
+            behaviour[place] = now * logprob
+    return torch.from_numpy(behaviour), torch.from_numpy(committed)
+
+
+def kl_figures(base: Table) -> Figures:
+    """``kl/text``, ``kl/image`` and their sum ``kl/total`` in nats per token, from a table made under the base of rollouts of the
+    policy (k3); images of an ODE, whose steps have no density, are left out."""
+    out = {}
+    for m, modality in enumerate(MODALITIES):
+        if base.committed[:, :, m].any():
+            out[f"kl/{modality}"] = k3(base.behaviour[:, :, m], base.logprob[:, :, m])[base.committed[:, :, m]].mean().item()
+    return out | {"kl/total": sum(out.values(), 0.0)}

@@ -1,0 +1,46 @@
+"""A Show-o policy as TRL sees a language model, for outputs that are text alone.
+
+TRL asks the model that it is given for its last hidden states only, and applies the weights of ``get_output_embeddings()`` itself, all of
+their rows. So what is the policy's own stands here, on either side of that: the omni mask, made from the ids, and the head of a text, which
+has the text rows alone, and the forbidden ones of these out of reach.
+"""
+
+from copy import deepcopy
+from types import SimpleNamespace
+from typing import Any
+
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
+
+from policies.attention.omni import omni
+from policies.backbones.showo import ShowoConfig
+from policies.families.showo import ShowoPolicy
+
+OUT_OF_REACH = -1e9
+"""Bias of a forbidden row. Not -inf: TRL also takes the mean of the logits and their entropy, which would be NaN."""
+
+
+class TextView(PreTrainedModel):
+    """The layers of a policy's backbone under the names that they have there: an adapter of the view is an adapter of the policy."""
+
+    config_class = ShowoConfig
+    _supports_sdpa = True
+    base_model_prefix = ""  # transformers' ``base_model``, which TRL asks for hidden states, is then the view itself
+
+    def __init__(self, policy: ShowoPolicy) -> None:
+        super().__init__(deepcopy(policy.model.config))  # TRL writes into it
+        self.showo = policy.model.showo
+        self.policy = policy
+        self.generation_config = GenerationConfig()  # and into this
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, use_cache: bool = False) -> BaseModelOutput:
+        """Last hidden states [batch, length, width] of ids [batch, length], whose padding (0 in the mask) may stand anywhere."""
+        mask = omni(self.policy.blocks(input_ids), attention_mask)
+        return BaseModelOutput(self.policy.model.hidden(input_ids, mask.dense()[:, 0], mask.positions()))
+
+    def get_output_embeddings(self) -> Any:
+        """The head of a text, ``weight`` and ``bias``."""
+        head, rows = self.showo.lm_head, self.policy.vocabulary.rows("text")
+        forbidden = self.policy.text_bias.to(head.bias).clamp_min(OUT_OF_REACH)
+        return SimpleNamespace(weight=head.weight[rows], bias=head.bias[rows] + forbidden)

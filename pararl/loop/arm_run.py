@@ -1,0 +1,222 @@
+"""One arm of a run while it trains: its learner, its data, its place in the run, and what is written down after every update."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from pararl.arms import ARM_SPECS
+from pararl.config import Arm, for_arm
+from pararl.evaluation.evaluation import Evaluation, split_result
+from pararl.evaluation.evaluation import figures as split_figures
+from pararl.evaluation.summary import ArmResult
+from pararl.files import write_json
+from pararl.learner.handle import RayTrainer, Trainer
+from pararl.learner.prefer import Feedback, prefer
+from pararl.loop import checkpoint
+from pararl.loop.session import Session
+from pararl.loop.source import Batch, Source
+from pararl.tracking.progress import Progress
+from pararl.types import Judgement, Receipt
+
+Figures = dict[str, float]
+
+
+@dataclass
+class Counters:
+    """What an arm has spent so far; kept in its checkpoint."""
+
+    update: int = 0
+    reward_calls: int = 0
+    samples: int = 0
+    seconds: float = 0.0
+
+
+class Training:
+    """An arm in training. Use ``Training.open``."""
+
+    def __init__(self, session: Session, arm: Arm, trainer: Trainer) -> None:
+        self.session, self.arm, self.trainer = session, arm, trainer
+        self.config, self.spec = for_arm(session.config, arm), ARM_SPECS[arm]
+        self.checkpoint_path = session.folder / "checkpoints" / arm
+        self.source = Source(self.config, self.spec, session.fleet, session.judges, session.folder / "rollouts" / arm, session.say)
+        self.scale = session.calibration()
+        self.counters = Counters()
+        self.began = 0.0
+        self.seconds: Figures = {}
+        """Where the time of the update went."""
+        self.kl: float | None = None
+        """KL to the base as last measured."""
+        self.progress: Progress | None = None
+
+    @classmethod
+    @contextmanager
+    def open(cls, session: Session, arm: Arm) -> Iterator["Training"]:
+        """Start the arm's learner and tracking, restored from its checkpoint where there is one."""
+        trainer = RayTrainer(for_arm(session.config, arm), arm)
+        try:
+            training = cls(session, arm, trainer)
+            trainer.ready()  # so that the first update is timed without it
+            training._restore()
+            failed = True
+            try:
+                what = "reward" if training.spec.data == "current" else "reward of the base's samples"
+                with Progress(training.config.run.updates, arm, done=training.counters.update, reward=what) as training.progress:
+                    yield training
+                failed = False
+            finally:
+                session.tracker.finish(arm, failed=failed)
+        finally:
+            trainer.close()
+
+    # ---- the loop's calls
+
+    def updates(self) -> Iterator[int]:
+        """The updates still to be done: 1, 2, ... Times each and counts it when the loop comes back for the next."""
+        for update in range(self.counters.update + 1, self.config.run.updates + 1):
+            self.began, self.seconds = time.monotonic(), {}
+            yield update
+            self.counters.update = update
+            self.counters.seconds += time.monotonic() - self.began
+            if update % self.config.run.checkpoint_every == 0 and update < self.config.run.updates:
+                self._save()
+
+    def batch(self, update: int) -> Batch:
+        """The scored rollouts of an update."""
+        batch = self.source.batch(update, self.counters.update)
+        self.counters.reward_calls += batch.calls
+        self.counters.samples += len(batch.rollouts)
+        self.seconds |= {"perf/rollout": batch.rollout_seconds, "perf/reward": batch.reward_seconds}
+        return batch
+
+    def prefer(self, batch: Batch) -> Feedback:
+        """What the batch teaches this arm, by its scores as they are or, where the run has a calibration, standardised."""
+        c, scale = self.config, self.scale
+        judgements = [scale.judgement(j) for j in batch.judgements] if scale else batch.judgements
+        return prefer(batch.rollouts, judgements, self.spec, c.prefer, c.reward.step_mix, c.rollout.group, c.reward.strict_mix)
+
+    def learn(self, batch: Batch, feedback: Feedback) -> Figures:
+        """One update of the adapter."""
+        with self._timed("perf/learn"):
+            return self.trainer.update(batch.rollouts, feedback)
+
+    def publish(self, update: int) -> list[Receipt]:
+        """Give the adapter to the rollout workers, verified; nothing for arms that sample from the base, unless they are measured now."""
+        if self.spec.data != "current" and not self._measures(update):
+            return []
+        with self._timed("perf/publish"):
+            return self.session.fleet.publish(self.trainer.adapter())
+
+    def log(self, update: int, batch: Batch, feedback: Feedback, figures: Figures, receipts: list[Receipt]) -> None:
+        """Write the update down and show it; measure the ID split where it is due."""
+        total = time.monotonic() - self.began
+        perf = {**self.seconds, "perf/wait": total - sum(self.seconds.values()), "perf/update": total}
+        reward = dict(feedback.metrics) | self.beside(batch)
+        row = {**reward, **figures, **perf, **receipt_figures(receipts)}
+        if self._measures(update) and update < self.config.run.updates:
+            row |= self._during(update)
+        self.session.tracker.log(update, row, self.counters.samples)
+        assert self.progress is not None
+        # Arms on data of the base estimate it at evaluations only: their rollouts do not come from the policy.
+        self.kl = row.get("kl/total", row.get("eval/kl_total", self.kl))
+        # A static arm samples once, before its first update: that says nothing of the updates that are left.
+        once = batch.rollout_seconds + batch.reward_seconds if self.spec.data == "static" else 0.0
+        strict = reward.get("reward/strict", reward.get("reward/measured_strict"))
+        self.progress.step(reward.get("reward/mean"), strict, self.kl, total - once)
+
+    def beside(self, batch: Batch) -> Figures:
+        """Figures of a batch beside the reward that it is learnt from: raw where that is standardised, and by the reward that measures.
+
+        The latter not for rollouts that were sampled once, whose outputs are not kept.
+        """
+        found = mean_figures("raw", batch.judgements) if self.scale else {}
+        if self.session.measurer is not self.session.judges and self.spec.data != "static":
+            found |= mean_figures("measured", self.session.measurer.score([replace(r, guesses=()) for r in batch.rollouts]))
+        return found
+
+    def result(self) -> ArmResult:
+        """Measure the trained adapter on every split, save it, and close the arm's books."""
+        measured, evaluation = self.session.measure(self.arm, self.counters.update)
+        kl = self.trainer.kl(evaluation.rollouts)
+        figures = split_figures(measured.kinds)
+        adapter = Path("adapters") / self.arm
+        self.trainer.save(self.session.folder / adapter)
+        self.session.tracker.log(
+            self.counters.update, {**figures, **{f"eval/{name.replace('/', '_')}": v for name, v in kl.items()}}, self.counters.samples
+        )
+        self._show(self.counters.update, evaluation)
+        self.session.tracker.artifact(self.arm, self.session.folder / adapter, {"updates": self.counters.update, **figures})
+        c = self.counters
+        spent = (c.update, c.reward_calls, round(c.seconds, 1))
+        result = ArmResult(measured.id, measured.ood, *spent, kl["kl/total"], str(adapter), measured.kinds)
+        write_json(self.session.folder / "results" / f"{self.arm}.json", asdict(result))
+        return result
+
+    # ---- inside
+
+    def _measures(self, update: int) -> bool:
+        every = self.config.eval.every
+        return update == self.config.run.updates or bool(every and update % every == 0)
+
+    def _during(self, update: int) -> Figures:
+        """Figures of the small evaluation during training."""
+        done = self.session.evaluate(update, ("id",), self.config.eval.during)
+        self._show(update, done)
+        figures = split_figures(done.kinds)
+        return figures | {f"eval/{name.replace('/', '_')}": value for name, value in self.trainer.kl(done.rollouts).items()}
+
+    def _show(self, update: int, evaluation: Evaluation) -> None:
+        self.session.tracker.images(update, evaluation.samples(self.config.track.images))
+
+    def _save(self) -> None:
+        arrays, facts = self.trainer.state()
+        checkpoint.save(
+            self.checkpoint_path,
+            arrays,
+            {
+                "learner": facts,
+                "counters": asdict(self.counters),
+                "curriculum": self.source.curriculum.state(),
+                "wandb": self.session.tracker.ids(),
+            },
+        )
+
+    def _restore(self) -> None:
+        found = checkpoint.load(self.checkpoint_path)
+        if found is not None:
+            arrays, facts = found
+            self.trainer.load_state(arrays, facts["learner"])
+            self.counters = Counters(**facts["counters"])
+            self.source.curriculum.load_state(facts["curriculum"])
+        self.session.tracker.truncate(self.arm, self.counters.update if found else -1)
+        self.session.tracker.start(self.arm)
+        if found is None:
+            self.session.tracker.log(0, split_figures(self.session.base().kinds, ("id",)), 0)
+        elif self.spec.data == "current":
+            self.session.fleet.publish(self.trainer.adapter())
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - began
+
+
+def mean_figures(name: str, judgements: list[Judgement]) -> Figures:
+    """``reward/<name>``, the mean final score, and ``reward/<name>_strict``; nothing where the reward has none."""
+    if all(judgement.final is None for judgement in judgements):
+        return {}
+    result = split_result(judgements)
+    return {f"reward/{name}": result.soft} | ({} if result.strict is None else {f"reward/{name}_strict": result.strict})
+
+
+def receipt_figures(receipts: list[Receipt]) -> Figures:
+    """``sync/...`` of a publish: version, tensors bound and the smallest change of canary logits over the workers."""
+    if not receipts:
+        return {}
+    return {
+        "sync/version": float(receipts[0].version),
+        "sync/tensors": float(receipts[0].tensors),
+        "sync/canary": min(r.canary for r in receipts),
+    }

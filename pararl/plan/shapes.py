@@ -1,0 +1,164 @@
+"""The sizes of a policy, as its files or the table of releases tell them: what a plan of a run is counted from. Loads no torch."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pararl.config import ConfigError
+from pararl.policy_files import description, family_of, image_shape, read_json, weight_bytes
+from pararl.releases import release_of
+from pararl.types import Kind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelShape:
+    """Sizes of a masked-diffusion policy of the LLaDA kind, bidirectional, with an untied head."""
+
+    width: int = 4096
+    layers: int = 32
+    heads: int = 32
+    kv_heads: int = 32
+    mlp: int = 12288
+    rows: int = 134656
+    """Rows of the embedding and of the head: text, image codes, spare ones."""
+    codes: int = 8192
+    """Image codes, the rows over which an image position is computed."""
+    image_tokens: int = 1024
+    line_breaks: int = 0
+    """Tokens between the rows of an image."""
+    text_tokens: int = 256
+    text_block: int = 64
+    """Text window of interleaved outputs, and the block in which it is sampled."""
+    answer_tokens: int = 512
+    answer_block: int = 128
+    """The same of outputs that are text alone."""
+    prompt_tokens: int = 512
+    """Longest prompt text."""
+    blank_image: bool = False
+    """Whether interleaved prompts without an input image have its place all the same."""
+    family: str = "mmada"
+    weight_bytes: int = 2
+    """Per weight of the backbone, as the checkpoint holds it."""
+    image_weights: int = 95_493_513
+    """Parameters of the image tokenizer, which is float32."""
+    pixels: int = 512 * 512
+    """Of an image."""
+    image_channels: int = 128
+    """Of the image decoder's features at full resolution."""
+
+    @property
+    def kv_width(self) -> int:
+        return self.width // self.heads * self.kv_heads
+
+    @property
+    def projections(self) -> tuple[tuple[int, int], ...]:
+        """Inputs and outputs of the seven matrices of a block, in the order in which they are applied: what an adapter wraps."""
+        d, k, h = self.width, self.kv_width, self.mlp
+        return (d, d), (d, k), (d, k), (d, d), (d, h), (d, h), (h, d)
+
+    @property
+    def block_weights(self) -> int:
+        """Weights of the matrices of all blocks: two operations each for every token of a forward."""
+        return self.layers * sum(a * b for a, b in self.projections)
+
+    @property
+    def parameters(self) -> int:
+        """Of the backbone: embedding, head, blocks and the gains of the norms."""
+        return 2 * self.rows * self.width + self.block_weights + (2 * self.layers + 1) * self.width
+
+    def adapter_parameters(self, rank: int) -> int:
+        """Of a LoRA of that rank on every matrix of the blocks."""
+        return self.layers * sum(rank * (a + b) for a, b in self.projections)
+
+    def outputs(self, kind: Kind) -> dict[str, tuple[int, int]]:
+        """Per generated modality of a kind of prompt: its tokens, and the rows of the head that they need."""
+        image, text_rows = {"image": (self.image_tokens, self.codes)}, self.rows - self.codes
+        if kind in ("t2t", "i2t"):
+            return {"text": (self.answer_tokens, text_rows)}
+        return image | ({"text": (self.text_tokens, text_rows)} if kind.startswith("interleaved") else {})
+
+    def block(self, kind: Kind) -> int:
+        """Text tokens that are sampled at a time."""
+        return self.answer_block if kind in ("t2t", "i2t") else self.text_block
+
+    def length(self, kind: Kind) -> int:
+        """Tokens of a sequence with a prompt at its longest, special tokens included (the layouts of ``policies/mmada_codec.py`` and
+        ``policies/families/parallel_a.py``)."""
+        picture, joint = self.image_tokens + self.line_breaks + 2, kind.startswith("interleaved")
+        shows = kind in ("i2t", "edit", "interleaved_edit") or (kind == "interleaved" and self.blank_image)
+        shown = picture if shows else 0
+        if self.family == "mmada_parallel_a":
+            return self.prompt_tokens + shown + 2 + picture + (self.text_tokens if joint else 0)
+        answers = kind in ("t2t", "i2t")
+        prefix = (kind != "t2t") + shown + 1 + self.prompt_tokens + (not answers)
+        if answers:
+            return prefix + self.answer_tokens
+        return prefix + picture + (1 + self.text_tokens if joint else 0)
+
+
+COUNTED = ("mmada", "mmada_parallel_a")
+"""Families whose sizes this module tells."""
+AMUSED_WEIGHTS = 146_000_000
+"""Parameters of the image tokenizer of MMaDA-Parallel-A, about."""
+
+
+def shape_of(name: str, directory: Path) -> ModelShape:
+    """The shape of the policy ``name``, whose files, where there are any, lie in ``directory``. A release that is not there yet has the
+    sizes of LLaDA-8B. Raises ConfigError where the files do not tell, and for a family that is not COUNTED."""
+    family = family_of(name, directory)
+    if family not in (None, *COUNTED):
+        raise ConfigError(
+            f"policy.name: {name} is a policy of family {family}, a plan counts those of {' and '.join(COUNTED)} alone (leave out --plan)"
+        )
+    try:
+        told = description(name, directory) or {}
+        settings = told["settings"]
+        shape = _backbone(directory) if (directory / "config.json").is_file() or not release_of(name) else ModelShape()
+        rows, columns = settings["grid"]
+        amused = told["family"] == "mmada_parallel_a"
+        shape = replace(shape, image_weights=AMUSED_WEIGHTS) if amused else shape
+        # As policies.sources looks for it.
+        images = next((directory / place for place in ("image_tokenizer", "vqvae") if (directory / place).is_dir()), None)
+        shape = _images(shape, images, rows * columns) if images else shape
+        windows = {key: settings[key] for key in ("prompt_tokens", "text_tokens", "text_block", "answer_tokens", "answer_block")}
+        breaks, blank = rows if amused else 0, settings.get("blank_image") is not None
+        return replace(shape, image_tokens=rows * columns, line_breaks=breaks, family=told["family"], blank_image=blank, **windows)
+    except ConfigError:
+        raise
+    except (KeyError, OSError, TypeError, ValueError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"policy.name: {directory} does not tell the sizes of an mmada policy ({what}; set --policy.name)") from error
+
+
+def _backbone(directory: Path) -> ModelShape:
+    """The sizes in a backbone's ``config.json``."""
+    model = read_json(directory / "config.json")
+    return ModelShape(
+        width=model["d_model"],
+        layers=model["n_layers"],
+        heads=model["n_heads"],
+        kv_heads=model.get("n_kv_heads") or model["n_heads"],
+        mlp=model.get("mlp_hidden_size") or model["d_model"] * model.get("mlp_ratio", 4),
+        rows=model.get("embedding_size") or model["vocab_size"],
+        weight_bytes=weight_bytes(model),
+    )
+
+
+def _images(shape: ModelShape, directory: Path, tokens: int) -> ModelShape:
+    """``shape`` with the sizes of the image tokenizer in ``directory``."""
+    found = image_shape(directory)
+    weights = next((file for form in ("*.safetensors", "*.bin") for file in sorted(directory.glob(form))), None)
+    return replace(
+        shape,
+        codes=found.codes,
+        image_weights=weights.stat().st_size // 4 if weights else shape.image_weights,
+        pixels=tokens * found.factor**2,
+        image_channels=found.channels,
+    )
+
+
+def held_bytes(name: str, directory: Path) -> int | None:
+    """Bytes of a weight of the backbone as the checkpoint holds it; None where its files do not tell."""
+    file = directory / "config.json"
+    if file.is_file():
+        return weight_bytes(read_json(file))
+    return ModelShape().weight_bytes if release_of(name) and family_of(name, directory) in COUNTED else None

@@ -1,0 +1,4 @@
+"""What a person sees of a run: W&B, progress, plots and pictures.
+
+May import: the ground floor.
+"""

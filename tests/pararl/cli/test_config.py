@@ -1,0 +1,211 @@
+"""A run's settings: the command line wins over the file, mistakes are one line, and what is saved reads back equal."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pararl.cli import parse as cli
+from pararl.cli import validation
+from pararl.config import SETTINGS, Config, ConfigError, arm_defaults, changed, for_arm
+from tests.pararl.conftest import Complaint, written
+
+pytestmark = pytest.mark.usefixtures("elsewhere")
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def test_no_arguments_give_the_defaults() -> None:
+    assert cli.parse([]) == cli.Invocation(Config(), "default", None)
+
+
+def test_command_line_wins_over_file_and_file_over_defaults_in_any_order() -> None:
+    file = written("learner:\n  lr: 1e-4\n  beta: 0.7\n")
+    for argv in (["--config", file, "--learner.lr", "3e-4"], ["--learner.lr=3e-4", f"--config={file}"]):
+        invocation = cli.parse(argv)
+        assert invocation.stem == "job"
+        assert (invocation.config.learner.lr, invocation.config.learner.beta) == (3e-4, 0.7)
+
+
+def test_default_file_is_read_only_without_config() -> None:
+    default, other = written("run:\n  updates: 5\n", "base.yaml"), written("learner:\n")
+    assert cli.parse([], default=Path(default)).config.run.updates == 5
+    assert cli.parse(["--config", other], default=Path(default)).config.run.updates == Config().run.updates
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["pararl,output"], ["[pararl,output]"], ["[pararl, output]"], ['["pararl", "output"]'], ["pararl", "output"], ["pararl, output"]],
+)
+def test_lists_are_read_however_they_are_written(words: list[str]) -> None:
+    assert cli.parse(["--run.arms", *words]).config.run.arms == ("pararl", "output")
+    assert cli.parse(["--run.arms", "pararl"]).config.run.arms == ("pararl",)
+
+
+def test_values_have_their_declared_types() -> None:
+    config = cli.parse(["--run.name", "2024", "--learner.lr", "1", "--track.mode", "disabled", "--run.seed", "7"]).config
+    assert (config.run.name, config.track.mode, config.run.seed) == ("2024", "disabled", 7)
+    assert type(config.learner.lr) is float
+
+
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        ("--learner.lr abc", "learner.lr on the command line must be a number, got 'abc'"),
+        ("--learner.lr null", "learner.lr on the command line must be a number"),
+        ("--run.updates 3.5", "run.updates on the command line must be a whole number, got '3.5'"),
+        ("--track.mode on", "track.mode on the command line must be one of auto, offline, online, disabled, got 'on'"),
+        ("--run.arms [a", "run.arms on the command line must be a list"),
+        ("--learner.lrr 1", "unknown setting learner.lrr on the command line (did you mean learner.lr?)"),
+        ("--lr 1", "unknown setting lr on the command line (did you mean learner.lr?)"),
+        ("--zzz 1", "unknown setting zzz on the command line (see --help)"),
+        ("--learner 1", "learner on the command line is a section, not a setting"),
+        ("--arm.ppo.learner.lr 1", "unknown arm 'ppo' (known: pararl, "),
+        ("--arm.output.learner.lrr 1", "may set learner.*, prefer.* and reward.*_mix only (did you mean learner.lr?)"),
+        ("--arm.output.run.updates 1", "may set learner.*, prefer.* and reward.*_mix only"),
+        ("--learner.lr", "--learner.lr needs a value"),
+        ("--learner.lr 1 2", "unexpected argument '2' after --learner.lr 1"),
+        ("job.yaml", "unexpected argument 'job.yaml'"),
+        ("--config gone.yaml", "no configuration file gone.yaml"),
+        ("--config .", "cannot read ."),
+        ("--config a.yaml --config b.yaml", "--config is given more than once"),
+        ("--resume gone", "--resume gone: no run there (gone/config.yaml is missing)"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_the_setting(complaint: Complaint, argv: str, line: str) -> None:
+    assert line in complaint(argv.split(" "))
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ("learner:\n  lrr: 1\n", "unknown setting learner.lrr in job.yaml (did you mean learner.lr?)"),
+        ("lerner:\n  lr: 1\n", "unknown setting lerner.lr in job.yaml (did you mean learner.lr?)"),
+        ("learner:\n  lr: [1]\n", "learner.lr in job.yaml must be a number, got [1]"),
+        ("learner:\n  lr: {}\n", "learner.lr in job.yaml must be a number, got {}"),
+        ("learner:\n  lr:\n", "learner.lr in job.yaml must be a number, got None"),
+        ("run:\n  updates: true\n", "run.updates in job.yaml must be a whole number, got True"),
+        ("run:\n  name: 2024\n", "run.name in job.yaml must be text, got 2024"),
+        ("track:\n  mode: off\n", "track.mode in job.yaml must be one of auto, offline, online, disabled, got False"),
+        ("learner: 3\n", "learner in job.yaml is a section, not a setting"),
+        ("arm:\n  ppo:\n    learner.lr: 1\n", "arm.ppo.learner.lr in job.yaml: unknown arm 'ppo'"),
+        ("arm:\n  output: 3\n", "arm.output in job.yaml: an arm may set"),
+        ("- a\n", "job.yaml must hold sections of settings"),
+        ("learner: {lr: 1\nrun: 2\n", "job.yaml, line 2: not readable as YAML"),
+        ("learner:\n  lr: 1\nlearner:\n  beta: 1\n", "job.yaml, line 3: not readable as YAML: key 'learner' is given twice"),
+    ],
+)
+def test_a_mistake_in_the_file_names_the_file(complaint: Complaint, content: str, line: str) -> None:
+    assert line in complaint(["--config", written(content)])
+
+
+def test_overrides_reach_their_arm_only() -> None:
+    nested = written("arm:\n  offline_dpo:\n    learner: {lr: 3e-4}\n    prefer.select: best_worst\n")
+    config = cli.parse(["--config", nested, "--arm.offline_dpo.learner.beta", "1"]).config
+    expected = {"learner.lr": 3e-4, "learner.beta": 1.0, "prefer.select": "best_worst"}
+    assert config.arm == {**arm_defaults(), "offline_dpo": {**arm_defaults()["offline_dpo"], **expected}}
+    assert for_arm(config, "offline_dpo") == changed(Config(arm={}), {**arm_defaults()["offline_dpo"], **expected})
+    assert for_arm(config, "pararl") == Config(arm={})
+    with pytest.raises(ConfigError, match="unknown arm 'ppo'"):
+        for_arm(config, "ppo")
+
+
+def test_saved_settings_read_back_equal(elsewhere: Path) -> None:
+    argv = [
+        "--learner.lr",
+        "1e-5",
+        "--run.arms",
+        "output",
+        "--run.name",
+        "Läufer: 1",
+        "--arm.output.learner.beta",
+        "0.1",
+        "--rollout.gpus",
+        "0.25",
+    ]
+    config = cli.parse(argv).config
+    cli.save(config, elsewhere / "saved" / "config.yaml")
+    plain = yaml.safe_load((elsewhere / "saved" / "config.yaml").read_text(encoding="utf-8"))
+    assert plain["learner"]["lr"] == 1e-5 and plain["run"]["arms"] == ["output"] and plain["arm"]["output"] == {"learner.beta": 0.1}
+    assert sum(len(section) for name, section in plain.items() if name != "arm") == len(SETTINGS)
+    assert cli.parse(["--config", "saved/config.yaml"]).config == config
+    assert json.loads(json.dumps(cli.as_dict(config))) == plain
+    assert [path.name for path in (elsewhere / "saved").iterdir()] == ["config.yaml"]
+
+
+def test_resume_takes_the_saved_settings_and_refuses_others(complaint: Complaint, elsewhere: Path) -> None:
+    config = cli.parse(["--learner.lr", "3e-4", "--run.name", "first"]).config
+    cli.save(config, elsewhere / "outputs" / "moved" / "config.yaml")
+    invocation = cli.parse(["--resume", "outputs/moved", "--track.mode", "disabled", "--learner.lr", "3e-4"])
+    assert invocation.resume == Path("outputs/moved") and invocation.config.learner.lr == 3e-4
+    assert (invocation.config.run.dir, invocation.config.run.name, invocation.config.track.mode) == ("outputs", "moved", "disabled")
+    assert "but learner.lr was 0.0003 and is now 0.1" in complaint(["--resume", "outputs/moved", "--learner.lr", "0.1"])
+    assert "but arm was" in complaint(["--resume", "outputs/moved", "--arm.output.learner.lr", "0.1"])
+    assert "run.dir and run.name ask for outputs/other" in complaint(["--resume", "outputs/moved", "--run.name", "other"])
+
+
+def test_a_run_is_resumed_from_inside_its_folder(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cli.save(Config(), elsewhere / "outputs" / "here" / "config.yaml")
+    monkeypatch.chdir(elsewhere / "outputs" / "here")
+    config = cli.parse(["--resume", "."]).config
+    assert Path(config.run.dir).resolve() == elsewhere.resolve() / "outputs" and config.run.name == "here"
+
+
+def test_a_setting_that_is_asked_for_wins_over_the_defaults_of_single_arms(elsewhere: Path) -> None:
+    assert for_arm(cli.parse([]).config, "offline_dpo").learner.lr == arm_defaults()["offline_dpo"]["learner.lr"]
+    config = cli.parse(["--learner.lr", "5e-4"]).config
+    assert for_arm(config, "offline_dpo").learner.lr == for_arm(config, "pararl").learner.lr == 5e-4
+    assert for_arm(config, "offline_dpo").learner.reference_every == 0
+    for arguments in (["--learner.lr", "5e-4", "--arm.offline_dpo.learner.lr", "2e-5"], ["--arm.offline_dpo.learner.lr", "2e-5"]):
+        assert for_arm(cli.parse(arguments).config, "offline_dpo").learner.lr == 2e-5
+    written("learner:\n  lr: 5e-4\narm:\n  offline_dpo:\n    learner.lr: 2e-5\n", "both.yaml")
+    assert for_arm(cli.parse(["--config", "both.yaml"]).config, "offline_dpo").learner.lr == 2e-5
+
+
+def test_an_existing_run_is_never_overwritten(complaint: Complaint, elsewhere: Path) -> None:
+    (elsewhere / "outputs" / "first").mkdir(parents=True)
+    assert "outputs/first exists already" in complaint(["--run.name", "first"])
+    written("", "flat")
+    assert "flat is a file, not a folder" in complaint(["--run.dir", "flat/runs", "--run.name", "second"])
+
+
+def test_a_run_without_a_name_is_called_after_time_and_configuration(elsewhere: Path) -> None:
+    before = time.strftime("%Y%m%d-%H%M%S")
+    folder = cli.run_folder(changed(Config(), {"run.dir": "here"}), "scenes_smoke")
+    stamp, _, stem = folder.name.rpartition("-")
+    assert folder.parent == Path("here") and stem == "scenes_smoke"
+    assert before <= stamp <= time.strftime("%Y%m%d-%H%M%S")
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_help_shows_every_setting_with_its_meaning_and_the_default_in_force(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.parse(["--help", "--config", written("learner:\n  lr: 0.125\n")])
+    shown = capsys.readouterr().out
+    assert stopped.value.code == 0
+    assert [key for key in SETTINGS if f"--{key} " not in shown] == []
+    assert "AdamW learning rate." in shown and "default: 0.125" in shown
+    assert shown.index("How outputs are sampled") < shown.index("--rollout.prompts") < shown.index("How the adapter is updated")
+    assert "--learner CONFIG" not in shown
+
+
+@pytest.fixture
+def shipped(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The configurations, beside the policies that they name."""
+    monkeypatch.setattr(validation, "EMBEDDED", ROOT / "policies" / "checkpoints")
+    return sorted((ROOT / "pipelines" / "configs").glob("*.yaml"))
+
+
+def test_the_shipped_configurations_are_valid(shipped: list[Path]) -> None:
+    assert {"default.yaml", "scenes_smoke.yaml"} <= {file.name for file in shipped}
+    for file in shipped:
+        mine = cli.parse(["--config", str(file), "--plan"])  # which reads no prompt files: some are the user's to give
+        assert mine.stem == file.stem
+        assert mine.config.curriculum.file or cli.parse(["--config", str(file)]).config == mine.config
+
+
+def test_no_shipped_configuration_pushes_text_away_from_its_prompt(shipped: list[Path]) -> None:
+    for file in shipped:
+        rollout = cli.parse(["--config", str(file), "--plan"]).config.rollout
+        assert rollout.text_guidance >= 0 and rollout.decoding == "parallel", file.name

@@ -1,0 +1,157 @@
+"""The user's prompts: the same records from JSON lines and from data sets, and one clear error for what cannot be."""
+
+import json
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+
+import policies
+from pararl import scenes
+from pararl.data.prompts import read_prompts, unfit
+from pararl.types import KINDS, Prompt
+from policies.families.mmada import MMadaPolicy
+
+# The form of GenEval's evaluation_metadata.jsonl: nothing but tag, include, exclude and prompt.
+GENEVAL = [
+    {
+        "tag": "counting",
+        "include": [{"class": "circle", "count": 2}],
+        "exclude": [{"class": "circle", "count": 3}],
+        "prompt": "two circles",
+    },
+    {
+        "tag": "position",
+        "include": [{"class": "square", "count": 1}, {"class": "cross", "count": 1, "color": "red", "position": ["left of", 0]}],
+        "prompt": "a red cross left of a square",
+    },
+]
+
+
+def lines(path: Path, rows: list[object]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def same(a: Prompt, b: Prompt) -> bool:
+    pictures = [None if p.image is None else p.image.tolist() for p in (a, b)]
+    return (a.id, a.task, a.text, a.split, dict(a.spec)) == (b.id, b.task, b.text, b.split, dict(b.spec)) and pictures[0] == pictures[1]
+
+
+def test_genevals_own_records_are_read_unchanged(tmp_path: Path) -> None:
+    first, second = read_prompts(lines(tmp_path / "evaluation_metadata.jsonl", list(GENEVAL)))
+    assert (first.id, first.task, first.split, first.text) == ("prompt-1", "t2i", "user", "two circles")
+    assert second.spec == {key: GENEVAL[1][key] for key in ("tag", "include")}
+    right = scenes.Scene.of([(3, 0, 1, 0), (1, 2, 1, 3)])
+    assert scenes.check(second.spec, right).strict and not scenes.check(second.spec, scenes.Scene.of([(1, 2, 1, 0), (3, 0, 1, 3)])).strict
+
+
+def test_prompts_of_every_kind_come_back_from_json_lines_and_from_a_data_set(tmp_path: Path) -> None:
+    given = [scenes.prompt("train", i, 0, *scenes.FORMS[kind]) for kind in KINDS for i in range(3)]
+    scenes.write_jsonl(tmp_path / "own.jsonl", given)
+    rows = [{"id": p.id, "task": p.task, "split": p.split, "prompt": p.text, "spec": json.dumps(dict(p.spec)), "note": None} for p in given]
+    data = datasets.Dataset.from_list(rows)
+    data.save_to_disk(str(tmp_path / "folder"))
+    data.to_parquet(str(tmp_path / "own.parquet"))
+    for source in ("own.jsonl", "folder", "own.parquet"):
+        found = read_prompts(str(tmp_path / source))
+        assert len(found) == len(given) and all(same(a, b) for a, b in zip(found, given, strict=True)), source
+
+
+def test_pictures_come_from_files_and_from_image_columns(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "input.png")
+    source = lines(tmp_path / "own.jsonl", [{"prompt": "what is this ?", "task": "i2t", "image": "input.png", "level": 3}])
+    (prompt,) = read_prompts(source, reward="mine:judge")
+    assert np.array_equal(prompt.image, pixels) and prompt.spec == {"level": 3}  # type: ignore[arg-type]
+    column = datasets.Dataset.from_dict({"prompt": ["what is this ?"], "task": ["i2t"], "image": [str(tmp_path / "input.png")]})
+    column.cast_column("image", datasets.Image()).save_to_disk(str(tmp_path / "folder"))
+    (prompt,) = read_prompts(str(tmp_path / "folder"), reward="mine:judge")
+    assert np.array_equal(prompt.image, pixels)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ({"prompt": ""}, "line 2: a record needs a 'prompt'"),
+        ({"prompt": "x", "task": "t2v"}, "line 2: unknown task 't2v'"),
+        ({"prompt": "x", "include": [{"class": "clock", "count": 1}]}, "line 2: spec include.0.: unknown class 'clock'"),
+        ({"prompt": "x", "id": "prompt-1", "include": [{"class": "circle", "count": 1}]}, "line 2: there is a prompt of task t2i and id"),
+        ([1], "line 2: a record must be a JSON object"),
+        ({"prompt": "x", "spec": 5}, "line 2: 'spec' must be a record"),
+        ({"prompt": "x", "spec": "[1]"}, "line 2: 'spec' must be a record"),
+        ({"prompt": "x", "image": 5}, "line 2: 'image' must be a picture file"),
+        ({"prompt": "x", "task": "i2t", "image": "gone.png"}, "line 2: .*gone.png"),
+    ],
+)
+def test_a_bad_record_is_named_with_its_line(tmp_path: Path, row: object, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        read_prompts(lines(tmp_path / "own.jsonl", [GENEVAL[0], row]))
+
+
+def test_what_is_not_there_or_holds_nothing_is_told(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no file .*gone\.jsonl"):
+        read_prompts(str(tmp_path / "gone.jsonl"))
+    with pytest.raises(FileNotFoundError, match=r"is no \.jsonl"):
+        read_prompts("gone")
+    with pytest.raises(ValueError, match="holds no prompt"):
+        read_prompts(lines(tmp_path / "empty.jsonl", []))
+    (tmp_path / "broken.jsonl").write_text("{\n")
+    with pytest.raises(ValueError, match="line 1 is not JSON"):
+        read_prompts(str(tmp_path / "broken.jsonl"))
+
+
+def test_specs_of_other_worlds_are_left_to_other_rewards(tmp_path: Path) -> None:
+    clock = {"tag": "counting", "include": [{"class": "clock", "count": 2}], "prompt": "a photo of two clocks"}
+    (prompt,) = read_prompts(lines(tmp_path / "own.jsonl", [clock]), reward="mine:judge")
+    assert prompt.spec["include"] == clock["include"]
+    (told,) = unfit([prompt], policies.CHECKPOINTS / "scenes-mmada")
+    assert told == "prompt prompt-1: the vocabulary of scenes-mmada has no 'photo', 'clocks'"
+
+
+def test_texts_too_long_and_images_of_another_size_are_told_before_anything_starts(tmp_path: Path) -> None:
+    directory = policies.CHECKPOINTS / "scenes-mmada"
+    black = np.zeros((32, 32, 3), np.uint8)
+    fits = [Prompt("a", "t2i", "red " * 32), Prompt("b", "i2t", "red " * 31, image=black), Prompt("c", "edit", "red", image=black)]
+    assert unfit(fits, directory) == []
+    policy = policies.load(directory)
+    assert isinstance(policy, MMadaPolicy)
+    policy.canvas(fits[:1]), policy.canvas(fits[1:2])
+    misfits = [Prompt("a", "t2i", "red " * 33), Prompt("b", "i2t", "red " * 32, image=black), Prompt("c", "edit", "red", image=black[:16])]
+    assert [line.split(":")[0].split(" has")[0] for line in unfit(misfits, directory)] == ["prompt a", "prompt b", "prompt c"]
+    for prompt in misfits:
+        with pytest.raises(ValueError, match=f"prompt {prompt.id}"):
+            policy.canvas([prompt])
+
+
+def test_values_that_are_not_json_are_refused_while_reading(tmp_path: Path) -> None:
+    import datetime
+
+    data = datasets.Dataset.from_list([{"prompt": "x", "made": datetime.datetime(2026, 1, 1)}])
+    data.to_parquet(str(tmp_path / "own.parquet"))
+    with pytest.raises(ValueError, match="row 0: a record may hold JSON values only"):
+        read_prompts(str(tmp_path / "own.parquet"), reward="mine:judge")
+
+
+def test_the_length_of_a_prompt_is_what_show_o2_reads_its_text_and_its_dialogue_apart(tmp_path: Path) -> None:
+    """A tokenizer that joins the mark at the text's end with the line break behind it counts one token less."""
+    bpe = Tokenizer(BPE({"a": 0, "?": 1, "\n": 2, "?\n": 3}, [("?", "\n")]))
+    bpe.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "image_tokenizer").mkdir()
+    vae = {"model_type": "continuous_vae", "encoder": {"ch_mult": [1]}, "decoder": {"ch": 1, "ch_mult": [1]}}
+    told = {}
+    for family in ("showo2", "mmada"):
+        settings = {"grid": [1, 1], "dialogue": "{text}\n", "prompt_tokens": 2}
+        for name, content in (
+            ("policy.json", {"family": family, "settings": settings}),
+            ("tokenizer_config.json", {}),
+            ("config.json", {"patch_size": 1}),
+            ("image_tokenizer/config.json", vae),
+        ):
+            (tmp_path / name).write_text(json.dumps(content))
+        told[family] = unfit([Prompt("p", "i2t", "a?", image=np.zeros((1, 1, 3), np.uint8))], tmp_path)
+    assert told["mmada"] == [] and "prompt p has 3 tokens, more than the 2" in told["showo2"][0]

@@ -1,0 +1,58 @@
+"""Several seeds as one table."""
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from pararl.evaluation.study import figures, interval, markdown, sweep_markdown
+from pararl.evaluation.summary import ArmResult, BaseResult, SplitResult, Summary
+
+
+def split(strict: float) -> SplitResult:
+    return SplitResult(soft=0.8, strict=strict, n=100)
+
+
+def summary(seed: int, pararl: float, offline: float) -> Summary:
+    arm = ArmResult(split(pararl), split(0.3), updates=10, reward_calls=1000, seconds=60.0, kl=0.1, adapter="adapters/pararl")
+    arms = {"pararl": arm, "offline_dpo": replace(arm, id=split(offline))}
+    return Summary(seed, BaseResult(split(0.4), split(0.3)), arms)
+
+
+def test_the_interval_is_student_t_over_seeds() -> None:
+    found = interval([0.6, 0.7, 0.8])
+    # t(0.975, 2 degrees of freedom) = 4.30265, sample standard deviation 0.1
+    assert found.mean == pytest.approx(0.7)
+    assert found.half == pytest.approx(4.30265 * 0.1 / math.sqrt(3), rel=1e-4)
+    assert interval([0.5]).half is None
+
+
+def test_differences_are_paired_by_seed() -> None:
+    runs = [summary(0, 0.70, 0.40), summary(1, 0.80, 0.55), summary(2, 0.75, 0.45)]
+    found = figures(runs)
+    assert found["pararl"]["id strict"].values == (0.70, 0.80, 0.75)
+    text = markdown(found, [0, 1, 2])
+    assert "+0.300, +0.250, +0.300" in text
+    assert "| base | 0.400 ± 0.000" in text and "1,000" in text
+
+
+def test_runs_with_other_arms_are_refused() -> None:
+    one = summary(0, 0.7, 0.4)
+    with pytest.raises(ValueError, match="same arms"):
+        figures([one, replace(one, arms={"pararl": one.arms["pararl"]})])
+
+
+def test_kinds_of_prompts_have_rows_with_gains_paired_by_seed() -> None:
+    def run(seed: int, t2i: float, i2t: float) -> Summary:
+        one = summary(seed, 0.7, 0.4)
+        arm = replace(one.arms["pararl"], kinds={"t2i": {"id": split(t2i)}, "i2t": {"id": split(i2t)}})
+        base = replace(one.base, kinds={"t2i": {"id": split(0.25)}, "i2t": {"id": split(0.5)}})
+        return replace(one, base=base, arms={"pararl": arm})
+
+    runs = [run(0, 0.5, 0.5), run(1, 0.75, 0.25)]
+    lines = markdown(figures(runs), [0, 1]).splitlines()
+    assert lines[-2].startswith("| t2i, id | 0.250 ± 0.000 | 0.625 ± ") and lines[-2].endswith(" | +0.250, +0.500 |")
+    assert lines[-1].endswith(" | +0.000, -0.250 |")
+    swept = sweep_markdown(["one", "two"], [figures(runs[:1]), figures(runs[1:])], ["pararl"])
+    assert "| one | 0.500 | 0.500 |" in swept and "| two | 0.750 | 0.250 |" in swept and "| base | 0.250 | 0.500 |" in swept
+    assert "by kind" not in sweep_markdown(["one"], [figures([summary(0, 0.7, 0.4)])], ["pararl"])

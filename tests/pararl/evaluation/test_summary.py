@@ -1,0 +1,105 @@
+"""The summary has the shape that scripts of others read, and refuses what cannot be a result."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pararl.evaluation.summary import ArmResult, BaseResult, Kinds, SplitResult, Summary, pooled, table
+from pararl.files import write_json
+
+BASE = BaseResult(id=SplitResult(0.6, 0.3125, 256), ood=SplitResult(0.5, 0.2, 1024), kinds={"t2i": {"id": SplitResult(0.6, 0.3125, 256)}})
+
+
+def arm(**changes: Any) -> ArmResult:
+    values: dict[str, Any] = {"updates": 80, "reward_calls": 51200, "seconds": 212.4, "kl": 0.0321, "adapter": "adapters/pararl"}
+    return ArmResult(id=SplitResult(0.9, 0.75, 256), ood=SplitResult(0.7, 0.5, 1024), **(values | changes))
+
+
+def test_file_has_exactly_the_published_keys_and_reads_back(tmp_path: Path) -> None:
+    summary = Summary(seed=3, base=BASE, arms={"pararl": arm(), "offline_dpo": arm(adapter="adapters/offline_dpo", kl=-0.001)})
+    write_json(tmp_path / "summary.json", summary.to_json())
+    read = json.loads((tmp_path / "summary.json").read_text())
+    assert read["base"] == {
+        "id": {"soft": 0.6, "strict": 0.3125, "n": 256},
+        "ood": {"soft": 0.5, "strict": 0.2, "n": 1024},
+        "kinds": {"t2i": {"id": {"soft": 0.6, "strict": 0.3125, "n": 256}}},
+    }
+    assert list(read) == ["seed", "base", "arms"]
+    assert read["arms"]["pararl"] == {
+        "id": {"soft": 0.9, "strict": 0.75, "n": 256},
+        "ood": {"soft": 0.7, "strict": 0.5, "n": 1024},
+        "updates": 80,
+        "reward_calls": 51200,
+        "seconds": 212.4,
+        "kl": 0.0321,
+        "adapter": "adapters/pararl",
+        "kinds": {},
+    }
+    assert Summary.from_json(read) == summary
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kl": math.nan}, "kl = nan"),
+        ({"seconds": math.inf}, "seconds = inf"),
+        ({"updates": -1}, "updates = -1"),
+        ({"adapter": "/tmp/adapter"}, "relative to the run folder"),
+        ({"adapter": ""}, "relative to the run folder"),
+    ],
+)
+def test_an_impossible_result_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        arm(**changes)
+
+
+@pytest.mark.parametrize("split", [(0.5, 1.2, 4), (0.5, -0.1, 4), (math.nan, 0.5, 4), (0.5, 0.5, 0)])
+def test_an_impossible_accuracy_is_refused(split: tuple[float, float, int]) -> None:
+    with pytest.raises(ValueError, match="of a split"):
+        SplitResult(*split)
+
+
+def test_a_reward_without_a_strict_notion_has_no_strict_accuracy_anywhere() -> None:
+    one, other = SplitResult(-3.5, None, 10), SplitResult(0.5, 0.5, 10)
+    assert one.figures("id") == {"eval/id_soft": -3.5}
+    assert pooled([one, one]).strict is None and pooled([one, other]).strict is None and pooled([other, other]).strict == 0.5
+    shown = table(Summary(0, BaseResult(one, other), {})).splitlines()[2].split()
+    assert shown[:5] == ["base", "-", "-3.500", "0.500", "0.500"]
+
+
+def test_unknown_arms_and_keys_are_named() -> None:
+    with pytest.raises(ValueError, match=r"unknown arms \['dpo'\]"):
+        Summary(seed=0, base=BASE, arms={"dpo": arm()})
+    value = Summary(seed=0, base=BASE, arms={"pararl": arm()}).to_json()
+    value["arms"]["pararl"]["steps"] = value["arms"]["pararl"].pop("updates")
+    with pytest.raises(ValueError, match=r"arms\.pararl .*missing keys \['updates'\], unknown keys \['steps'\]"):
+        Summary.from_json(value)
+
+
+def test_pooled_splits_weigh_by_outputs() -> None:
+    outputs = [1.0] * 30 + [0.0] * 70 + [1.0] * 45 + [0.0] * 255
+    assert pooled([SplitResult(0.3, 0.3, 100), SplitResult(0.15, 0.15, 300)]) == SplitResult(sum(outputs) / 400, sum(outputs) / 400, 400)
+    with pytest.raises(ValueError, match="no split to pool"):
+        pooled([])
+
+
+def test_table_lists_base_and_arms_in_aligned_columns() -> None:
+    lines = table(Summary(seed=0, base=BASE, arms={"pararl": arm(), "offline_dpo": arm()})).splitlines()
+    assert [line.split()[0] for line in (lines[2], lines[3], lines[4])] == ["base", "pararl", "offline_dpo"]
+    assert lines[2].split()[1:] == ["0.312", "0.600", "0.200", "0.500", "-", "-", "-", "-"]
+    assert lines[3].split()[1:] == ["0.750", "0.900", "0.500", "0.700", "80", "51,200", "212", "0.0321"]
+    assert len({len(line) for line in lines[:5]}) == 1
+    assert "ID n = 256 (+/- 0.061), OOD n = 1024 (+/- 0.031)" in lines[-1]
+
+
+def test_kinds_of_prompts_have_a_table_of_their_own_with_gains_over_the_base() -> None:
+    def kinds(t2i: float, i2t: float, canary: float) -> Kinds:
+        return {"t2i": {"id": SplitResult(0.5, t2i, 64)}, "i2t": {"id": SplitResult(0.5, i2t, 64), "canary": SplitResult(0.5, canary, 64)}}
+
+    base = BaseResult(BASE.id, None, kinds(0.25, 0.5, 0.25))
+    lines = table(Summary(0, base, {"pararl": arm(kinds=kinds(0.5, 0.4375, 0.25))})).splitlines()
+    assert [line.split()[-2:] for line in lines[-3:]] == [["0.500", "(+0.250)"], ["0.438", "(-0.062)"], ["0.250", "(+0.000)"]]
+    assert [line.split("  ")[0] for line in lines[-3:]] == ["t2i, id", "i2t, id", "i2t, canary"]

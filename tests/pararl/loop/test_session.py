@@ -1,0 +1,103 @@
+"""A run that trains on one reward and measures by another: the scale of the first is kept in its folder, the second scores evaluations."""
+
+import json
+import statistics
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import CLIPModel, CLIPProcessor
+
+import policies
+from pararl import scenes
+from pararl.config import Config, EvalConfig, PolicyConfig, RewardConfig, RolloutConfig, TrackConfig, changed, for_arm
+from pararl.data.curriculum import Curriculum
+from pararl.evaluation.evaluation import split_prompts
+from pararl.learner.handle import LocalTrainer
+from pararl.loop.arm_run import Training
+from pararl.loop.session import Session
+from pararl.rollout.fleet import LocalFleet
+from pararl.rollout.reward_workers import LocalJudges
+from pararl.rollout.workers import rollout_seed
+from pararl.sampling import sampling_of
+from pararl.types import Rollout
+from rewards.names import CHECKPOINTS
+
+SHIPPED = CHECKPOINTS / "scenes-clip"
+
+
+@pytest.fixture
+def config(tiny_policy_dir: Path) -> Config:
+    return Config(
+        policy=PolicyConfig(name=str(tiny_policy_dir), lora_rank=2),
+        rollout=RolloutConfig(prompts=4, group=2, steps=4, recorded=2),
+        reward=RewardConfig(name="scenes-clip", calibration=10),
+        eval=EvalConfig(reward="scenes", prompts=6),
+        track=TrackConfig(mode="disabled"),
+    )
+
+
+def session(config: Config, folder: Path) -> Session:
+    exact = LocalJudges(changed(config, {"reward.name": "scenes"}))
+    return Session(config, folder, LocalFleet(config), LocalJudges(config), exact, lambda line: None)
+
+
+def raw_scores(rollouts: list[Rollout]) -> list[float]:
+    """(1 + cosine) / 2 of prompt and image, one by one by transformers itself."""
+    model, processor = CLIPModel.from_pretrained(SHIPPED), CLIPProcessor.from_pretrained(SHIPPED)
+    found = []
+    for rollout in rollouts:
+        with torch.no_grad():
+            out = model(**processor(text=[rollout.prompt.text], images=[rollout.output.image], return_tensors="pt"))
+        found.append((1 + out.logits_per_image.item() / model.logit_scale.exp().item()) / 2)
+    return found
+
+
+def test_the_scale_is_that_of_outputs_of_the_base(config: Config, tmp_path: Path) -> None:
+    found = session(config, tmp_path).calibration()
+    curriculum = Curriculum(config)
+    prompts = [prompt for _ in range(3) for prompt in curriculum.next()]  # whole batches of four: at least ten
+    policy = policies.load(config.policy.name)
+    rollouts = policy.generate(prompts, [rollout_seed(0, 0, prompt.id, 0) for prompt in prompts], sampling_of(config.rollout))
+    scores = raw_scores(rollouts)
+    assert found is not None and found.count == 12
+    assert (found.mean, found.deviation) == pytest.approx((statistics.mean(scores), statistics.stdev(scores)), abs=1e-5)
+
+
+def test_the_scale_is_made_once_and_a_resumed_run_has_the_same(config: Config, tmp_path: Path) -> None:
+    first = session(config, tmp_path).calibration()
+    resumed = session(replace(config, run=replace(config.run, seed=7)), tmp_path)  # would sample other outputs
+    assert resumed.calibration() == first
+    assert isinstance(resumed.judges, LocalJudges) and resumed.judges.calls == 0
+    assert json.loads((tmp_path / "calibration.json").read_text()).keys() == {"mean", "deviation", "count"}
+
+
+def test_rewards_with_a_scale_of_their_own_and_runs_that_ask_for_none_keep_their_scores(config: Config, tmp_path: Path) -> None:
+    for values in ({"reward.name": "scenes"}, {"reward.calibration": 0}):
+        assert session(changed(config, values), tmp_path).calibration() is None
+    assert not (tmp_path / "calibration.json").exists()
+
+
+def test_evaluations_are_by_the_reward_that_measures(config: Config, tmp_path: Path) -> None:
+    done = session(config, tmp_path).evaluate(0, ("id",), 6)
+    exact = [scenes.check(r.prompt.spec, scenes.parse(r.output.image)) for r in done.rollouts if r.output.image is not None]
+    assert done.splits["id"].soft == pytest.approx(statistics.mean(s.value for s in exact)) and len(exact) == 6
+    assert done.splits["id"].strict == statistics.mean(bool(s.strict) for s in exact)
+    assert [r.prompt.id for r in done.rollouts] == [p.id for p in split_prompts("id", "t2i", 6, config)]
+
+
+def test_an_update_learns_from_standardised_scores_and_shows_raw_and_exact_ones(config: Config, tmp_path: Path) -> None:
+    run = session(config, tmp_path)
+    training = Training(run, "pararl", LocalTrainer(for_arm(config, "pararl"), "pararl"))
+    batch = training.batch(1)
+    scores, scale = raw_scores(batch.rollouts), run.calibration()
+    assert scale is not None
+    by_hand = [min(1.0, max(0.0, 0.5 + 0.5 * (s - scale.mean) / scale.deviation)) for s in scores]
+    metrics, beside = dict(training.prefer(batch).metrics), training.beside(batch)
+    assert metrics["reward/mean"] == pytest.approx(statistics.mean(by_hand), abs=1e-4) and "reward/strict" not in metrics
+    assert beside["reward/raw"] == pytest.approx(statistics.mean(scores), abs=1e-5)
+    exact = [scenes.check(r.prompt.spec, scenes.parse(r.output.image)) for r in batch.rollouts if r.output.image is not None]
+    assert beside["reward/measured"] == pytest.approx(statistics.mean(s.value for s in exact))
+    assert beside["reward/measured_strict"] == statistics.mean(bool(s.strict) for s in exact)
+    assert batch.calls == 4 * 2 * 2, "outputs that are measured are no reward calls of the arm"

@@ -1,0 +1,71 @@
+"""What each arm is given: prompts, groups and budgets."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pararl.arms import ARM_SPECS
+from pararl.config import ARMS, Arm, Config, PolicyConfig, RolloutConfig, RunConfig
+from pararl.data.curriculum import Curriculum
+from pararl.loop.source import Batch, Source
+from pararl.rollout.fleet import LocalFleet
+from pararl.rollout.reward_workers import LocalJudges
+
+
+@pytest.fixture
+def config(tiny_policy_dir: Path) -> Config:
+    return Config(
+        run=RunConfig(updates=2),
+        policy=PolicyConfig(name=str(tiny_policy_dir), lora_rank=2),
+        rollout=RolloutConfig(prompts=2, group=2, steps=4, recorded=2, scored=1),
+    )
+
+
+def batches(config: Config, arm: Arm, store: Path) -> list[Batch]:
+    source = Source(config, ARM_SPECS[arm], LocalFleet(config), LocalJudges(config), store, lambda _: None)
+    return [source.batch(update, 0) for update in (1, 2)]
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_every_arm_makes_the_same_number_of_reward_calls_on_the_same_prompts(config: Config, arm: Arm, tmp_path: Path) -> None:
+    made = batches(config, arm, tmp_path / "store")
+    assert [b.calls for b in made] == [2 * 2 * (1 + 1)] * 2
+    curriculum = Curriculum(config, ARM_SPECS[arm].paired)
+    asked = [(p.kind, p.id) for _ in (1, 2) for p in curriculum.next()]
+    learnt = [key for b in made for key in dict.fromkeys((r.prompt.kind, r.prompt.id) for r in b.rollouts)]
+    assert sorted(learnt) == sorted(asked) and (learnt == asked or ARM_SPECS[arm].data == "static")
+    for batch in made:
+        scored = 1 if ARM_SPECS[arm].reward == "step" else 0
+        assert all(sum(s is not None for s in j.steps) == scored for j in batch.judgements)
+        assert len(batch.rollouts) == 4 * (2 - scored)
+
+
+def test_without_equal_calls_every_arm_samples_groups_of_the_same_size(config: Config, tmp_path: Path) -> None:
+    config = replace(config, rollout=replace(config.rollout, equal_calls=False))
+    assert {len(batches(config, arm, tmp_path / arm)[0].rollouts) for arm in ("pararl", "output")} == {4}
+
+
+def test_offline_arms_learn_from_the_same_rollouts_in_another_order(config: Config, tmp_path: Path) -> None:
+    config = replace(config, run=RunConfig(updates=6))
+    seen = []
+    for arm in ("offline_dpo", "offline_stream"):
+        source = Source(config, ARM_SPECS[arm], LocalFleet(config), LocalJudges(config), tmp_path / arm, lambda _: None)
+        seen.append([tuple(r.seed for r in source.batch(update, 0).rollouts) for update in range(1, 7)])
+    static, stream = seen
+    assert static != stream
+    assert sorted(s for batch in static for s in batch) == sorted(s for batch in stream for s in batch)
+
+
+def test_the_time_of_sampling_once_is_counted_with_the_first_update(config: Config, tmp_path: Path) -> None:
+    first, second = batches(config, "offline_dpo", tmp_path / "store")
+    assert first.rollout_seconds > 0 and (second.rollout_seconds, second.reward_seconds) == (0.0, 0.0)
+
+
+def test_static_rollouts_are_sampled_once_and_survive_a_restart(config: Config, tmp_path: Path) -> None:
+    first = batches(config, "offline_dpo", tmp_path / "store")
+    source = Source(config, ARM_SPECS["offline_dpo"], LocalFleet(config), LocalJudges(config), tmp_path / "store", lambda _: None)
+    again = source.batch(2, 0)
+    assert source.judges.calls == 0, "nothing was scored again"
+    assert [r.seed for r in again.rollouts] == [r.seed for r in first[1].rollouts]
+    assert [j.final.value for j in again.judgements if j.final] == [j.final.value for j in first[1].judgements if j.final]

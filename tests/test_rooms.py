@@ -1,0 +1,74 @@
+"""Who imports whom: every room says in its first lines what it may import, and imports nothing else; there is no circle."""
+
+import ast
+import re
+from collections.abc import Iterator
+from functools import cache
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+GROUND = "the ground floor"
+"""The files in the root of ``pararl``: they may be imported by all, and import nothing of ours but each other."""
+FOLDERS = {f"pararl.{path.parent.name}": path.parent for path in sorted((ROOT / "pararl").glob("*/__init__.py"))}
+ROOMS = {**FOLDERS, "policies": ROOT / "policies", "rewards": ROOT / "rewards", "pipelines": ROOT / "pipelines"}
+
+
+def room_of(module: str) -> str | None:
+    """The room of a module of ours; None for one that is not ours."""
+    top, _, rest = module.partition(".")
+    if top != "pararl":
+        return top if top in ROOMS else None
+    folder = f"pararl.{rest.partition('.')[0]}"
+    return folder if folder in FOLDERS else GROUND
+
+
+def imported(file: Path) -> Iterator[str]:
+    """The modules that a file imports when it runs; what only a type checker reads does not count."""
+    waiting: list[ast.AST] = [ast.parse(file.read_text(encoding="utf-8"))]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        waiting += ast.iter_child_nodes(node)
+
+
+@cache
+def arrows(room: str) -> frozenset[str]:
+    """The other rooms that a room imports."""
+    files = (ROOT / "pararl").glob("*.py") if room == GROUND else ROOMS[room].rglob("*.py")
+    return frozenset(other for file in files for module in imported(file) if (other := room_of(module)) not in (None, room))
+
+
+def allowed(room: str) -> set[str]:
+    """What the docstring of a room says that it may import."""
+    text = ast.get_docstring(ast.parse((ROOMS[room] / "__init__.py").read_text(encoding="utf-8"))) or ""
+    found = re.search(r"^May import: (.+?)\.$", text, re.MULTILINE | re.DOTALL)
+    assert found, f"{room} does not say what it may import"
+    names = [name.strip() for name in found[1].replace("\n", " ").split(",")]
+    return {f"pararl.{name}" if f"pararl.{name}" in FOLDERS else name for name in names}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_what_it_says_and_says_nothing_more(room: str) -> None:
+    assert arrows(room) == allowed(room)
+
+
+def test_the_ground_floor_imports_nothing_of_ours() -> None:
+    assert not arrows(GROUND)
+
+
+def test_imports_go_downwards_only() -> None:
+    floors = TopologicalSorter({room: arrows(room) for room in ROOMS})
+    assert list(floors.static_order())[-1] == "pipelines"  # raises CycleError for a circle
+
+
+def test_policies_and_rewards_never_import_each_other_nor_the_loop() -> None:
+    assert arrows("policies") == {GROUND}
+    assert arrows("rewards") == {GROUND, "pararl.scenes"}
