@@ -127,7 +127,7 @@ class Bench:
         self.worker = RolloutWorker(settings, "rollout", policy)
         self.policy = policy
         config = LearnerConfig(micro=size.micro, gradient_checkpointing=True, reference_every=1, lr=1e-4)
-        self.learner = Learner(other, adapter.attach(other, size.rank, size.rank, seed=0), config, ARM_SPECS["output"])
+        self.learner = Learner(other, adapter.attach(other, size.rank, size.rank, seed=0), config, ARM_SPECS["online_dpo"])
         self.sent: sync.AdapterBuffer | None = None
         s, model = policy.settings, policy.model.config
         self.shape = ModelShape(
@@ -196,7 +196,7 @@ class Bench:
         """One update on pairs of random rewards."""
         rewards = np.random.default_rng(0).random(len(rollouts))
         judged = [Judgement(Score(float(value)), (None,) * self.size.recorded) for value in rewards]
-        feedback = prefer(rollouts, judged, ARM_SPECS["output"], PreferConfig(), 0.0, keep=self.size.group)
+        feedback = prefer(rollouts, judged, ARM_SPECS["online_dpo"], PreferConfig(), 0.0, keep=self.size.group)
         step_table(self.learner.policy, rollouts[:1]).logprob.sum().backward()
         sequences, share = len(rollouts) * self.size.recorded, 1 / self.size.steps
         flops = sequences * gradient_flops(self.shape, "t2i", self.size.rank, share, checkpointing=False)

@@ -24,7 +24,7 @@ class ArmSpec:
 ARM_SPECS: dict[Arm, ArmSpec] = {
     "pararl": ArmSpec("current", "step", "preference"),
     "pararl_grpo": ArmSpec("current", "step", "grpo"),
-    "output": ArmSpec("current", "final", "preference"),
+    "online_dpo": ArmSpec("current", "final", "preference"),
     "offline_dpo": ArmSpec("static", "final", "preference"),
     "offline_stream": ArmSpec("base", "final", "preference"),
     "best_of_n": ArmSpec("current", "final", "best"),

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from pararl.steps import Decoding
 
-Arm = Literal["pararl", "pararl_grpo", "output", "offline_dpo", "offline_stream", "best_of_n", "hermesflow"]
-ARMS: tuple[Arm, ...] = ("pararl", "pararl_grpo", "output", "offline_dpo", "offline_stream", "best_of_n", "hermesflow")
+Arm = Literal["pararl", "pararl_grpo", "online_dpo", "offline_dpo", "offline_stream", "best_of_n", "hermesflow"]
+ARMS: tuple[Arm, ...] = ("pararl", "pararl_grpo", "online_dpo", "offline_dpo", "offline_stream", "best_of_n", "hermesflow")
 
 
 def arm_defaults() -> dict[str, dict[str, Any]]:
@@ -50,7 +50,7 @@ class RunConfig:
     seed: int = 0
     """Seed of everything random in the run."""
     arms: tuple[str, ...] = ("pararl", "offline_dpo")
-    """Arms to train, in this order: pararl, pararl_grpo, output, offline_dpo, offline_stream, best_of_n, hermesflow."""
+    """Arms to train, in this order: pararl, pararl_grpo, online_dpo, offline_dpo, offline_stream, best_of_n, hermesflow."""
     updates: int = 50
     """Learner updates per arm."""
     checkpoint_every: int = 10

@@ -5,7 +5,7 @@ The loop they serve (``pipelines/pararl.py``)::
     for update in run:
         prompts  = curriculum.next()
         rollouts = fleet.generate(prompts, version)
-        scores   = judges.score(rollouts)
+        scores   = reward_workers.score(rollouts)
         pairs    = prefer(rollouts, scores)
         metrics  = learner.update(pairs)
         receipts = fleet.publish(learner.adapter())

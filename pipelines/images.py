@@ -11,7 +11,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from pararl import scenes
-from pararl.pretraining.state import Stage
+from pararl.pretraining.state import PretrainingState
 from pararl.scenes.pixels import render_cells
 from policies.image.continuous import ContinuousVAE, ContinuousVAEConfig
 from policies.image.magvitv2 import MAGVITv2, MAGVITv2Config
@@ -58,10 +58,10 @@ def share_identical(repeat: Callable[[Tensor], Tensor], count: int, seed: int) -
 
 def fit(
     args: argparse.Namespace, name: str, model: PreTrainedModel, steps: int, lr: float, loss_at: Callable[[Tensor, float], Tensor]
-) -> Stage:
+) -> PretrainingState:
     """Train on random scenes by ``loss_at(pixels, share of the steps that is done)``."""
     nn.Module.to(model, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    run = Stage(model, args.out / ".training" / name, args.steps or steps, args.lr or lr, args.seed, args.batch)
+    run = PretrainingState(model, args.out / ".training" / name, args.steps or steps, args.lr or lr, args.seed, args.batch)
     bar = tqdm(total=run.steps, initial=run.step, desc=name, mininterval=5)
     while run.step < run.steps:
         began = time.time()

@@ -30,16 +30,16 @@ DEFAULT = ROOT / "pipelines" / "configs" / "default.yaml"
 
 def train(session: "Session", arm: Arm) -> "ArmResult":
     """One arm, from the base or its last checkpoint to its result."""
-    from pararl.loop.arm_run import Training
+    from pararl.loop.arm_run import ArmRun
 
-    with Training.open(session, arm) as t:
-        for update in t.updates():
-            batch = t.batch(update)
-            feedback = t.prefer(batch)
-            figures = t.learn(batch, feedback)
-            receipts = t.publish(update)
-            t.log(update, batch, feedback, figures, receipts)
-        return t.result()
+    with ArmRun.open(session, arm) as run:
+        for update in run.updates():
+            batch = run.batch(update)
+            feedback = run.prefer(batch)
+            figures = run.learn(batch, feedback)
+            receipts = run.publish(update)
+            run.log(update, batch, feedback, figures, receipts)
+        return run.result()
 
 
 def show_plan(config: Config, name: str) -> None:

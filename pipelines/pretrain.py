@@ -36,7 +36,7 @@ import policies
 from pararl import scenes
 from pararl.data.quotas import quotas
 from pararl.pretraining.recipes import FAMILIES, Loss, Recipe
-from pararl.pretraining.state import Stage
+from pararl.pretraining.state import PretrainingState
 from pararl.types import Kind, Output
 from pipelines.images import train_tokenizer, train_vae
 from policies import cpu
@@ -87,7 +87,7 @@ def fit(args: argparse.Namespace, policy: MMadaPolicy, recipe: Recipe) -> None:
     """Train the policy in one stage, measure it, save it to OUT and record how it was made."""
     family = FAMILIES[args.family]
     steps, lr = args.steps or recipe.steps, args.lr or recipe.lr
-    run = Stage(policy.model, args.out / ".training" / recipe.name, steps, lr, args.seed, args.batch)
+    run = PretrainingState(policy.model, args.out / ".training" / recipe.name, steps, lr, args.seed, args.batch)
     end = args.stop or run.steps
     bar = tqdm(total=end, initial=run.step, desc=recipe.name, mininterval=5)
     while run.step < end:
@@ -113,7 +113,7 @@ def fit(args: argparse.Namespace, policy: MMadaPolicy, recipe: Recipe) -> None:
 
 
 def pretrain_step(
-    policy: MMadaPolicy, supervised_loss: Loss, run: Stage, counts: dict[Kind, int], slips: float, first: int
+    policy: MMadaPolicy, supervised_loss: Loss, run: PretrainingState, counts: dict[Kind, int], slips: float, first: int
 ) -> dict[str, float]:
     """Add the gradients of one batch to the model, kind by kind, so that only one kind's graph is held; returns the losses.
 
@@ -142,7 +142,7 @@ def train_clip(args: argparse.Namespace) -> None:
     """The CLIP model of the reward ``scenes-clip``."""
     torch.manual_seed(args.seed)
     model, processor = clip.new_model()
-    run = Stage(model, args.out / ".training" / "clip", args.steps or 2500, args.lr or 2e-3, args.seed, args.batch)
+    run = PretrainingState(model, args.out / ".training" / "clip", args.steps or 2500, args.lr or 2e-3, args.seed, args.batch)
     bar = tqdm(total=run.steps, initial=run.step, desc="clip", mininterval=5)
     while run.step < run.steps:
         began = time.time()

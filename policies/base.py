@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Self, overload
 
 import numpy as np
 import torch
@@ -82,6 +82,27 @@ class DrawTokens:
         return (self.velocities - reference.velocities).square().mean(2)
 
 
+class Batch(Sequence[Rollout]):
+    """Rollouts as a policy has laid them out, once for all passes of an update; made by ``Policy.prepare``."""
+
+    def __init__(self, rollouts: Sequence[Rollout]) -> None:
+        self.rollouts = tuple(rollouts)
+
+    @overload
+    def __getitem__(self, place: int) -> Rollout: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[Rollout]: ...
+    def __getitem__(self, place: int | slice) -> Rollout | Sequence[Rollout]:
+        return self.rollouts[place]
+
+    def __len__(self) -> int:
+        return len(self.rollouts)
+
+    def take(self, index: Sequence[int]) -> "Batch":
+        """Some of the rollouts, in the order of ``index``; nothing is laid out again."""
+        return Batch([self.rollouts[i] for i in index])
+
+
 class Policy(ABC):
     """One unified model: backbone, text tokenizer, image tokenizer, layout, sampler and likelihood.
 
@@ -140,6 +161,10 @@ class Policy(ABC):
         Prompts may mix tasks. Raises ValueError for a task that the policy does not do, a prompt that is too long, or an input image that
         is missing, unasked or not of the policy's size.
         """
+
+    def prepare(self, rollouts: Sequence[Rollout]) -> Batch:
+        """Rollouts laid out for likelihoods: every method below takes them, or rollouts, which it lays out itself."""
+        return rollouts if isinstance(rollouts, Batch) else Batch(rollouts)
 
     @abstractmethod
     def draws(self, rollouts: Sequence[Rollout], n: int, generator: torch.Generator, drawing: Drawing | None = None) -> Draws:

@@ -59,7 +59,7 @@ def _elbo(arm: str, spec: ArmSpec, learner: LearnerConfig, decoding: str) -> lis
     if learner.negatives == "spg" and spec.objective != "preference":
         problems.append(
             f"learner.negatives spg is about rejected sides, and arm {arm} has none "
-            f"(set --arm.{arm}.learner.negatives elbo, or spg for other arms alone: --arm.output.learner.negatives spg)"
+            f"(set --arm.{arm}.learner.negatives elbo, or spg for other arms alone: --arm.online_dpo.learner.negatives spg)"
         )
     if learner.text_masks == "block" and decoding == "released":
         problems.append(

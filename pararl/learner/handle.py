@@ -22,7 +22,7 @@ Figures = dict[str, float]
 State = tuple[dict[str, np.ndarray], dict[str, float]]
 
 
-class Trainer(Protocol):
+class LearnerHandle(Protocol):
     """What the loop asks of a learner."""
 
     def ready(self) -> None: ...
@@ -48,7 +48,7 @@ def make_learner(policy: "Policy", config: Config, arm: Arm) -> "Learner":
     return Learner(policy, adapter.attach(policy, rank, alpha, seed), config.learner, ARM_SPECS[arm], seed, updates)
 
 
-class LocalTrainer:
+class LocalLearner:
     """A learner in this process. ``config`` is that of the arm (``for_arm``)."""
 
     def __init__(self, config: Config, arm: Arm) -> None:
@@ -94,22 +94,22 @@ class LocalTrainer:
         """Nothing to end: the learner goes with this object."""
 
 
-class TrainerActor:
-    """A LocalTrainer in a process of its own, made by the first call so that a failure to start comes back as one clear error."""
+class LearnerActor:
+    """A LocalLearner in a process of its own, made by the first call so that a failure to start comes back as one clear error."""
 
     def __init__(self, config: Config, arm: Arm) -> None:
         self._arguments = config, arm
 
     @cached_property
-    def trainer(self) -> LocalTrainer:
-        return LocalTrainer(*self._arguments)
+    def learner(self) -> LocalLearner:
+        return LocalLearner(*self._arguments)
 
     def call(self, method: str, *args: Any) -> Any:
-        """Call a method of the trainer."""
-        return getattr(self.trainer, method)(*args)
+        """Call a method of the learner."""
+        return getattr(self.learner, method)(*args)
 
 
-class RayTrainer:
+class RayLearner:
     """A learner in an actor: it keeps torch, and any GPU, out of the driver. The actor is not restarted: its state comes from a
     checkpoint."""
 
@@ -119,7 +119,7 @@ class RayTrainer:
         from pararl.rollout.actors import actor_options
 
         options = actor_options(config.learner.threads, config.learner.gpus, restarts=0, retries=0)
-        self._actor: Any = ray.remote(**options)(TrainerActor).remote(config, arm)
+        self._actor: Any = ray.remote(**options)(LearnerActor).remote(config, arm)
 
     def _call(self, method: str, *args: Any) -> Any:
         from pararl.rollout.actors import result_of
@@ -127,7 +127,7 @@ class RayTrainer:
         return result_of(self._actor.call.remote(method, *args), f"learner failed in {method}")
 
     def ready(self) -> None:
-        """See ``LocalTrainer``, here and below."""
+        """See ``LocalLearner``, here and below."""
         self._call("ready")
 
     def update(self, rollouts: Sequence[Rollout], feedback: Feedback) -> Figures:

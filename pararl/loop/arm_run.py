@@ -12,7 +12,7 @@ from pararl.evaluation.evaluation import Evaluation, split_result
 from pararl.evaluation.evaluation import figures as split_figures
 from pararl.evaluation.summary import ArmResult
 from pararl.files import write_json
-from pararl.learner.handle import RayTrainer, Trainer
+from pararl.learner.handle import LearnerHandle, RayLearner
 from pararl.learner.prefer import Feedback, prefer
 from pararl.loop import checkpoint
 from pararl.loop.session import Session
@@ -33,14 +33,14 @@ class Counters:
     seconds: float = 0.0
 
 
-class Training:
-    """An arm in training. Use ``Training.open``."""
+class ArmRun:
+    """One arm while it trains. Use ``ArmRun.open``."""
 
-    def __init__(self, session: Session, arm: Arm, trainer: Trainer) -> None:
-        self.session, self.arm, self.trainer = session, arm, trainer
+    def __init__(self, session: Session, arm: Arm, learner: LearnerHandle) -> None:
+        self.session, self.arm, self.learner = session, arm, learner
         self.config, self.spec = for_arm(session.config, arm), ARM_SPECS[arm]
         self.checkpoint_path = session.folder / "checkpoints" / arm
-        self.source = Source(self.config, self.spec, session.fleet, session.judges, session.folder / "rollouts" / arm, session.say)
+        self.source = Source(self.config, self.spec, session.fleet, session.reward_workers, session.folder / "rollouts" / arm, session.say)
         self.scale = session.calibration()
         self.counters = Counters()
         self.began = 0.0
@@ -52,23 +52,23 @@ class Training:
 
     @classmethod
     @contextmanager
-    def open(cls, session: Session, arm: Arm) -> Iterator["Training"]:
+    def open(cls, session: Session, arm: Arm) -> Iterator["ArmRun"]:
         """Start the arm's learner and tracking, restored from its checkpoint where there is one."""
-        trainer = RayTrainer(for_arm(session.config, arm), arm)
+        learner = RayLearner(for_arm(session.config, arm), arm)
         try:
-            training = cls(session, arm, trainer)
-            trainer.ready()  # so that the first update is timed without it
-            training._restore()
+            run = cls(session, arm, learner)
+            learner.ready()  # so that the first update is timed without it
+            run._restore()
             failed = True
             try:
-                what = "reward" if training.spec.data == "current" else "reward of the base's samples"
-                with Progress(training.config.run.updates, arm, done=training.counters.update, reward=what) as training.progress:
-                    yield training
+                what = "reward" if run.spec.data == "current" else "reward of the base's samples"
+                with Progress(run.config.run.updates, arm, done=run.counters.update, reward=what) as run.progress:
+                    yield run
                 failed = False
             finally:
                 session.tracker.finish(arm, failed=failed)
         finally:
-            trainer.close()
+            learner.close()
 
     # ---- the loop's calls
 
@@ -99,14 +99,14 @@ class Training:
     def learn(self, batch: Batch, feedback: Feedback) -> Figures:
         """One update of the adapter."""
         with self._timed("perf/learn"):
-            return self.trainer.update(batch.rollouts, feedback)
+            return self.learner.update(batch.rollouts, feedback)
 
     def publish(self, update: int) -> list[Receipt]:
         """Give the adapter to the rollout workers, verified; nothing for arms that sample from the base, unless they are measured now."""
         if self.spec.data != "current" and not self._measures(update):
             return []
         with self._timed("perf/publish"):
-            return self.session.fleet.publish(self.trainer.adapter())
+            return self.session.fleet.publish(self.learner.adapter())
 
     def log(self, update: int, batch: Batch, feedback: Feedback, figures: Figures, receipts: list[Receipt]) -> None:
         """Write the update down and show it; measure the ID split where it is due."""
@@ -131,17 +131,17 @@ class Training:
         The latter not for rollouts that were sampled once, whose outputs are not kept.
         """
         found = mean_figures("raw", batch.judgements) if self.scale else {}
-        if self.session.measurer is not self.session.judges and self.spec.data != "static":
+        if self.session.measurer is not self.session.reward_workers and self.spec.data != "static":
             found |= mean_figures("measured", self.session.measurer.score([replace(r, guesses=()) for r in batch.rollouts]))
         return found
 
     def result(self) -> ArmResult:
         """Measure the trained adapter on every split, save it, and close the arm's books."""
         measured, evaluation = self.session.measure(self.arm, self.counters.update)
-        kl = self.trainer.kl(evaluation.rollouts)
+        kl = self.learner.kl(evaluation.rollouts)
         figures = split_figures(measured.kinds)
         adapter = Path("adapters") / self.arm
-        self.trainer.save(self.session.folder / adapter)
+        self.learner.save(self.session.folder / adapter)
         self.session.tracker.log(
             self.counters.update, {**figures, **{f"eval/{name.replace('/', '_')}": v for name, v in kl.items()}}, self.counters.samples
         )
@@ -164,13 +164,13 @@ class Training:
         done = self.session.evaluate(update, ("id",), self.config.eval.during)
         self._show(update, done)
         figures = split_figures(done.kinds)
-        return figures | {f"eval/{name.replace('/', '_')}": value for name, value in self.trainer.kl(done.rollouts).items()}
+        return figures | {f"eval/{name.replace('/', '_')}": value for name, value in self.learner.kl(done.rollouts).items()}
 
     def _show(self, update: int, evaluation: Evaluation) -> None:
         self.session.tracker.images(update, evaluation.samples(self.config.track.images))
 
     def _save(self) -> None:
-        arrays, facts = self.trainer.state()
+        arrays, facts = self.learner.state()
         checkpoint.save(
             self.checkpoint_path,
             arrays,
@@ -186,7 +186,7 @@ class Training:
         found = checkpoint.load(self.checkpoint_path)
         if found is not None:
             arrays, facts = found
-            self.trainer.load_state(arrays, facts["learner"])
+            self.learner.load_state(arrays, facts["learner"])
             self.counters = Counters(**facts["counters"])
             self.source.curriculum.load_state(facts["curriculum"])
         self.session.tracker.truncate(self.arm, self.counters.update if found else -1)
@@ -194,7 +194,7 @@ class Training:
         if found is None:
             self.session.tracker.log(0, split_figures(self.session.base().kinds, ("id",)), 0)
         elif self.spec.data == "current":
-            self.session.fleet.publish(self.trainer.adapter())
+            self.session.fleet.publish(self.learner.adapter())
 
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:

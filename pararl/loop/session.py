@@ -21,7 +21,7 @@ from pararl.files import read_lines, write_json
 from pararl.loop import checkpoint
 from pararl.rollout.actors import start_ray
 from pararl.rollout.fleet import Fleet, RayFleet
-from pararl.rollout.reward_workers import Judges, RayJudges
+from pararl.rollout.reward_workers import RayRewardWorkers, RewardWorkers
 from pararl.sampling import sampling_of
 from pararl.tracking.pictures import Sample, SampleRow, samples_png
 from pararl.tracking.plots import OVER_PROMPTS, Bar, bars_png, curves_png, share_bar
@@ -56,11 +56,17 @@ class Session:
     """A run from its folder to its summary. Use ``Session.open``."""
 
     def __init__(
-        self, config: Config, folder: Path, fleet: Fleet, judges: Judges, measurer: Judges, say: Callable[[str], None] = print
+        self,
+        config: Config,
+        folder: Path,
+        fleet: Fleet,
+        reward_workers: RewardWorkers,
+        measurer: RewardWorkers,
+        say: Callable[[str], None] = print,
     ) -> None:
-        """``judges`` give the reward that is trained on, ``measurer`` the one that measures: the same where it is the same reward."""
+        """``reward_workers`` give the reward that is trained on, ``measurer`` the one that measures: the same where both are one reward."""
         self.config, self.folder, self.fleet, self.say = config, folder, fleet, say
-        self.judges, self.measurer = judges, measurer
+        self.reward_workers, self.measurer = reward_workers, measurer
         self.tracker = Tracker(folder, config.track, folder.name, as_dict(config))
 
     @classmethod
@@ -78,20 +84,20 @@ class Session:
         except ValueError as error:
             raise ConfigError(str(error)) from error
         start_ray(config)
-        judges, fleet = RayJudges(config), RayFleet(config)  # neither waits for its actors yet
-        measurer = judges
+        reward_workers, fleet = RayRewardWorkers(config), RayFleet(config)  # neither waits for its actors yet
+        measurer = reward_workers
         if measuring(config) != config.reward.name:
-            measurer = RayJudges(changed(config, {"reward.name": measuring(config), "reward.workers": 1}))
+            measurer = RayRewardWorkers(changed(config, {"reward.name": measuring(config), "reward.workers": 1}))
         try:
             fleet.ready()
-            judges.ready()
+            reward_workers.ready()
             measurer.ready()
             # Only now, so that a run that cannot start leaves no folder.
             if invocation.resume is None:
                 folder.mkdir(parents=True)
                 save(config, folder / "config.yaml")
             try:
-                yield cls(config, folder, fleet, judges, measurer)
+                yield cls(config, folder, fleet, reward_workers, measurer)
             except KeyboardInterrupt:
                 raise RunError(f"stopped; go on with --resume {folder}") from None
             except (RuntimeError, ValueError, OSError) as error:
@@ -100,7 +106,7 @@ class Session:
                 raise RunError(f"{error} (details in {folder / 'errors.log'}; once mended, go on with --resume {folder})") from error
         finally:
             fleet.close()
-            judges.close()
+            reward_workers.close()
             measurer.close()
 
     @property
@@ -125,7 +131,7 @@ class Session:
         while len(prompts) < count:
             prompts += curriculum.next()
         rollouts = self.fleet.generate(prompts, 1, 0, self.config.run.seed, replace(sampling_of(self.config.rollout), guesses=0), update=0)
-        found = Calibration.of([judgement.final for judgement in self.judges.score(rollouts)])
+        found = Calibration.of([judgement.final for judgement in self.reward_workers.score(rollouts)])
         write_json(path, asdict(found))
         self.say(f"reward {self.config.reward.name} on {found.count} outputs of the base: {found.mean:.4f} +/- {found.deviation:.4f}")
         return found

@@ -14,7 +14,7 @@ from pararl.learner.prefer import without_spread
 from pararl.loop import checkpoint
 from pararl.options import Sampling
 from pararl.rollout.fleet import Chunk, Fleet
-from pararl.rollout.reward_workers import Judges
+from pararl.rollout.reward_workers import RewardWorkers
 from pararl.sampling import sampling_of
 from pararl.types import Judgement, Rollout
 
@@ -67,8 +67,10 @@ def static_batch(config: Config, rollouts: Sequence[Rollout], update: int, pairs
 class Source:
     """Gives the batch of each update. ``store``: folder in which static rollouts are kept for a resume."""
 
-    def __init__(self, config: Config, arm: ArmSpec, fleet: Fleet, judges: Judges, store: Path, say: Callable[[str], None]) -> None:
-        self.config, self.arm, self.fleet, self.judges, self.store, self.say = config, arm, fleet, judges, store, say
+    def __init__(
+        self, config: Config, arm: ArmSpec, fleet: Fleet, reward_workers: RewardWorkers, store: Path, say: Callable[[str], None]
+    ) -> None:
+        self.config, self.arm, self.fleet, self.reward_workers, self.store, self.say = config, arm, fleet, reward_workers, store, say
         self.curriculum = Curriculum(config, arm.paired)
         self._static: tuple[list[Rollout], list[Judgement]] | None = None
         self._seconds = (0.0, 0.0)
@@ -88,7 +90,7 @@ class Source:
     def _sample(self, update: int, version: int) -> Batch:
         """Sample and score the rollouts of an update on the next prompts; seeds depend on (run.seed, update, prompt) alone, so that arms
         differ by policy only."""
-        began, spent = time.monotonic(), self.judges.calls
+        began, spent = time.monotonic(), self.reward_workers.calls
         sampling, group = arm_sampling(self.config, self.arm, update), arm_group(self.config, self.arm)
         prompts, sampled = self.curriculum.next(), began
 
@@ -97,9 +99,9 @@ class Source:
             yield from self.fleet.generate_iter(prompts, group, version, self.config.run.seed, sampling, update)
             sampled = time.monotonic()
 
-        rollouts, judgements = self.judges.stream(chunks())
+        rollouts, judgements = self.reward_workers.stream(chunks())
         self.curriculum.told(without_spread(rollouts, judgements))
-        return Batch(rollouts, judgements, self.judges.calls - spent, sampled - began, time.monotonic() - sampled)
+        return Batch(rollouts, judgements, self.reward_workers.calls - spent, sampled - began, time.monotonic() - sampled)
 
     def _sample_once(self) -> tuple[list[Rollout], list[Judgement]]:
         updates = self.config.run.updates

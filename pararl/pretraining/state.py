@@ -17,7 +17,7 @@ from pararl.files import atomic_path, write_json
 
 
 @dataclass
-class Stage:
+class PretrainingState:
     """The state of one stage, saved and resumed as safetensors and JSON."""
 
     model: nn.Module

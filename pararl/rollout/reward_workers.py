@@ -15,7 +15,7 @@ from pararl.types import Judgement, Rollout
 from rewards import names
 
 
-class Judges(Protocol):
+class RewardWorkers(Protocol):
     """What the loop asks of reward workers."""
 
     calls: int
@@ -34,7 +34,7 @@ class Judges(Protocol):
         """Free the workers."""
 
 
-class LocalJudges:
+class LocalRewardWorkers:
     """One reward worker in this process."""
 
     def __init__(self, config: Config) -> None:
@@ -45,13 +45,13 @@ class LocalJudges:
         """The constructor has run the self-test."""
 
     def score(self, rollouts: Sequence[Rollout]) -> list[Judgement]:
-        """See ``Judges``."""
+        """See ``RewardWorkers``."""
         judgements = self.worker.score(rollouts)
         self.calls += reward_calls(rollouts)
         return judgements
 
     def stream(self, chunks: Iterable[Chunk]) -> tuple[list[Rollout], list[Judgement]]:
-        """See ``Judges``; here one after the other."""
+        """See ``RewardWorkers``; here one after the other."""
         return _ordered([(start, rollouts, self.score(rollouts)) for start, rollouts in chunks])
 
     def close(self) -> None:
@@ -78,7 +78,7 @@ class RewardActor:
         return self.worker.score(rollouts)
 
 
-class RayJudges:
+class RayRewardWorkers:
     """``reward.workers`` actors; Ray restarts one that dies and repeats its call. Ray must run: see ``fleet.start_ray``."""
 
     def __init__(self, config: Config) -> None:
@@ -91,16 +91,16 @@ class RayJudges:
         self._ready = [handle.ready.remote() for handle in self.actors]
 
     def ready(self) -> None:
-        """See ``Judges``."""
+        """See ``RewardWorkers``."""
         results_of(self._ready, [f"reward {self.name!r} could not start"] * len(self._ready))
 
     def score(self, rollouts: Sequence[Rollout]) -> list[Judgement]:
-        """See ``Judges``; every actor gets an equal share."""
+        """See ``RewardWorkers``; every actor gets an equal share."""
         share = max(1, -(-len(rollouts) // len(self.actors)))
         return self.stream((start, list(rollouts[start : start + share])) for start in range(0, len(rollouts), share))[1]
 
     def stream(self, chunks: Iterable[Chunk]) -> tuple[list[Rollout], list[Judgement]]:
-        """See ``Judges``; the actors take the chunks in turn."""
+        """See ``RewardWorkers``; the actors take the chunks in turn."""
         turns = cycle(self.actors)
         sent = [(start, rollouts, next(turns).score.remote(rollouts)) for start, rollouts in chunks]
         scored: list[list[Judgement]] = results_of([ref for _, _, ref in sent], ["scoring failed"] * len(sent))

@@ -18,7 +18,7 @@ COLOURS: dict[str, str] = {
     "base": "#6e6e6e",
     "pararl": "#0072b2",
     "pararl_grpo": "#56b4e9",
-    "output": "#009e73",
+    "online_dpo": "#009e73",
     "offline_dpo": "#d55e00",
     "offline_stream": "#e69f00",
     "best_of_n": "#cc79a7",

@@ -184,7 +184,7 @@ def test_the_learner_takes_a_step_and_every_target_of_images_and_texts_has_a_gra
     peft = adapter.attach(fresh, 4, 8)
     targets = len(adapter.tensors(peft)) // 2
     assert targets == 7 * (3 + 2), "the language model's layers and the diffusion head's"
-    learner = Learner(fresh, peft, LearnerConfig(likelihood=likelihood, reference_every=0), ARM_SPECS["output"])
+    learner = Learner(fresh, peft, LearnerConfig(likelihood=likelihood, reference_every=0), ARM_SPECS["online_dpo"])
     asked = prompts("interleaved")[0]
     rollouts: list[Rollout] = fresh.generate([asked, asked], [1, 2], HOW)
     figures = learner.update(rollouts, Feedback(pairs=(Pair(0, 1, 0.5),)))

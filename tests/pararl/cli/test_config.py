@@ -36,10 +36,17 @@ def test_default_file_is_read_only_without_config() -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [["pararl,output"], ["[pararl,output]"], ["[pararl, output]"], ['["pararl", "output"]'], ["pararl", "output"], ["pararl, output"]],
+    [
+        ["pararl,online_dpo"],
+        ["[pararl,online_dpo]"],
+        ["[pararl, online_dpo]"],
+        ['["pararl", "online_dpo"]'],
+        ["pararl", "online_dpo"],
+        ["pararl, online_dpo"],
+    ],
 )
 def test_lists_are_read_however_they_are_written(words: list[str]) -> None:
-    assert cli.parse(["--run.arms", *words]).config.run.arms == ("pararl", "output")
+    assert cli.parse(["--run.arms", *words]).config.run.arms == ("pararl", "online_dpo")
     assert cli.parse(["--run.arms", "pararl"]).config.run.arms == ("pararl",)
 
 
@@ -62,8 +69,8 @@ def test_values_have_their_declared_types() -> None:
         ("--zzz 1", "unknown setting zzz on the command line (see --help)"),
         ("--learner 1", "learner on the command line is a section, not a setting"),
         ("--arm.ppo.learner.lr 1", "unknown arm 'ppo' (known: pararl, "),
-        ("--arm.output.learner.lrr 1", "may set learner.*, prefer.* and reward.*_mix only (did you mean learner.lr?)"),
-        ("--arm.output.run.updates 1", "may set learner.*, prefer.* and reward.*_mix only"),
+        ("--arm.online_dpo.learner.lrr 1", "may set learner.*, prefer.* and reward.*_mix only (did you mean learner.lr?)"),
+        ("--arm.online_dpo.run.updates 1", "may set learner.*, prefer.* and reward.*_mix only"),
         ("--learner.lr", "--learner.lr needs a value"),
         ("--learner.lr 1 2", "unexpected argument '2' after --learner.lr 1"),
         ("job.yaml", "unexpected argument 'job.yaml'"),
@@ -90,7 +97,7 @@ def test_a_mistake_is_one_line_that_names_the_setting(complaint: Complaint, argv
         ("track:\n  mode: off\n", "track.mode in job.yaml must be one of auto, offline, online, disabled, got False"),
         ("learner: 3\n", "learner in job.yaml is a section, not a setting"),
         ("arm:\n  ppo:\n    learner.lr: 1\n", "arm.ppo.learner.lr in job.yaml: unknown arm 'ppo'"),
-        ("arm:\n  output: 3\n", "arm.output in job.yaml: an arm may set"),
+        ("arm:\n  online_dpo: 3\n", "arm.online_dpo in job.yaml: an arm may set"),
         ("- a\n", "job.yaml must hold sections of settings"),
         ("learner: {lr: 1\nrun: 2\n", "job.yaml, line 2: not readable as YAML"),
         ("learner:\n  lr: 1\nlearner:\n  beta: 1\n", "job.yaml, line 3: not readable as YAML: key 'learner' is given twice"),
@@ -116,10 +123,10 @@ def test_saved_settings_read_back_equal(elsewhere: Path) -> None:
         "--learner.lr",
         "1e-5",
         "--run.arms",
-        "output",
+        "online_dpo",
         "--run.name",
         "Läufer: 1",
-        "--arm.output.learner.beta",
+        "--arm.online_dpo.learner.beta",
         "0.1",
         "--rollout.gpus",
         "0.25",
@@ -127,7 +134,7 @@ def test_saved_settings_read_back_equal(elsewhere: Path) -> None:
     config = cli.parse(argv).config
     cli.save(config, elsewhere / "saved" / "config.yaml")
     plain = yaml.safe_load((elsewhere / "saved" / "config.yaml").read_text(encoding="utf-8"))
-    assert plain["learner"]["lr"] == 1e-5 and plain["run"]["arms"] == ["output"] and plain["arm"]["output"] == {"learner.beta": 0.1}
+    assert plain["learner"]["lr"] == 1e-5 and plain["run"]["arms"] == ["online_dpo"] and plain["arm"]["online_dpo"] == {"learner.beta": 0.1}
     assert sum(len(section) for name, section in plain.items() if name != "arm") == len(SETTINGS)
     assert cli.parse(["--config", "saved/config.yaml"]).config == config
     assert json.loads(json.dumps(cli.as_dict(config))) == plain
@@ -141,7 +148,7 @@ def test_resume_takes_the_saved_settings_and_refuses_others(complaint: Complaint
     assert invocation.resume == Path("outputs/moved") and invocation.config.learner.lr == 3e-4
     assert (invocation.config.run.dir, invocation.config.run.name, invocation.config.track.mode) == ("outputs", "moved", "disabled")
     assert "but learner.lr was 0.0003 and is now 0.1" in complaint(["--resume", "outputs/moved", "--learner.lr", "0.1"])
-    assert "but arm was" in complaint(["--resume", "outputs/moved", "--arm.output.learner.lr", "0.1"])
+    assert "but arm was" in complaint(["--resume", "outputs/moved", "--arm.online_dpo.learner.lr", "0.1"])
     assert "run.dir and run.name ask for outputs/other" in complaint(["--resume", "outputs/moved", "--run.name", "other"])
 
 

@@ -31,10 +31,10 @@ pytestmark = pytest.mark.usefixtures("elsewhere")
         ("--rollout.recorded 0", "rollout.recorded must be >= 1"),
         (
             "--run.arms pararl,ppo",
-            "run.arms: unknown 'ppo' (known: pararl, pararl_grpo, output, offline_dpo, offline_stream, best_of_n, hermesflow;",
+            "run.arms: unknown 'ppo' (known: pararl, pararl_grpo, online_dpo, offline_dpo, offline_stream, best_of_n, hermesflow;",
         ),
         ("--run.arms []", "run.arms must name at least one of pararl, "),
-        ("--run.arms output,output", "run.arms names 'output' more than once"),
+        ("--run.arms online_dpo,online_dpo", "run.arms names 'online_dpo' more than once"),
         ("--eval.splits id,ood", "eval.splits: unknown 'ood' (known: id, "),
         ("--curriculum.tasks t2v", "curriculum.tasks: unknown 't2v' (known: t2t, i2t, t2i, edit, interleaved, interleaved_edit)"),
         ("--curriculum.tasks []", "curriculum.tasks must name at least one kind of prompt"),
@@ -70,9 +70,15 @@ pytestmark = pytest.mark.usefixtures("elsewhere")
         ("--learner.text_ratio -0.5", "learner.text_ratio must be between 0 and 1, or -1"),
         ("--learner.spg_mix 1.1", "learner.spg_mix must be >= 0 and <= 1"),
         ("--learner.spg_beta 0.5", "learner.spg_beta must be >= 1"),
-        ("--run.arms output --learner.image_ratio 0.8", "learner.image_ratio is about ELBOs and arm output learns from conditionals at"),
-        ("--run.arms best_of_n,output --learner.text_masks block", "learner.text_masks is about ELBOs and arm output"),
-        ("--run.arms output --learner.negatives spg", "set --arm.output.learner.likelihood elbo, or the setting for other arms alone"),
+        (
+            "--run.arms online_dpo --learner.image_ratio 0.8",
+            "learner.image_ratio is about ELBOs and arm online_dpo learns from conditionals at",
+        ),
+        ("--run.arms best_of_n,online_dpo --learner.text_masks block", "learner.text_masks is about ELBOs and arm online_dpo"),
+        (
+            "--run.arms online_dpo --learner.negatives spg",
+            "set --arm.online_dpo.learner.likelihood elbo, or the setting for other arms alone",
+        ),
         ("--run.arms best_of_n --learner.negatives spg", "arm best_of_n has none (set --arm.best_of_n.learner.negatives elbo"),
         ("--run.arms best_of_n --learner.text_masks block --rollout.decoding released", "and rollout.decoding released has none"),
         ("--rollout.image_sampler emerge --rollout.decoding released", "rollout.image_sampler emerge does not go with rollout.decoding"),
@@ -85,9 +91,15 @@ pytestmark = pytest.mark.usefixtures("elsewhere")
         ("--run.dir=", "run.dir must not be empty"),
         ("--learner.text_weight 0 --learner.image_weight 0", "must not both be 0"),
         ("--prefer.credit 1", "prefer.credit has an effect in arm pararl_grpo only, not in pararl, offline_dpo (set --run.arms"),
-        ("--run.arms output,pararl_grpo --arm.output.learner.kl 1", "arm.output.learner.kl has no effect: only arm pararl_grpo"),
-        ("--run.arms output,pararl_grpo --arm.output.prefer.credit 1", "arm.output.prefer.credit has no effect: only arm pararl_grpo"),
-        ("--arm.output.learner.lr -1", "arm.output.learner.lr must be > 0, got -1.0 (set --arm.output.learner.lr)"),
+        (
+            "--run.arms online_dpo,pararl_grpo --arm.online_dpo.learner.kl 1",
+            "arm.online_dpo.learner.kl has no effect: only arm pararl_grpo",
+        ),
+        (
+            "--run.arms online_dpo,pararl_grpo --arm.online_dpo.prefer.credit 1",
+            "arm.online_dpo.prefer.credit has no effect: only arm pararl_grpo",
+        ),
+        ("--arm.online_dpo.learner.lr -1", "arm.online_dpo.learner.lr must be > 0, got -1.0 (set --arm.online_dpo.learner.lr)"),
     ],
 )
 def test_what_cannot_be_is_one_line_that_names_the_setting(complaint: Complaint, argv: str, line: str) -> None:
@@ -104,9 +116,10 @@ def test_every_number_has_a_range() -> None:
 
 
 def test_settings_of_elbos_go_with_the_arms_that_have_them() -> None:
-    words = "--run.arms output,best_of_n,pararl --learner.draws 2 --arm.output.learner.likelihood elbo --arm.output.learner.negatives spg"
+    words = "--run.arms online_dpo,best_of_n,pararl --learner.draws 2 --arm.online_dpo.learner.likelihood elbo "
+    words += "--arm.online_dpo.learner.negatives spg"
     config = cli.parse([*words.split(), "--arm.best_of_n.learner.image_ratio", "0", "--rollout.image_sampler", "emerge"]).config
-    assert for_arm(config, "output").learner.negatives == "spg" and for_arm(config, "best_of_n").learner.image_ratio == 0
+    assert for_arm(config, "online_dpo").learner.negatives == "spg" and for_arm(config, "best_of_n").learner.image_ratio == 0
     assert for_arm(config, "pararl").learner.image_ratio == -1
 
 

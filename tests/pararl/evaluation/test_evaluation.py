@@ -13,7 +13,7 @@ from pararl.evaluation.examiner import Examiner
 from pararl.loop.session import Measured
 from pararl.options import Sampling
 from pararl.rollout.fleet import LocalFleet
-from pararl.rollout.reward_workers import LocalJudges
+from pararl.rollout.reward_workers import LocalRewardWorkers
 from pararl.types import KINDS, Judgement, Prompt, Rollout, Score
 
 CANARIES = ("arithmetic", "vqa_shape", "swap")
@@ -92,12 +92,12 @@ def test_the_users_prompts_are_measured_in_place_of_the_worlds(config: Config, t
 
 
 def test_the_examiner_measures_what_a_run_measures_and_more(config: Config) -> None:
-    fleet, judges = LocalFleet(config), LocalJudges(config)
+    fleet, reward_workers = LocalFleet(config), LocalRewardWorkers(config)
     from pararl.evaluation.evaluation import eval_sampling
 
     sampling: Sampling = eval_sampling(config.rollout)
     seed = config.eval.seed
-    expected = evaluate(lambda p: fleet.generate(p, 1, 0, seed, sampling, update=0), judges.score, config, config.eval.splits, 4)
+    expected = evaluate(lambda p: fleet.generate(p, 1, 0, seed, sampling, update=0), reward_workers.score, config, config.eval.splits, 4)
     found = Examiner(config, fleet.worker.policy, None, "base").examine(4, diversity=2, samples=3)
     for kind, splits in expected.kinds.items():
         assert set(found.report[kind]) == set(splits)  # type: ignore[index]

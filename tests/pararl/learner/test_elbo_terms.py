@@ -29,7 +29,7 @@ def gradient(learner: Learner) -> Tensor:
 
 def trained(directory: Path, config: LearnerConfig, tasks: list[tuple[Task, bool]] = ONE_TASK) -> tuple[Learner, list[Rollout], Feedback]:
     """A learner that is no longer its reference, with a batch for its second update."""
-    learner = make(directory, "output", config)
+    learner = make(directory, "online_dpo", config)
     rollouts = sample(learner, tasks, group=3)
     learner.update(rollouts, teach(rollouts, learner.arm))
     fresh = sample(learner, tasks, group=3)
@@ -145,13 +145,13 @@ def test_every_setting_changes_the_gradient_and_updates_raise_what_they_prefer(t
     assert preference() > before
 
 
-@pytest.mark.parametrize(("arm", "likelihood"), [("output", "steps"), ("best_of_n", "elbo"), ("pararl_grpo", "steps")])
+@pytest.mark.parametrize(("arm", "likelihood"), [("online_dpo", "steps"), ("best_of_n", "elbo"), ("pararl_grpo", "steps")])
 def test_spg_without_rejected_sides_measured_by_elbos_is_an_error(tiny_policy_dir: Path, arm: Arm, likelihood: Any) -> None:
     with pytest.raises(ValueError, match="learner.negatives"):
         make(tiny_policy_dir, arm, replace(CONFIG, likelihood=likelihood, negatives="spg"))
 
 
-@pytest.mark.parametrize("arm", ["output", "pararl_grpo"])
+@pytest.mark.parametrize("arm", ["online_dpo", "pararl_grpo"])
 def test_recorded_steps_at_which_nothing_was_committed_teach_nothing(tiny_policy_dir: Path, arm: Arm) -> None:
     """The emerge sampler may leave a step without a token, here the recorded ones of a whole batch in one part."""
     learner = make(tiny_policy_dir, arm, replace(CONFIG, micro=1024))

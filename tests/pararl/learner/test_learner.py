@@ -64,7 +64,7 @@ def test_ratio_of_every_rollout_token_is_one_after_a_sync(
 
 @pytest.mark.parametrize("policy", ENDS)
 @pytest.mark.parametrize("tasks", [ONE_TASK, ALL_TASKS], ids=["t2i", "mixed"])
-@pytest.mark.parametrize(("arm", "likelihood"), [("output", "steps"), ("output", "elbo"), ("pararl_grpo", "steps")])
+@pytest.mark.parametrize(("arm", "likelihood"), [("online_dpo", "steps"), ("online_dpo", "elbo"), ("pararl_grpo", "steps")])
 def test_accumulation_in_micro_batches_and_draws_gives_the_gradient_of_the_single_pass(
     request: pytest.FixtureRequest, policy: str, arm: Arm, likelihood: Literal["steps", "elbo"], tasks: list[tuple[Task, bool]]
 ) -> None:
@@ -117,7 +117,7 @@ def test_adapter_off_is_the_base_and_every_target_got_a_gradient(tiny_policy_dir
         assert not torch.equal(learner.policy.model(ids), base.model(ids))
 
 
-@pytest.mark.parametrize("arm", ["pararl", "pararl_grpo", "output", "best_of_n"])
+@pytest.mark.parametrize("arm", ["pararl", "pararl_grpo", "online_dpo", "best_of_n"])
 def test_an_update_raises_what_it_prefers(tiny_policy_dir: Path, arm: Arm) -> None:
     learner = make(tiny_policy_dir, arm)
     rollouts = sample(learner)
@@ -245,7 +245,10 @@ def test_advantages_where_nothing_was_committed_change_nothing(tiny_policy_dir: 
 
 
 def test_a_linear_schedule_shortens_the_steps_update_by_update(tiny_policy_dir: Path) -> None:
-    constant, linear = make(tiny_policy_dir, "output"), make(tiny_policy_dir, "output", replace(CONFIG, schedule="linear"), updates=4)
+    constant, linear = (
+        make(tiny_policy_dir, "online_dpo"),
+        make(tiny_policy_dir, "online_dpo", replace(CONFIG, schedule="linear"), updates=4),
+    )
     rollouts = sample(constant)
     feedback = teach(rollouts, constant.arm)
 
@@ -260,7 +263,7 @@ def test_a_linear_schedule_shortens_the_steps_update_by_update(tiny_policy_dir: 
     assert less == 0.75 * CONFIG.lr and (shorter - 0.75 * second).norm() < 1e-3 * second.norm() > 0
     assert [move(linear)[0] for _ in range(2)] == [0.5 * CONFIG.lr, 0.25 * CONFIG.lr]
     with pytest.raises(ValueError, match="number of updates"):
-        make(tiny_policy_dir, "output", replace(CONFIG, schedule="linear"))
+        make(tiny_policy_dir, "online_dpo", replace(CONFIG, schedule="linear"))
 
 
 def test_the_kl_to_the_base_is_estimated_on_rollouts_of_every_kind(tiny_policy_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,7 +297,7 @@ def test_the_kl_to_the_base_does_not_depend_on_the_chunks(tiny_policy_dir: Path)
     assert found[0] == pytest.approx(found[2], rel=1e-4) and found[1] == pytest.approx(found[2], rel=1e-4)
 
 
-@pytest.mark.parametrize("arm", ["pararl", "pararl_grpo", "output"])
+@pytest.mark.parametrize("arm", ["pararl", "pararl_grpo", "online_dpo"])
 def test_on_policy_updates_spare_the_first_pass_and_keep_its_gradient(
     tiny_policy_dir: Path, monkeypatch: pytest.MonkeyPatch, arm: Arm
 ) -> None:

@@ -45,7 +45,7 @@ def test_best_worst_gives_one_pair_a_group_and_all_margin_every_informative_one(
 def test_pairs_never_cross_prompts_and_never_use_a_missing_score() -> None:
     rollouts = [rollout(A, 0), rollout(B, 0), rollout(A, 1), rollout(B, 1), rollout(A, 2)]
     judgements = [judged(0.0), judged(1.0), judged(None), judged(0.5), judged(0.25)]
-    feedback = prefer(rollouts, judgements, ARM_SPECS["output"], PreferConfig(), 0.5, keep=8)
+    feedback = prefer(rollouts, judgements, ARM_SPECS["online_dpo"], PreferConfig(), 0.5, keep=8)
     assert {(p.chosen, p.rejected, p.step) for p in feedback.pairs} == {(4, 0, None), (1, 3, None)}
 
 
@@ -65,7 +65,7 @@ def test_strict_scores_part_what_soft_scores_hardly_tell_apart() -> None:
     assert rewards([plain], "final", 0.5, strict_mix=0.5).tolist() == [[0.8]], "a reward without strict scores keeps its own"
     rollouts = [rollout(A, i) for i in range(3)]
     judgements = [judged(1.0), judged(0.97), judged(0.3)]
-    feedback = prefer(rollouts, judgements, ARM_SPECS["output"], PreferConfig(balance=False), 0.5, keep=8, strict_mix=0.5)
+    feedback = prefer(rollouts, judgements, ARM_SPECS["online_dpo"], PreferConfig(balance=False), 0.5, keep=8, strict_mix=0.5)
     assert {(p.chosen, p.rejected): round(p.margin, 3) for p in feedback.pairs} == {(0, 1): 0.515, (0, 2): 0.85, (1, 2): 0.335}
     assert dict(feedback.metrics)["reward/mean"] == pytest.approx((1.0 + 0.97 + 0.3) / 3), "what is logged stays the soft score"
 
@@ -135,7 +135,7 @@ IN_TWO_TASKS = (Prompt("a", "t2i", "x"), Prompt("a", "interleaved", "x"))
 def test_prompts_of_two_tasks_that_share_an_id_make_two_groups() -> None:
     rollouts = [rollout(prompt, i) for i in range(2) for prompt in IN_TWO_TASKS]
     judgements = [judged(0.0), judged(1.0), judged(0.5), judged(0.25)]
-    feedback = prefer(rollouts, judgements, ARM_SPECS["output"], PreferConfig(), 0.5, keep=8)
+    feedback = prefer(rollouts, judgements, ARM_SPECS["online_dpo"], PreferConfig(), 0.5, keep=8)
     assert {(p.chosen, p.rejected) for p in feedback.pairs} == {(2, 0), (1, 3)}
     advantages = prefer(rollouts, judgements, ARM_SPECS["pararl_grpo"], PreferConfig(), 0.5, keep=8).advantages
     assert advantages is not None and np.allclose(advantages[:, -1], [-1, 1, 1, -1])
@@ -145,7 +145,7 @@ def test_every_kind_weighs_as_much_as_it_has_prompts_with_a_pair_whatever_its_ma
     sharp, soft = [Prompt(f"s{i}", "i2t", "x") for i in range(2)], [Prompt("f", "t2i", "x"), Prompt("g", "t2i", "x")]
     rollouts = [rollout(prompt, i) for prompt in (*sharp, *soft) for i in range(3)]
     judgements = [judged(v) for v in (1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.5, 0.6, 0.7, 0.9, 0.9, 0.9)]
-    feedback = prefer(rollouts, judgements, ARM_SPECS["output"], PreferConfig(min_margin=0.0), 0.5, keep=8)
+    feedback = prefer(rollouts, judgements, ARM_SPECS["online_dpo"], PreferConfig(min_margin=0.0), 0.5, keep=8)
     weight = {"i2t": 0.0, "t2i": 0.0}
     for pair in feedback.pairs:
         assert pair.weight is not None
@@ -153,7 +153,7 @@ def test_every_kind_weighs_as_much_as_it_has_prompts_with_a_pair_whatever_its_ma
     assert weight["i2t"] == pytest.approx(2.0) and weight["t2i"] == pytest.approx(1.0), "one of the two t2i groups has no spread"
     within = {(p.chosen, p.rejected): p.weight for p in feedback.pairs if rollouts[p.chosen].prompt.kind == "t2i"}
     assert within[(8, 6)] == pytest.approx(2 * within[(7, 6)]), "within a kind, by margin"  # type: ignore[operator]
-    plain = prefer(rollouts, judgements, ARM_SPECS["output"], PreferConfig(min_margin=0.0, balance=False), 0.5, keep=8)
+    plain = prefer(rollouts, judgements, ARM_SPECS["online_dpo"], PreferConfig(min_margin=0.0, balance=False), 0.5, keep=8)
     assert all(pair.weight is None for pair in plain.pairs)
 
 

@@ -14,11 +14,11 @@ from pararl import scenes
 from pararl.config import Config, EvalConfig, PolicyConfig, RewardConfig, RolloutConfig, TrackConfig, changed, for_arm
 from pararl.data.curriculum import Curriculum
 from pararl.evaluation.evaluation import split_prompts
-from pararl.learner.handle import LocalTrainer
-from pararl.loop.arm_run import Training
+from pararl.learner.handle import LocalLearner
+from pararl.loop.arm_run import ArmRun
 from pararl.loop.session import Session
 from pararl.rollout.fleet import LocalFleet
-from pararl.rollout.reward_workers import LocalJudges
+from pararl.rollout.reward_workers import LocalRewardWorkers
 from pararl.rollout.workers import rollout_seed
 from pararl.sampling import sampling_of
 from pararl.types import Rollout
@@ -39,8 +39,8 @@ def config(tiny_policy_dir: Path) -> Config:
 
 
 def session(config: Config, folder: Path) -> Session:
-    exact = LocalJudges(changed(config, {"reward.name": "scenes"}))
-    return Session(config, folder, LocalFleet(config), LocalJudges(config), exact, lambda line: None)
+    exact = LocalRewardWorkers(changed(config, {"reward.name": "scenes"}))
+    return Session(config, folder, LocalFleet(config), LocalRewardWorkers(config), exact, lambda line: None)
 
 
 def raw_scores(rollouts: list[Rollout]) -> list[float]:
@@ -69,7 +69,7 @@ def test_the_scale_is_made_once_and_a_resumed_run_has_the_same(config: Config, t
     first = session(config, tmp_path).calibration()
     resumed = session(replace(config, run=replace(config.run, seed=7)), tmp_path)  # would sample other outputs
     assert resumed.calibration() == first
-    assert isinstance(resumed.judges, LocalJudges) and resumed.judges.calls == 0
+    assert isinstance(resumed.reward_workers, LocalRewardWorkers) and resumed.reward_workers.calls == 0
     assert json.loads((tmp_path / "calibration.json").read_text()).keys() == {"mean", "deviation", "count"}
 
 
@@ -88,13 +88,13 @@ def test_evaluations_are_by_the_reward_that_measures(config: Config, tmp_path: P
 
 
 def test_an_update_learns_from_standardised_scores_and_shows_raw_and_exact_ones(config: Config, tmp_path: Path) -> None:
-    run = session(config, tmp_path)
-    training = Training(run, "pararl", LocalTrainer(for_arm(config, "pararl"), "pararl"))
-    batch = training.batch(1)
-    scores, scale = raw_scores(batch.rollouts), run.calibration()
+    whole = session(config, tmp_path)
+    run = ArmRun(whole, "pararl", LocalLearner(for_arm(config, "pararl"), "pararl"))
+    batch = run.batch(1)
+    scores, scale = raw_scores(batch.rollouts), whole.calibration()
     assert scale is not None
     by_hand = [min(1.0, max(0.0, 0.5 + 0.5 * (s - scale.mean) / scale.deviation)) for s in scores]
-    metrics, beside = dict(training.prefer(batch).metrics), training.beside(batch)
+    metrics, beside = dict(run.prefer(batch).metrics), run.beside(batch)
     assert metrics["reward/mean"] == pytest.approx(statistics.mean(by_hand), abs=1e-4) and "reward/strict" not in metrics
     assert beside["reward/raw"] == pytest.approx(statistics.mean(scores), abs=1e-5)
     exact = [scenes.check(r.prompt.spec, scenes.parse(r.output.image)) for r in batch.rollouts if r.output.image is not None]

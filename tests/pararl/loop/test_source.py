@@ -10,7 +10,7 @@ from pararl.config import ARMS, Arm, Config, PolicyConfig, RolloutConfig, RunCon
 from pararl.data.curriculum import Curriculum
 from pararl.loop.source import Batch, Source
 from pararl.rollout.fleet import LocalFleet
-from pararl.rollout.reward_workers import LocalJudges
+from pararl.rollout.reward_workers import LocalRewardWorkers
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def config(tiny_policy_dir: Path) -> Config:
 
 
 def batches(config: Config, arm: Arm, store: Path) -> list[Batch]:
-    source = Source(config, ARM_SPECS[arm], LocalFleet(config), LocalJudges(config), store, lambda _: None)
+    source = Source(config, ARM_SPECS[arm], LocalFleet(config), LocalRewardWorkers(config), store, lambda _: None)
     return [source.batch(update, 0) for update in (1, 2)]
 
 
@@ -43,14 +43,14 @@ def test_every_arm_makes_the_same_number_of_reward_calls_on_the_same_prompts(con
 
 def test_without_equal_calls_every_arm_samples_groups_of_the_same_size(config: Config, tmp_path: Path) -> None:
     config = replace(config, rollout=replace(config.rollout, equal_calls=False))
-    assert {len(batches(config, arm, tmp_path / arm)[0].rollouts) for arm in ("pararl", "output")} == {4}
+    assert {len(batches(config, arm, tmp_path / arm)[0].rollouts) for arm in ("pararl", "online_dpo")} == {4}
 
 
 def test_offline_arms_learn_from_the_same_rollouts_in_another_order(config: Config, tmp_path: Path) -> None:
     config = replace(config, run=RunConfig(updates=6))
     seen = []
     for arm in ("offline_dpo", "offline_stream"):
-        source = Source(config, ARM_SPECS[arm], LocalFleet(config), LocalJudges(config), tmp_path / arm, lambda _: None)
+        source = Source(config, ARM_SPECS[arm], LocalFleet(config), LocalRewardWorkers(config), tmp_path / arm, lambda _: None)
         seen.append([tuple(r.seed for r in source.batch(update, 0).rollouts) for update in range(1, 7)])
     static, stream = seen
     assert static != stream
@@ -64,8 +64,8 @@ def test_the_time_of_sampling_once_is_counted_with_the_first_update(config: Conf
 
 def test_static_rollouts_are_sampled_once_and_survive_a_restart(config: Config, tmp_path: Path) -> None:
     first = batches(config, "offline_dpo", tmp_path / "store")
-    source = Source(config, ARM_SPECS["offline_dpo"], LocalFleet(config), LocalJudges(config), tmp_path / "store", lambda _: None)
+    source = Source(config, ARM_SPECS["offline_dpo"], LocalFleet(config), LocalRewardWorkers(config), tmp_path / "store", lambda _: None)
     again = source.batch(2, 0)
-    assert source.judges.calls == 0, "nothing was scored again"
+    assert source.reward_workers.calls == 0, "nothing was scored again"
     assert [r.seed for r in again.rollouts] == [r.seed for r in first[1].rollouts]
     assert [j.final.value for j in again.judgements if j.final] == [j.final.value for j in first[1].judgements if j.final]

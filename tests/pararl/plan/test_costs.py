@@ -90,7 +90,7 @@ class Counted:
 
 
 STEPS: list[tuple[Arm, str]] = [(arm, "steps") for arm in ARMS if not ARM_SPECS[arm].paired]  # whose prompts are of two kinds
-ELBOS: list[tuple[Arm, str]] = [(arm, "elbo") for arm in ("best_of_n", "output", "offline_dpo", "pararl_grpo")]
+ELBOS: list[tuple[Arm, str]] = [(arm, "elbo") for arm in ("best_of_n", "online_dpo", "offline_dpo", "pararl_grpo")]
 
 
 @pytest.mark.parametrize("every", [0, 1])

@@ -14,14 +14,14 @@ import ray
 
 from pararl import scenes
 from pararl.config import Config, changed
-from pararl.rollout.reward_workers import Judges, LocalJudges, RayJudges
+from pararl.rollout.reward_workers import LocalRewardWorkers, RayRewardWorkers, RewardWorkers
 from pararl.rollout.workers import RewardError
 from pararl.types import Judgement, Output, Rollout
 from rewards import SceneReward
 from rewards.base import Sample
 
 ROOT = Path(__file__).resolve().parents[3]
-HERE = "tests.pararl.test_judges"
+HERE = "tests.pararl.rollout.test_reward_workers"
 
 
 def raises(completions: list[Output], **columns: Any) -> list[float]:
@@ -67,11 +67,11 @@ def config(name: str = "scenes", workers: int = 1) -> Config:
 
 
 @pytest.fixture(scope="module")
-def two(ray_cluster: None) -> Iterator[RayJudges]:
-    judges = RayJudges(config(workers=2))
-    judges.ready()
-    yield judges
-    judges.close()
+def two(ray_cluster: None) -> Iterator[RayRewardWorkers]:
+    reward_workers = RayRewardWorkers(config(workers=2))
+    reward_workers.ready()
+    yield reward_workers
+    reward_workers.close()
 
 
 def values(judgements: list[Judgement]) -> list[list[float | None]]:
@@ -86,16 +86,16 @@ def expected_values() -> list[list[float]]:
     ]
 
 
-def test_actors_and_process_give_the_scores_of_the_world_in_order(two: RayJudges) -> None:
+def test_actors_and_process_give_the_scores_of_the_world_in_order(two: RayRewardWorkers) -> None:
     expected = expected_values()
-    assert values(LocalJudges(config()).score(ROLLOUTS)) == values(two.score(ROLLOUTS)) == expected
+    assert values(LocalRewardWorkers(config()).score(ROLLOUTS)) == values(two.score(ROLLOUTS)) == expected
     assert all(row[0] == 1.0 for row in expected[::2]) and any(row[0] < 1 for row in expected[1::2])
 
 
-def test_a_stream_of_chunks_in_any_order_gives_the_batch_in_order(two: RayJudges) -> None:
+def test_a_stream_of_chunks_in_any_order_gives_the_batch_in_order(two: RayRewardWorkers) -> None:
     chunks = [(6, ROLLOUTS[6:]), (0, ROLLOUTS[:2]), (2, ROLLOUTS[2:6])]
-    for judges in (two, LocalJudges(config())):
-        rollouts, judgements = judges.stream(iter(chunks))
+    for reward_workers in (two, LocalRewardWorkers(config())):
+        rollouts, judgements = reward_workers.stream(iter(chunks))
         assert [r.prompt.id for r in rollouts] == [r.prompt.id for r in ROLLOUTS]
         assert values(judgements) == expected_values()
 
@@ -110,65 +110,65 @@ def test_scoring_starts_while_later_chunks_are_still_sampled(ray_cluster: None, 
                 assert time.monotonic() < deadline, "the first chunk was not scored before the second one was asked for"
                 time.sleep(0.01)
 
-    judges = RayJudges(config(f"{HERE}:leaves_a_mark"))
-    assert len(judges.stream(sampled())[1]) == 10
-    judges.close()
+    reward_workers = RayRewardWorkers(config(f"{HERE}:leaves_a_mark"))
+    assert len(reward_workers.stream(sampled())[1]) == 10
+    reward_workers.close()
 
 
-def test_every_output_and_guess_counts_as_one_reward_call(two: RayJudges) -> None:
-    local = LocalJudges(config())
+def test_every_output_and_guess_counts_as_one_reward_call(two: RayRewardWorkers) -> None:
+    local = LocalRewardWorkers(config())
     before = two.calls
-    for judges in (local, two):
-        judges.score(ROLLOUTS)
-        judges.stream([(0, ROLLOUTS[:4]), (4, ROLLOUTS[4:])])
+    for reward_workers in (local, two):
+        reward_workers.score(ROLLOUTS)
+        reward_workers.stream([(0, ROLLOUTS[:4]), (4, ROLLOUTS[4:])])
     assert (local.calls, two.calls - before) == (2 * CALLS, 2 * CALLS)
 
 
 def test_every_output_and_guess_is_scored_once(ray_cluster: None, tmp_path: Path) -> None:
-    for judges in both(f"{HERE}:counts"):
-        mark = tmp_path / type(judges).__name__
+    for reward_workers in both(f"{HERE}:counts"):
+        mark = tmp_path / type(reward_workers).__name__
         marked = [replace(r, prompt=replace(r.prompt, spec={"mark": str(mark)})) for r in ROLLOUTS]
-        judges.score(marked)
-        judges.stream([(0, marked[:4]), (4, marked[4:])])
-        assert mark.stat().st_size == judges.calls == 2 * CALLS
+        reward_workers.score(marked)
+        reward_workers.stream([(0, marked[:4]), (4, marked[4:])])
+        assert mark.stat().st_size == reward_workers.calls == 2 * CALLS
 
 
-def test_no_rollouts_are_no_judgements(two: RayJudges) -> None:
-    assert two.score([]) == LocalJudges(config()).score([]) == []
+def test_no_rollouts_are_no_judgements(two: RayRewardWorkers) -> None:
+    assert two.score([]) == LocalRewardWorkers(config()).score([]) == []
 
 
-def both(name: str) -> Iterator[Judges]:
-    yield LocalJudges(config(name))
-    remote = RayJudges(config(name))
+def both(name: str) -> Iterator[RewardWorkers]:
+    yield LocalRewardWorkers(config(name))
+    remote = RayRewardWorkers(config(name))
     yield remote
     remote.close()
 
 
 def test_a_reward_that_raises_stops_the_run_with_its_name_and_cause(ray_cluster: None) -> None:
-    for judges in both(f"{HERE}:raises"):
+    for reward_workers in both(f"{HERE}:raises"):
         with pytest.raises(
             RewardError, match=f"reward {HERE}:raises failed .*prompts id-0, id-1.*ZeroDivisionError: the detector saw nothing"
         ) as caught:
-            judges.score(ROLLOUTS)
-        assert "\n" not in str(caught.value) and judges.calls == 0
+            reward_workers.score(ROLLOUTS)
+        assert "\n" not in str(caught.value) and reward_workers.calls == 0
 
 
 def test_none_stays_none(ray_cluster: None) -> None:
-    for judges in both(f"{HERE}:none_for_most"):
+    for reward_workers in both(f"{HERE}:none_for_most"):
         expected = [[0.5 if i == 3 else None] * (1 + i % 3) for i in range(10)]
-        assert values(judges.score(ROLLOUTS)) == expected
+        assert values(reward_workers.score(ROLLOUTS)) == expected
 
 
 def test_a_reward_that_fails_its_self_test_does_not_start(ray_cluster: None) -> None:
     with pytest.raises(RuntimeError, match="self-test of reward scenes failed"):
-        LocalJudges(config(f"{HERE}:Backwards"))
-    remote = RayJudges(config(f"{HERE}:Backwards"))
+        LocalRewardWorkers(config(f"{HERE}:Backwards"))
+    remote = RayRewardWorkers(config(f"{HERE}:Backwards"))
     with pytest.raises(RuntimeError, match=f"reward '{HERE}:Backwards' could not start: RuntimeError: self-test of reward scenes failed"):
         remote.ready()
     remote.close()
 
 
-def test_a_reward_actor_that_dies_comes_back(two: RayJudges) -> None:
+def test_a_reward_actor_that_dies_comes_back(two: RayRewardWorkers) -> None:
     pids = ray.get([handle.__ray_call__.remote(lambda actor: os.getpid()) for handle in two.actors])
     for handle in two.actors:
         ray.kill(handle, no_restart=False)
@@ -179,10 +179,10 @@ def test_a_reward_actor_that_dies_comes_back(two: RayJudges) -> None:
 def test_broken_output_is_an_error_not_a_zero() -> None:
     broken = replace(ROLLOUTS[0], output=Output(image=None), guesses=(), recorded=())
     with pytest.raises(RewardError, match="reward scenes failed on 1 rollouts .*ValueError: reward scenes got no image"):
-        LocalJudges(config()).score([broken])
+        LocalRewardWorkers(config()).score([broken])
 
 
 def test_judging_loads_no_torch() -> None:
-    code = "import sys; from pararl.config import Config; from pararl.rollout.reward_workers import LocalJudges, RayJudges; "
-    code += "LocalJudges(Config()); sys.exit('torch' in sys.modules)"
+    code = "import sys; from pararl.config import Config; from pararl.rollout.reward_workers import LocalRewardWorkers, RayRewardWorkers; "
+    code += "LocalRewardWorkers(Config()); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=120).returncode == 0

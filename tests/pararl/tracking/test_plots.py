@@ -80,7 +80,7 @@ def test_curves_are_a_png_in_the_colours_of_the_arms_and_nothing_else_is_left(tm
         image = np.asarray(picture.convert("RGB"))
     for name in ("pararl", "offline_dpo", "base"):
         assert (image == rgb(COLOURS[name])).all(-1).sum() > 100
-    assert (image == rgb(COLOURS["output"])).all(-1).sum() == 0
+    assert (image == rgb(COLOURS["online_dpo"])).all(-1).sum() == 0
 
 
 def test_other_metrics_and_a_given_base_can_be_drawn(tmp_path: Path, drawn: list[Any]) -> None:

@@ -40,7 +40,7 @@ def test_a_resumed_run_counts_on() -> None:
 
 def test_what_was_not_measured_shows_as_a_dash() -> None:
     stream = io.StringIO()
-    Progress(1, "output", stream=stream).step(0.5, None, None, 1.0)
+    Progress(1, "online_dpo", stream=stream).step(0.5, None, None, 1.0)
     assert "strict -  KL -" in stream.getvalue()
 
 

@@ -219,19 +219,19 @@ def test_resume_after_a_kill_leaves_one_history_with_one_value_per_update(tmp_pa
 
 def test_resume_ids_of_a_checkpoint_win_and_other_arms_keep_their_rows(tmp_path: Path) -> None:
     tracker = tracker_of(tmp_path, resume_ids={"pararl": "abc12345"})
-    for arm in ("output", "pararl"):
+    for arm in ("online_dpo", "pararl"):
         tracker.start(arm)
         for update in range(4):
             tracker.log(update, {"reward/mean": 0.5}, samples=update)
         tracker.finish(arm)
     assert tracker.ids() == {"pararl": "abc12345"}
     assert tracker.truncate("pararl", 1) == 2
-    assert [(row["arm"], row["update"]) for row in read_lines(tracker.metrics_path)] == [("output", u) for u in range(4)] + [
+    assert [(row["arm"], row["update"]) for row in read_lines(tracker.metrics_path)] == [("online_dpo", u) for u in range(4)] + [
         ("pararl", 0),
         ("pararl", 1),
     ]
     assert tracker.truncate("pararl", -1) == 2
-    assert {row["arm"] for row in read_lines(tracker.metrics_path)} == {"output"}
+    assert {row["arm"] for row in read_lines(tracker.metrics_path)} == {"online_dpo"}
 
 
 def test_a_resumed_online_run_gets_only_the_steps_that_the_server_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -308,11 +308,11 @@ def test_no_update_gets_two_values_of_a_metric(tmp_path: Path) -> None:
 
 
 def test_half_a_line_left_by_a_kill_spoils_no_later_row(tmp_path: Path) -> None:
-    (tmp_path / "metrics.jsonl").write_text('{"arm": "output", "update": 0, "samples": 0}\n{"arm": "out')
+    (tmp_path / "metrics.jsonl").write_text('{"arm": "online_dpo", "update": 0, "samples": 0}\n{"arm": "out')
     tracker = tracker_of(tmp_path)
     tracker.start("pararl")
     tracker.log(0, {"reward/mean": 0.5}, samples=8)
-    assert [row["arm"] for row in read_lines(tracker.metrics_path)] == ["output", "pararl"]
+    assert [row["arm"] for row in read_lines(tracker.metrics_path)] == ["online_dpo", "pararl"]
 
 
 def test_calls_out_of_order_are_refused(tmp_path: Path) -> None:
@@ -321,9 +321,9 @@ def test_calls_out_of_order_are_refused(tmp_path: Path) -> None:
         tracker.log(0, {}, samples=0)
     tracker.start("pararl")
     with pytest.raises(RuntimeError, match="'pararl' is open"):
-        tracker.start("output")
-    with pytest.raises(RuntimeError, match="arm output is not open"):
-        tracker.finish("output")
+        tracker.start("online_dpo")
+    with pytest.raises(RuntimeError, match="arm online_dpo is not open"):
+        tracker.finish("online_dpo")
     with pytest.raises(RuntimeError, match="truncate first"):
         tracker.truncate("pararl", 0)
     with pytest.raises(FileNotFoundError, match="holds no file"):
