@@ -25,10 +25,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import policies
 from pararl.pretraining.recipes import PHI, new_showo
 from pararl.types import Prompt
-from policies import cpu
+from policies import Policy, cpu
 from policies.attention.omni import omni
 from policies.backbones.showo import Showo, ShowoConfig
-from policies.families.showo import ShowoPolicy
+from policies.families.showo import SHOWO
 from policies.layout import pad_left
 from policies.sampling.context import Context, write
 from policies.sampling.denoise import draw
@@ -36,42 +36,43 @@ from policies.sampling.denoise import draw
 WORDS = ("red", "blue", "green", "circle", "square", "triangle", "above", "left")
 
 
-def random_policy(width: int, layers: int) -> ShowoPolicy:
+def random_policy(width: int, layers: int) -> Policy:
     """A policy with random weights around the image tokenizer of an embedded one: what it says is nonsense, how long it takes is not."""
     torch.manual_seed(0)
     made = new_showo(policies.CHECKPOINTS / "scenes-mmada" / "image_tokenizer")
     sizes = {"hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": layers, "num_attention_heads": width // 32}
     config = ShowoConfig(vocab_size=made.model.config.vocab_size, phi={**PHI, **sizes, "initializer_range": 0.1})
-    return ShowoPolicy(Showo(config), made.tokenizer, made.images, made.settings)
+    return SHOWO.policy(Showo(config), made.layout.text.tokenizer, made.layout.images.module, made.settings)
 
 
-def questions(policy: ShowoPolicy, count: int) -> tuple[Tensor, Tensor]:
+def questions(policy: Policy, count: int) -> tuple[Tensor, Tensor]:
     """Prompts of different lengths about an image of noise, padded on the left: ids and which are real, each [batch, length]."""
     rng = np.random.default_rng(0)
-    height, width = policy.image_size
+    height, width = policy.layout.images.size
     images = rng.integers(0, 256, (count, height, width, 3), dtype=np.uint8)
     asked = [Prompt(f"p{i}", "i2t", " ".join(rng.choice(WORDS, 2 + i % 5)), image=image) for i, image in enumerate(images)]
-    prefixes = [policy.prefix(prompt, shown) for prompt, shown in zip(asked, policy.shown(asked), strict=True)]
+    prefixes = [policy.layout.prefix(prompt, shown.ids) for prompt, shown in zip(asked, policy.layout.shown(asked), strict=True)]
     return pad_left(prefixes, policy.settings.specials.pad)
 
 
 @torch.no_grad()
-def kept(policy: ShowoPolicy, ids: Tensor, real: Tensor, noise: Tensor) -> Tensor:
+def kept(policy: Policy, ids: Tensor, real: Tensor, noise: Tensor) -> Tensor:
     """New tokens [batch, n], each from a forward over itself."""
-    context = Context(policy.model.hidden, len(ids), ids.device)
-    hidden = context.read(ids, real, policy.blocks(ids))[:, -1]
-    return write(context, hidden, lambda h: policy.rows(h, "text"), noise, 1.0, ())[0]
+    context = Context(policy.model.states, len(ids), ids.device)
+    hidden = context.read(ids, real, policy.layout.blocks(ids))[:, -1]
+    return write(context, hidden, lambda h: policy.tokens.rows(h, "text"), noise, 1.0, ())[0]
 
 
 @torch.no_grad()
-def whole(policy: ShowoPolicy, ids: Tensor, real: Tensor, noise: Tensor) -> Tensor:
+def whole(policy: Policy, ids: Tensor, real: Tensor, noise: Tensor) -> Tensor:
     """New tokens [batch, n], each from a forward over all before it."""
-    start, blocks = ids.shape[1], policy.blocks(ids)
+    start, blocks = ids.shape[1], policy.layout.blocks(ids)
+    assert blocks is not None
     for uniform in noise.T:
         # An end token that is said opens no image here.
         mask = omni(F.pad(blocks, (0, ids.shape[1] - start)), real)
-        hidden = policy.model.hidden(ids, mask.dense()[:, 0], mask.positions())[:, -1]
-        new = draw(policy.rows(hidden, "text").float(), 1.0, uniform)[:, None]
+        hidden = policy.model.states(ids, mask.dense()[:, 0], mask.positions())[:, -1]
+        new = draw(policy.tokens.rows(hidden, "text").float(), 1.0, uniform)[:, None]
         ids, real = torch.cat((ids, new), 1), torch.cat((real, torch.ones_like(new, dtype=torch.bool)), 1)
     return ids[:, start:]
 
@@ -87,7 +88,7 @@ def main() -> None:
     parser.add_argument("--passes", type=int, default=3, help="the fastest of so many passes counts")
     args = parser.parse_args()
     found = random_policy(args.width, args.layers) if args.policy == "random" else policies.load(args.policy)
-    assert isinstance(found, ShowoPolicy)
+    assert isinstance(found, Policy)
     ids, real = questions(found, args.batch)
     noise = torch.rand(args.batch, args.tokens, generator=torch.Generator().manual_seed(0))
     ways: dict[str, Callable[..., Tensor]] = {"keys and values kept": kept, "a forward over everything": whole}

@@ -23,7 +23,7 @@ from pararl.options import Sampling
 from pararl.rollout.actors import actor_env
 from pararl.types import KINDS, Kind, Prompt, Rollout
 from policies import cpu
-from policies.base import Policy
+from policies.policy import Policy
 
 COUNT, GROUP, MICRO = 64, 8, 8
 SAMPLING = Sampling(steps=8, recorded=4, guesses=1, choice_temperature=8.0)

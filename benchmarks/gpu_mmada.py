@@ -39,11 +39,11 @@ from pararl.plan.shapes import ModelShape
 from pararl.rollout.workers import Request, RolloutWorker, WorkerSettings, place
 from pararl.sampling import sampling_of
 from pararl.types import Judgement, Kind, Prompt, Score
-from policies import cpu
+from policies import Policy, cpu
 from policies.backbones.llada import MMadaConfig, MMadaModelLM
-from policies.families.mmada import MMadaPolicy
+from policies.families.mmada import MMADA
 from policies.image.magvitv2 import MAGVITv2, MAGVITv2Config
-from policies.mmada_codec import MMadaSettings
+from policies.settings import Settings
 from policies.text import SPECIAL_TOKENS, word_tokenizer
 
 GUIDANCE = 3.5
@@ -137,7 +137,7 @@ class Bench:
             kv_heads=model.n_kv_heads,
             mlp=model.mlp_hidden_size,
             rows=model.embedding_size,
-            codes=policy.images.codebook_size,
+            codes=policy.layout.images.module.codebook_size,
             image_tokens=s.grid[0] * s.grid[1],
             text_tokens=s.text_tokens,
             text_block=s.text_block,
@@ -231,7 +231,7 @@ def prompt(size: Size, index: int, kind: Kind) -> Prompt:
     return Prompt(f"{kind}-{index}", "t2i" if kind == "t2i" else "interleaved", " ".join(f"w{index + i}" for i in range(size.words)))
 
 
-def build(size: Size, device: str, dtype: str) -> MMadaPolicy:
+def build(size: Size, device: str, dtype: str) -> Policy:
     """A policy with random weights, its backbone made on the device in its dtype. The words of its vocabulary are w0, w1, ..."""
     tokenizer, specials = word_tokenizer([f"w{i}" for i in range(size.text_rows - len(SPECIAL_TOKENS) - 1)])
     torch.manual_seed(0)
@@ -243,7 +243,7 @@ def build(size: Size, device: str, dtype: str) -> MMadaPolicy:
             model = MMadaModelLM(MMadaConfig(**size.backbone, mask_token_id=specials.mask))
     finally:
         torch.set_default_dtype(before)
-    return MMadaPolicy(model, tokenizer, images, MMadaSettings(**{**size.settings, "specials": specials}))
+    return MMADA.policy(model, tokenizer, images, Settings(**{**size.settings, "specials": specials}))
 
 
 def table(parts: list[Part], ceiling: float) -> str:

@@ -26,23 +26,23 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import policies
 from pararl.types import Prompt
-from policies import Sampling, cpu
+from policies import Policy, Sampling, cpu
 from policies.backbones.llada import MMadaConfig, MMadaModelLM
-from policies.families.mmada import MMadaPolicy
-from policies.mmada_codec import MMadaSettings, Part
+from policies.families.mmada import MMADA
+from policies.settings import Part, Settings
 
 PARTS: tuple[Part | None, ...] = (None, "text", "image")
 WORDS = ("red", "blue", "green", "circle", "square", "triangle", "above", "left")
 
 
-def random_policy(width: int, layers: int, side: int, words: int) -> MMadaPolicy:
+def random_policy(width: int, layers: int, side: int, words: int) -> Policy:
     """A policy with random weights, with the image tokenizer of the embedded one: what it says is nonsense, how long it takes is not."""
     embedded = policies.load("scenes-mmada")
-    assert isinstance(embedded, MMadaPolicy)
+    assert isinstance(embedded, Policy)
     torch.manual_seed(0)
-    rows = len(embedded.tokenizer) + embedded.images.codebook_size
+    rows = len(embedded.layout.text.tokenizer) + embedded.layout.images.module.codebook_size
     sizes = {"d_model": width, "n_layers": layers, "n_heads": width // 32, "mlp_hidden_size": 3 * width, "embedding_size": rows}
-    settings = MMadaSettings(
+    settings = Settings(
         grid=(side, side),
         prompt_tokens=32,
         text_tokens=words,
@@ -50,13 +50,15 @@ def random_policy(width: int, layers: int, side: int, words: int) -> MMadaPolicy
         dialogue="{text}",
         specials=embedded.settings.specials,
     )
-    return MMadaPolicy(MMadaModelLM(MMadaConfig(**sizes, init_std=0.1)), embedded.tokenizer, embedded.images, settings)
+    return MMADA.policy(
+        MMadaModelLM(MMadaConfig(**sizes, init_std=0.1)), embedded.layout.text.tokenizer, embedded.layout.images.module, settings
+    )
 
 
-def prompts_of(policy: MMadaPolicy, count: int) -> list[Prompt]:
+def prompts_of(policy: Policy, count: int) -> list[Prompt]:
     """Edits with a plan, of different lengths, each with an image of noise."""
     rng = np.random.default_rng(0)
-    height, width = policy.image_size
+    height, width = policy.layout.images.size
     return [
         Prompt(
             f"p{i}",
@@ -78,15 +80,15 @@ def drawn(logits: Tensor, uniform: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def one_row(policy: MMadaPolicy, prompt: Prompt, seed: int, sampling: Sampling, frugal: bool) -> tuple[list[int], list[int]]:
+def one_row(policy: Policy, prompt: Prompt, seed: int, sampling: Sampling, frugal: bool) -> tuple[list[int], list[int]]:
     """Image and text tokens of one sample."""
-    s, specials, shown = policy.settings, policy.settings.specials, policy.shown([prompt])[0]
+    s, specials, shown = policy.settings, policy.settings.specials, policy.layout.shown([prompt])[0].ids
     image, words, steps = s.grid[0] * s.grid[1], s.text_tokens, sampling.steps
     tail = [specials.soi, *[specials.mask] * image, specials.eoi, specials.bos, *[specials.mask] * words]
-    front, *others = [policy.prefix(prompt, shown, without=part) for part in PARTS]
-    text_rows, first = len(policy.tokenizer), len(policy.tokenizer)
-    codes = slice(first, first + policy.images.codebook_size)
-    never = [i for i in policy.vocabulary.forbidden if i < text_rows]
+    front, *others = [policy.layout.prefix(prompt, shown, without=part) for part in PARTS]
+    text_rows, first = len(policy.layout.text.tokenizer), len(policy.layout.text.tokenizer)
+    codes = slice(first, first + policy.layout.images.module.codebook_size)
+    never = [i for i in policy.layout.text.vocabulary.forbidden if i < text_rows]
     noise = torch.rand(2, steps, image + words, generator=torch.Generator().manual_seed(seed))
     updates = [(i + 1) * steps // sampling.image_steps - 1 for i in range(sampling.image_steps)]
     masked, done = image, 0
@@ -140,7 +142,7 @@ def main() -> None:
     parser.add_argument("--passes", type=int, default=3, help="the fastest of so many passes counts")
     args = parser.parse_args()
     found = random_policy(args.width, args.layers, args.side, args.words) if args.policy == "random" else policies.load(args.policy)
-    assert isinstance(found, MMadaPolicy)
+    assert isinstance(found, Policy)
     prompts, seeds = prompts_of(found, args.batch), list(range(args.batch))
     sampling = Sampling(steps=args.steps, image_steps=args.image_steps, guidance=2.5, input_guidance=4.0, choice_temperature=4.0)
     batch: Samples = [tuple(s.tokens.tolist() for s in r.segments) for r in found.generate(prompts, seeds, sampling)]

@@ -10,22 +10,22 @@ import torch
 from torch import Tensor
 
 from pararl.types import Prompt
-from policies.families.mmada import MMadaPolicy
+from policies import Policy
 from policies.sampling import released
 
 Run = Callable[[], object]
 
 
-def forward(policy: MMadaPolicy, ids: Tensor, attention: Tensor | None = None) -> Tensor:
+def forward(policy: Policy, ids: Tensor, attention: Tensor | None = None) -> Tensor:
     """Logits float32 [batch, length, vocabulary]."""
     with torch.no_grad():
         return policy.model(ids, attention).float()
 
 
-def t2i(policy: MMadaPolicy, asked: Prompt, steps: int, guidance: float) -> Run:
+def t2i(policy: Policy, asked: Prompt, steps: int, guidance: float) -> Run:
     """MMaDA's ``t2i_generate``: with and without the text as a batch of two."""
-    rows, mask = policy.vocabulary.rows("image"), policy.settings.specials.mask
-    blank, free = policy.canvases([asked], [None, "text"], policy.shown([asked]))
+    rows, mask = policy.layout.text.vocabulary.rows("image"), policy.settings.specials.mask
+    blank, free = policy.layout.canvases([asked], [None, "text"], policy.layout.shown([asked]))
     ids, seen = (torch.cat(pair).to(policy.device) for pair in ((blank.ids, free.ids), (blank.attention, free.attention)))
     columns = blank.spans[0].columns
 
@@ -39,19 +39,19 @@ def t2i(policy: MMadaPolicy, asked: Prompt, steps: int, guidance: float) -> Run:
     return lambda: released.image(guided, start, steps, 1.0, released.Chance())
 
 
-def parallel(policy: MMadaPolicy, asked: Prompt, steps: int, image_steps: int) -> tuple[Run, Run]:
+def parallel(policy: Policy, asked: Prompt, steps: int, image_steps: int) -> tuple[Run, Run]:
     """-M's ``interleave_generate``, two sequences at every step, and -A's ``generate_ti2ti``, three forwards at image steps and else one.
 
     -A's two prompts without text and without image are both the one without text here.
     """
-    blank, free = policy.canvases([asked], [None, "text"], policy.shown([asked]))
+    blank, free = policy.layout.canvases([asked], [None, "text"], policy.layout.shown([asked]))
     ids, prefix = blank.ids.to(policy.device), free.ids[:, : free.prefix].to(policy.device)
     image, text = blank.span("image"), blank.span("text")
     assert image is not None and text is not None
     plan = released.Parallel(
         image=torch.arange(image.start, image.stop, device=policy.device),
         text=slice(text.start, text.stop),
-        codes=policy.vocabulary.rows("image"),
+        codes=policy.layout.text.vocabulary.rows("image"),
         mask=policy.settings.specials.mask,
         text_steps=steps,
         image_steps=image_steps,

@@ -16,7 +16,7 @@ from torch import Tensor
 from pararl.files import atomic_folder
 
 if TYPE_CHECKING:
-    from policies.base import Policy
+    from policies.policy import Policy
 
 NAME = "default"
 """PEFT's name of the adapter that is trained. A model may hold others, a reference for instance; they are left alone here."""

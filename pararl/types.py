@@ -69,7 +69,7 @@ class Segment:
     """int64 [n]: ids in the backbone's vocabulary (image codes with their offset)."""
     commit_step: np.ndarray
     """int16 [n]: the denoising step at which each token was committed, 0 .. steps - 1. Of a text written token by token, the step at which
-    it counts, -1 behind its end: see ``policies.families.showo.deal``."""
+    it counts, -1 behind its end: see ``policies.heads.causal.deal``."""
     logprob: np.ndarray
     """float32 [n]: behaviour log-probability in nats of each token at its commit step, guidance-free and over the rows of its modality."""
     guesses: np.ndarray
@@ -82,21 +82,25 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
-class Latents(Segment):
-    """An image of continuous tokens, d numbers each, all of which move at every step.
+class Latents:
+    """An image of continuous tokens, d numbers each, all of which move at every step."""
 
-    Here ``tokens`` are float32 [n, d], where the last step ended; ``commit_step`` is that step for all; ``logprob`` is float32
-    [recorded, n], the behaviour log-density in nats of the move at each recorded step, the mean over its d numbers; ``guesses`` are
-    float32 [recorded, n, d], the clean tokens that the policy expected there.
-    """
-
+    modality: Modality
+    tokens: np.ndarray
+    """float32 [n, d]: where the last step ended."""
+    commit_step: np.ndarray
+    """int16 [n]: the last step, for all."""
+    logprob: np.ndarray
+    """float32 [recorded, n]: behaviour log-density in nats of the move at each recorded step, the mean over its d numbers."""
+    guesses: np.ndarray
+    """float32 [recorded, n, d]: the clean tokens that the policy expected at each recorded step."""
     moves: np.ndarray
     """float32 [recorded, 2, n, d]: the tokens before and after each recorded step."""
     noise_level: np.ndarray
     """float32 [recorded]: that of the sampler's SDE; 0 = an ODE, whose steps have no density."""
 
     def at(self, steps: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """The same for the recorded steps, and no others. Raises ValueError for another number of steps."""
+        """As ``Segment.at``, for the recorded steps and no others. Raises ValueError for another number of steps."""
         if len(steps) != len(self.logprob):
             raise ValueError(f"the moves of {len(self.logprob)} recorded steps are known, not of {len(steps)}")
         known = np.isfinite(self.logprob)
@@ -117,12 +121,14 @@ class Rollout:
     """Denoising steps that were run."""
     recorded: tuple[int, ...]
     """The steps whose guesses were kept, increasing; the last one need not be the final step."""
-    segments: tuple[Segment, ...]
+    segments: tuple[Segment | Latents, ...]
     output: Output
     guesses: tuple[Output | None, ...]
     """One guess per recorded step, None where it was not decoded; empty where nobody asked for any."""
+    prompt_ids: np.ndarray | None = None
+    """int64 [n]: the ids in front of what was generated, as the policy laid its prompt out; None = not kept."""
 
-    def segment(self, modality: Modality) -> Segment | None:
+    def segment(self, modality: Modality) -> Segment | Latents | None:
         """The segment of that modality, or None where the task does not produce it."""
         return next((s for s in self.segments if s.modality == modality), None)
 

@@ -35,19 +35,19 @@ from tqdm import tqdm
 import policies
 from pararl import scenes
 from pararl.data.quotas import quotas
-from pararl.pretraining.recipes import FAMILIES, Loss, Recipe
+from pararl.pretraining.recipes import FAMILIES, Recipe
 from pararl.pretraining.state import PretrainingState
 from pararl.types import Kind, Output
 from pipelines.images import train_tokenizer, train_vae
-from policies import cpu
-from policies.families.mmada import MMadaPolicy
+from policies import Policy, cpu
+from policies.pretraining import supervised_loss
 from rewards import pretraining as clip
 
 GUIDED: tuple[Kind, ...] = ("t2i", "edit", "interleaved", "interleaved_edit")
 """Kinds of prompts whose outputs have an image, which guidance is for."""
 
 
-def new_policy(args: argparse.Namespace) -> MMadaPolicy:
+def new_policy(args: argparse.Namespace) -> Policy:
     """An untrained policy around the tokenizer that stage 1 left in OUT, or around one that --images names."""
     images = args.images or args.out / "image_tokenizer"
     if not (images / "config.json").exists():
@@ -55,7 +55,7 @@ def new_policy(args: argparse.Namespace) -> MMadaPolicy:
     return FAMILIES[args.family].new(images)
 
 
-def measure(policy: MMadaPolicy, kind: Kind, count: int, guidance: float = 0.0) -> float:
+def measure(policy: Policy, kind: Kind, count: int, guidance: float = 0.0) -> float:
     """Strict accuracy on the first ``count`` ID prompts of a kind, one sample each."""
     prompts = [scenes.prompt("id", i, 0, *scenes.FORMS[kind]) for i in range(count)]
     policy.model.eval()
@@ -77,13 +77,12 @@ def train_slips(args: argparse.Namespace) -> None:
     if not (args.out / "policy.json").exists():
         raise SystemExit(f"{args.out / 'policy.json'} is missing: run the policy stage first")
     policy = policies.load(args.out)
-    assert isinstance(policy, MMadaPolicy)
     if "slips" not in FAMILIES[args.family].recipes:
         raise SystemExit(f"--family {args.family} has no slips stage")
     fit(args, policy, FAMILIES[args.family].recipes["slips"])
 
 
-def fit(args: argparse.Namespace, policy: MMadaPolicy, recipe: Recipe) -> None:
+def fit(args: argparse.Namespace, policy: Policy, recipe: Recipe) -> None:
     """Train the policy in one stage, measure it, save it to OUT and record how it was made."""
     family = FAMILIES[args.family]
     steps, lr = args.steps or recipe.steps, args.lr or recipe.lr
@@ -94,7 +93,7 @@ def fit(args: argparse.Namespace, policy: MMadaPolicy, recipe: Recipe) -> None:
         began = time.time()
         policy.model.train()
         counts = quotas({kind: share[2 * run.step >= run.steps] for kind, share in recipe.mixture.items()}, run.batch)
-        losses = pretrain_step(policy, family.loss, run, counts, recipe.slips, recipe.first + run.step * run.batch)
+        losses = pretrain_step(policy, run, counts, recipe.slips, recipe.first + run.step * run.batch)
         run.advance()
         run.seconds += time.time() - began
         bar.update()
@@ -112,9 +111,7 @@ def fit(args: argparse.Namespace, policy: MMadaPolicy, recipe: Recipe) -> None:
     run.record(args.out, recipe.name, {"id_strict": strict})
 
 
-def pretrain_step(
-    policy: MMadaPolicy, supervised_loss: Loss, run: PretrainingState, counts: dict[Kind, int], slips: float, first: int
-) -> dict[str, float]:
+def pretrain_step(policy: Policy, run: PretrainingState, counts: dict[Kind, int], slips: float, first: int) -> dict[str, float]:
     """Add the gradients of one batch to the model, kind by kind, so that only one kind's graph is held; returns the losses.
 
     ``counts`` examples of each kind, the first of them example ``first`` of the pretraining stream; each has a slip with probability

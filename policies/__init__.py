@@ -19,18 +19,22 @@ from pararl.releases import RELEASES
 if TYPE_CHECKING:
     import torch
 
-    from policies.base import Draws, DrawTokens, Policy, StepTokens
+    from policies.batch import Batch
     from policies.families import FAMILIES
+    from policies.policy import Policy
+    from policies.records import Draws, DrawTokens, StepTokens
     from policies.sources import CHECKPOINTS
 
 LAZY = {
-    **dict.fromkeys(("DrawTokens", "Draws", "Policy", "StepTokens"), "policies.base"),
+    **dict.fromkeys(("DrawTokens", "Draws", "StepTokens"), "policies.records"),
+    "Batch": "policies.batch",
+    "Policy": "policies.policy",
     "FAMILIES": "policies.families",
     "CHECKPOINTS": "policies.sources",
 }
 """Where the names live that load torch."""
 
-__all__ = ["CHECKPOINTS", "FAMILIES", "RELEASES", "Drawing", "DrawTokens", "Draws", "Policy", "Sampling", "StepTokens", "load"]
+__all__ = ["CHECKPOINTS", "Batch", "FAMILIES", "RELEASES", "Drawing", "DrawTokens", "Draws", "Policy", "Sampling", "StepTokens", "load"]
 
 
 def __getattr__(name: str) -> Any:

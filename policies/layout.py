@@ -63,6 +63,11 @@ class Span:
         every = torch.arange(self.start, self.stop).view(-1, self.row + 1)
         return every[:, :-1].flatten()
 
+    def places(self) -> Tensor:
+        """The columns int64 [n] of its tokens."""
+        columns = self.columns
+        return torch.arange(columns.start, columns.stop) if isinstance(columns, slice) else columns
+
     def cut(self, part: slice) -> "Span":
         """The span of some of its tokens. Raises ValueError for a part of an image with line breaks."""
         if (part.start, part.stop) == (0, len(self)):
@@ -102,10 +107,27 @@ class Canvas:
     def span(self, modality: Modality) -> Span | None:
         return next((s for s in self.spans if s.modality == modality), None)
 
+    def front(self, stop: int) -> "Canvas":
+        """Its first columns, which hold all its images that are there, and no span."""
+        return replace(self, ids=self.ids[:, :stop], attention=self.attention[:, :stop], spans=())
+
+    def repeated(self, count: int) -> "Canvas":
+        """Every row ``count`` times."""
+        latents = None if self.latents is None else self.latents.repeat_interleave(count, 0)
+        ids, attention = (x.repeat_interleave(count, 0) for x in (self.ids, self.attention))
+        return replace(self, ids=ids, attention=attention, latents=latents)
+
     def to(self, device: torch.device) -> "Canvas":
         """The canvas with its tensors on ``device``."""
         latents = None if self.latents is None else self.latents.to(device)
         return replace(self, ids=self.ids.to(device), attention=self.attention.to(device), latents=latents)
+
+
+def beside(canvases: Sequence[Canvas]) -> Canvas:
+    """Canvases of the same columns as one batch, the rows of the first one first."""
+    latents = [canvas.latents for canvas in canvases if canvas.latents is not None]
+    ids, attention = torch.cat([canvas.ids for canvas in canvases]), torch.cat([canvas.attention for canvas in canvases])
+    return replace(canvases[0], ids=ids, attention=attention, latents=torch.cat(latents) if latents else None)
 
 
 def pad_left(rows: Sequence[Sequence[int]], pad: int, width: int | None = None) -> tuple[Tensor, Tensor]:

@@ -47,8 +47,8 @@ def tiny_policy_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     from pararl import scenes
     from policies.backbones.llada import MMadaConfig, MMadaModelLM
-    from policies.families.mmada import MMadaPolicy
-    from policies.mmada_codec import MMadaSettings
+    from policies.families.mmada import MMADA
+    from policies.settings import Settings
     from policies.text import word_tokenizer
 
     tokenizer, specials = word_tokenizer(scenes.VOCABULARY)
@@ -67,7 +67,7 @@ def tiny_policy_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         model = MMadaModelLM(config)
     directory = tmp_path_factory.mktemp("policies") / "tiny-mmada"
-    MMadaPolicy(model, tokenizer, images, MMadaSettings(**TINY, specials=specials)).save(directory)
+    MMADA.policy(model, tokenizer, images, Settings(**TINY, specials=specials)).save(directory)
     return directory
 
 
@@ -78,8 +78,8 @@ def tiny_showo_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     from pararl import scenes
     from policies.backbones.showo import Showo, ShowoConfig
-    from policies.families.showo import ShowoPolicy
-    from policies.mmada_codec import MMadaSettings
+    from policies.families.showo import SHOWO
+    from policies.settings import Settings
     from policies.text import SHOWO_TOKENS, word_tokenizer
 
     mask = len(word_tokenizer(scenes.VOCABULARY, SHOWO_TOKENS, 0)[0]) + 64
@@ -90,7 +90,7 @@ def tiny_showo_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         images = tiny_images()
         model = Showo(ShowoConfig(vocab_size=mask + 1, codebook_size=64, num_vq_tokens=16, phi={**sizes, "initializer_range": 0.2}))
     directory = tmp_path_factory.mktemp("policies") / "tiny-showo"
-    ShowoPolicy(model, tokenizer, images, MMadaSettings(**TINY, specials=specials)).save(directory)
+    SHOWO.policy(model, tokenizer, images, Settings(**TINY, specials=specials)).save(directory)
     return directory
 
 
@@ -102,7 +102,7 @@ def speaking_showo_dir(tiny_policy_dir: Path, tmp_path_factory: pytest.TempPathF
     import torch
 
     from pararl.pretraining.recipes import new_showo
-    from policies.families.showo import ShowoPolicy
+    from policies.families.showo import SHOWO
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -112,7 +112,9 @@ def speaking_showo_dir(tiny_policy_dir: Path, tmp_path_factory: pytest.TempPathF
                 weights.data.normal_(0, 0.1)
         made.model.showo.lm_head.bias.data[made.settings.specials.eos] = 3.0  # and its texts end at different places
     directory = tmp_path_factory.mktemp("policies") / "speaking-showo"
-    ShowoPolicy(made.model, made.tokenizer, made.images, replace(made.settings, tasks=("t2t", *made.settings.tasks))).save(directory)
+    SHOWO.policy(
+        made.model, made.layout.text.tokenizer, made.layout.images.module, replace(made.settings, tasks=("t2t", *made.settings.tasks))
+    ).save(directory)
     return directory
 
 

@@ -41,7 +41,7 @@ def make_learner(policy: "Policy", config: Config, arm: Arm) -> "Learner":
     if config.learner.trainer == "trl":
         from pararl.learner.trl_dpo import TrlLearner
 
-        return TrlLearner(policy, rank, alpha, config.learner, ARM_SPECS[arm], seed, updates)  # type: ignore[arg-type]
+        return TrlLearner(policy, rank, alpha, config.learner, ARM_SPECS[arm], seed, updates)
     from pararl import adapter
     from pararl.learner.learner import Learner
 

@@ -28,7 +28,7 @@ from pararl.learner.losses import Figures
 from pararl.learner.prefer import Feedback
 from pararl.learner.trl_view import TextView
 from pararl.types import Rollout
-from policies.families.showo import ShowoPolicy
+from policies import Policy
 
 Row = dict[str, list[int]]
 """A pair as TRL has it: ``prompt_ids``, ``chosen_ids`` and ``rejected_ids``, none of them padded."""
@@ -47,17 +47,17 @@ class Part:
     """What TRL's loss of them, a mean, is multiplied by, so that the mean over the parts of a step is the weighted mean over its pairs."""
 
 
-def token_rows(policy: ShowoPolicy, pairs: Sequence[tuple[Rollout, Rollout]]) -> list[Row]:
+def token_rows(policy: Policy, pairs: Sequence[tuple[Rollout, Rollout]]) -> list[Row]:
     """Pairs (chosen, rejected) of texts as TRL's rows: of a text all tokens up to its first end token, which is the last."""
     prompts = [chosen.prompt for chosen, _ in pairs]
-    prefixes = [policy.prefix(prompt, ids) for prompt, ids in zip(prompts, policy.shown(prompts), strict=True)]
+    prefixes = [policy.layout.prefix(prompt, image.ids) for prompt, image in zip(prompts, policy.layout.shown(prompts), strict=True)]
     return [
         {"prompt_ids": prefix, "chosen_ids": _said(policy, chosen), "rejected_ids": _said(policy, rejected)}
         for prefix, (chosen, rejected) in zip(prefixes, pairs, strict=True)
     ]
 
 
-def _said(policy: ShowoPolicy, rollout: Rollout) -> list[int]:
+def _said(policy: Policy, rollout: Rollout) -> list[int]:
     text = rollout.segment("text")
     if text is None or len(rollout.segments) > 1:
         raise ValueError(f"prompt {rollout.prompt.id}: TRL learns from texts alone, not from task {rollout.prompt.task}")
@@ -75,7 +75,7 @@ def parts_of(rows: Sequence[Row], weights: Sequence[float], size: int) -> list[P
 class PairTrainer(DPOTrainer):
     """A DPOTrainer whose data are ``Part``s."""
 
-    def __init__(self, policy: ShowoPolicy, rank: int, alpha: int, config: LearnerConfig, seed: int) -> None:
+    def __init__(self, policy: Policy, rank: int, alpha: int, config: LearnerConfig, seed: int) -> None:
         """Put a new adapter into the policy, drawn from ``seed`` as ``adapter.attach`` draws it. Seeds torch's own random state."""
         collate = DataCollatorForPreference(policy.settings.specials.pad)
         super().__init__(
@@ -103,7 +103,7 @@ class PairTrainer(DPOTrainer):
             ),
             data_collator=lambda parts: {"scale": parts[0].scale, **collate(parts[0].rows)},
             train_dataset=Dataset.from_list([{"chosen_ids": [0]}]),  # something to look at; each step brings its own
-            processing_class=deepcopy(policy.tokenizer),
+            processing_class=deepcopy(policy.layout.text.tokenizer),
             peft_config=adapter.lora_config(policy, rank, alpha),
         )
         self.remove_callback(PrinterCallback)
@@ -134,7 +134,7 @@ class TrlLearner(Learner):
 
     def __init__(
         self,
-        policy: ShowoPolicy,
+        policy: Policy,
         rank: int,
         alpha: int,
         config: LearnerConfig,
@@ -154,7 +154,7 @@ class TrlLearner(Learner):
         """TRL's; raises FloatingPointError as ``Learner.update`` does, but when the step is done."""
         pairs = [(rollouts[place[p.chosen]], rollouts[place[p.rejected]]) for p in feedback.pairs]
         weights = [p.margin if p.weight is None else p.weight for p in feedback.pairs]
-        rows = token_rows(self.policy, pairs)  # type: ignore[arg-type]
+        rows = token_rows(self.policy, pairs)
         logged = self.trainer.step(parts_of(rows, weights, max(1, self.config.micro // 2)))
         self.peft.eval()
         loss, norm = logged.pop("loss"), logged.pop("grad_norm")

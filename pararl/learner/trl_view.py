@@ -13,9 +13,9 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from policies.attention.omni import omni
+from policies import Policy
 from policies.backbones.showo import ShowoConfig
-from policies.families.showo import ShowoPolicy
+from policies.sequences import Sequences
 
 OUT_OF_REACH = -1e9
 """Bias of a forbidden row. Not -inf: TRL also takes the mean of the logits and their entropy, which would be NaN."""
@@ -28,7 +28,7 @@ class TextView(PreTrainedModel):
     _supports_sdpa = True
     base_model_prefix = ""  # transformers' ``base_model``, which TRL asks for hidden states, is then the view itself
 
-    def __init__(self, policy: ShowoPolicy) -> None:
+    def __init__(self, policy: Policy) -> None:
         super().__init__(deepcopy(policy.model.config))  # TRL writes into it
         self.showo = policy.model.showo
         self.policy = policy
@@ -36,11 +36,11 @@ class TextView(PreTrainedModel):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, use_cache: bool = False) -> BaseModelOutput:
         """Last hidden states [batch, length, width] of ids [batch, length], whose padding (0 in the mask) may stand anywhere."""
-        mask = omni(self.policy.blocks(input_ids), attention_mask)
-        return BaseModelOutput(self.policy.model.hidden(input_ids, mask.dense()[:, 0], mask.positions()))
+        mask = self.policy.layout.mask(input_ids, attention_mask.bool())
+        return BaseModelOutput(self.policy.model.hidden(Sequences(input_ids, mask)))
 
     def get_output_embeddings(self) -> Any:
         """The head of a text, ``weight`` and ``bias``."""
-        head, rows = self.showo.lm_head, self.policy.vocabulary.rows("text")
-        forbidden = self.policy.text_bias.to(head.bias).clamp_min(OUT_OF_REACH)
+        head, rows = self.showo.lm_head, self.policy.layout.text.vocabulary.rows("text")
+        forbidden = self.policy.tokens.text_bias.to(head.bias).clamp_min(OUT_OF_REACH)
         return SimpleNamespace(weight=head.weight[rows], bias=head.bias[rows] + forbidden)

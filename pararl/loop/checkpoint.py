@@ -16,7 +16,7 @@ from pararl.files import write_json
 from pararl.types import Judgement, Latents, Output, Prompt, Rollout, Score, Segment
 
 STATE, TENSORS = "state.json", "tensors.safetensors"
-KINDS_OF_SEGMENTS: dict[str, type[Segment]] = {"tokens": Segment, "latents": Latents}
+KINDS_OF_SEGMENTS: dict[str, type[Segment] | type[Latents]] = {"tokens": Segment, "latents": Latents}
 
 
 def save(directory: Path, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
@@ -50,7 +50,7 @@ def save_rollouts(directory: Path, rollouts: Sequence[Rollout], judgements: Sequ
     rows: list[dict[str, Any]] = []
     prompts: dict[tuple[str, str], int] = {}
     listed: list[dict[str, Any]] = []
-    segments: dict[str, list[Segment]] = {}
+    segments: dict[str, list[Segment | Latents]] = {}
     for rollout, judgement in zip(rollouts, judgements, strict=True):
         prompt, final = rollout.prompt, judgement.final
         place = prompts.setdefault((prompt.kind, prompt.id), len(prompts))
@@ -70,12 +70,12 @@ def save_rollouts(directory: Path, rollouts: Sequence[Rollout], judgements: Sequ
     save(directory, arrays, {"prompts": listed, "rollouts": rows})
 
 
-def _key(segment: Segment) -> str:
+def _key(segment: Segment | Latents) -> str:
     """What segments have in common that make one array: modality, kind and length."""
     return f"{segment.modality}.{'latents' if isinstance(segment, Latents) else 'tokens'}.{len(segment.tokens)}"
 
 
-def _parts(kind: type[Segment]) -> list[str]:
+def _parts(kind: type[Segment] | type[Latents]) -> list[str]:
     """The arrays of a kind of segment."""
     return [field.name for field in fields(kind) if field.name != "modality"]
 

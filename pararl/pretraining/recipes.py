@@ -1,26 +1,24 @@
 """How the embedded policies are made: their sizes, and what each stage of their pretraining trains on."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from pararl import scenes
-from pararl.types import KINDS, Kind, Output, Prompt
-from policies import pretraining, showo2_pretraining, showo_pretraining
+from pararl.types import KINDS, Kind
+from policies import Policy
 from policies.backbones.llada import MMadaConfig, MMadaModelLM
 from policies.backbones.showo import Showo, ShowoConfig
 from policies.backbones.showo2 import Showo2, Showo2Config
-from policies.families.mmada import MMadaPolicy
-from policies.families.showo import ShowoPolicy
-from policies.families.showo2 import Showo2Policy
+from policies.families.mmada import MMADA
+from policies.families.showo import SHOWO
+from policies.families.showo2 import SHOWO2, Showo2Settings, Showo2Specials
 from policies.image.latents import read_vae
 from policies.image.magvitv2 import MAGVITv2
-from policies.mmada_codec import MMadaSettings
-from policies.showo2_codec import Showo2Settings, Showo2Specials
+from policies.settings import Settings
 from policies.text import SHOWO2_TOKENS, SHOWO_TOKENS, word_tokenizer
 
 SETTINGS = {
@@ -47,7 +45,7 @@ PHI = {
 }
 # One latent a token: with patches of 2 the numbers of a token are not those of its own patch, as released (``showo2_state.patched``), and a
 # policy of this size had nothing right after 300 steps.
-SHOWO2: dict[str, Any] = {
+SHOWO2_SIZES: dict[str, Any] = {
     "patch_size": 1,
     "hidden_size": 128,
     "clip_latent_dim": 64,
@@ -78,8 +76,6 @@ SHOWO2: dict[str, Any] = {
     },
 }
 
-Loss = Callable[[MMadaPolicy, Sequence[Prompt], Sequence[Output], torch.Generator], dict[str, Tensor]]
-
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
@@ -97,12 +93,11 @@ class Recipe:
 
 
 @dataclass(frozen=True, slots=True)
-class Family:
+class FamilyRecipe:
     """How the embedded policy of a family is made."""
 
-    new: Callable[[Path], MMadaPolicy]
+    new: Callable[[Path], Policy]
     """An untrained policy around the image tokenizer in a directory."""
-    loss: Loss
     recipes: Mapping[str, Recipe]
     """By stage."""
 
@@ -112,16 +107,16 @@ class Family:
         return tuple(kind for kind in KINDS if kind in self.recipes["policy"].mixture)
 
 
-def new_mmada(directory: Path) -> MMadaPolicy:
+def new_mmada(directory: Path) -> Policy:
     """An untrained MMaDA policy around the image tokenizer in a directory."""
     images = MAGVITv2.from_pretrained(directory)
     tokenizer, specials = word_tokenizer(scenes.VOCABULARY)
     rows = len(tokenizer) + images.codebook_size
     config = MMadaConfig(**LLADA, embedding_size=rows, mask_token_id=specials.mask, codebook_size=images.codebook_size, num_vq_tokens=16)
-    return MMadaPolicy(MMadaModelLM(config), tokenizer, images, MMadaSettings(**SETTINGS, specials=specials))  # type: ignore[arg-type]
+    return MMADA.policy(MMadaModelLM(config), tokenizer, images, Settings(**SETTINGS, specials=specials))  # type: ignore[arg-type]
 
 
-def new_showo(directory: Path) -> ShowoPolicy:
+def new_showo(directory: Path) -> Policy:
     """An untrained Show-o policy around the image tokenizer in a directory, in the released layout: MASK is the last row."""
     images = MAGVITv2.from_pretrained(directory)
     words = len(word_tokenizer(scenes.VOCABULARY, SHOWO_TOKENS, 0)[0])
@@ -130,29 +125,28 @@ def new_showo(directory: Path) -> ShowoPolicy:
     config = ShowoConfig(
         vocab_size=mask + 1, llm_vocab_size=words - len(SHOWO_TOKENS), codebook_size=images.codebook_size, num_vq_tokens=16, phi=PHI
     )
-    settings = MMadaSettings(**SETTINGS, tasks=("i2t", "t2i", "interleaved"), specials=specials)  # type: ignore[arg-type]
-    return ShowoPolicy(Showo(config), tokenizer, images, settings)
+    settings = Settings(**SETTINGS, tasks=("i2t", "t2i", "interleaved"), specials=specials)  # type: ignore[arg-type]
+    return SHOWO.policy(Showo(config), tokenizer, images, settings)
 
 
-def new_showo2(directory: Path) -> Showo2Policy:
+def new_showo2(directory: Path) -> Policy:
     """An untrained Show-o2 policy around the VAE in a directory: one latent for each cell of a scene."""
     images = read_vae(directory)
     tokenizer, specials = word_tokenizer(scenes.VOCABULARY, SHOWO2_TOKENS)
     taskless = dict.fromkeys(("t2i", "mmu", "interleave"), specials.mask)
     settings: dict[str, Any] = {**SETTINGS, "dialogue": "{text} <|im_end|>", "specials": Showo2Specials(**{**asdict(specials), **taskless})}
     config = Showo2Config(
-        **SHOWO2, llm_vocab_size=len(tokenizer), image_latent_dim=images.channels, image_latent_height=4, image_latent_width=4
+        **SHOWO2_SIZES, llm_vocab_size=len(tokenizer), image_latent_dim=images.channels, image_latent_height=4, image_latent_width=4
     )
     settings |= {"tasks": ("i2t", "t2i", "interleaved"), "flow_noise": 0.7}
     model = Showo2(config)
     # Places stand beside latents that are mostly noise, and must be as large to be read from the first step on.
     torch.nn.init.normal_(model.position_embedding.weight)
-    return Showo2Policy(model, tokenizer, images, Showo2Settings(**settings))
+    return SHOWO2.policy(model, tokenizer, images, Showo2Settings(**settings))
 
 
-MMADA = Family(
+MMADA_RECIPE = FamilyRecipe(
     new_mmada,
-    pretraining.supervised_loss,
     {
         "policy": Recipe(
             "policy",
@@ -171,18 +165,16 @@ MMADA = Family(
         ),
     },
 )
-SHOWO = Family(
+SHOWO_RECIPE = FamilyRecipe(
     new_showo,
-    showo_pretraining.supervised_loss,  # type: ignore[arg-type]
     {"policy": Recipe("policy", 1200, 2e-3, {"i2t": (1, 1), "t2i": (3, 3), "interleaved": (1, 1)})},
 )
-SHOWO2_FAMILY = Family(
+SHOWO2_RECIPE = FamilyRecipe(
     new_showo2,
-    showo2_pretraining.supervised_loss,  # type: ignore[arg-type]
     {
         # Its images begin to follow a plan behind a thousand steps only.
         "policy": Recipe("policy", 8000, 2e-3, {"i2t": (1, 1), "t2i": (3, 3), "interleaved": (1, 1)}),
         "slips": Recipe("slips", 500, 1e-3, {"i2t": (1, 1), "t2i": (3, 3), "interleaved": (1, 1)}, slips=0.3, first=10**7),
     },
 )
-FAMILIES = {"mmada": MMADA, "showo": SHOWO, "showo2": SHOWO2_FAMILY}
+FAMILIES = {"mmada": MMADA_RECIPE, "showo": SHOWO_RECIPE, "showo2": SHOWO2_RECIPE}

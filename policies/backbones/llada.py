@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PretrainedConfig, PreTrainedModel
 
 from policies.cpu import attention
+from policies.sequences import Sequences
 
 ARCHITECTURE = {
     "activation_type": "silu",
@@ -192,7 +193,7 @@ class MMadaModelLM(PreTrainedModel):
     def get_output_embeddings(self) -> nn.Module:
         return self.model.transformer["ff_out"]
 
-    def hidden(self, input_ids: Tensor, attention_mask: Tensor | None = None, columns: Tensor | None = None) -> Tensor:
+    def states(self, input_ids: Tensor, attention_mask: Tensor | None = None, columns: Tensor | None = None) -> Tensor:
         """Last hidden states after the final norm, [batch, length, d_model], or of the ``columns`` int64 [n] alone, [batch, n, d_model],
         for which the last layer does less.
 
@@ -219,6 +220,10 @@ class MMadaModelLM(PreTrainedModel):
         found: Tensor = layers["ln_f"](x)
         return found.to(input_ids.device)
 
+    def hidden(self, sequences: Sequences, columns: Tensor | None = None) -> Tensor:
+        """See ``policies.sequences.Backbone``."""
+        return self.states(sequences.ids, sequences.mask.real, columns)
+
     def head(self, hidden: Tensor, rows: slice | None = None) -> Tensor:
         """Logits of hidden states [..., d_model] over the vocabulary rows of a slice (all when None), where the hidden states are."""
         head = self.model.transformer["ff_out"]
@@ -227,8 +232,8 @@ class MMadaModelLM(PreTrainedModel):
         return logits.to(hidden.device)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Logits over the whole vocabulary, [batch, length, embedding_size]; see ``hidden`` for the mask."""
-        return self.head(self.hidden(input_ids, attention_mask))
+        """Logits over the whole vocabulary, [batch, length, embedding_size]; see ``states`` for the mask."""
+        return self.head(self.states(input_ids, attention_mask))
 
 
 class LLaDAConfig(MMadaConfig):

@@ -16,7 +16,10 @@ from transformers import PhiConfig, PhiForCausalLM, PretrainedConfig, PreTrained
 from transformers.cache_utils import Cache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from policies.attention.omni import Omni
 from policies.cpu import attention
+from policies.sampling.context import Context
+from policies.sequences import Sequences
 
 ATTENTION = "pararl"
 """Our attention under a name that transformers knows."""
@@ -106,7 +109,7 @@ class Showo(PreTrainedModel):
     def get_output_embeddings(self) -> nn.Module:
         return self.showo.lm_head
 
-    def hidden(self, input_ids: Tensor, seen: Tensor, positions: Tensor, cache: Cache | None = None) -> Tensor:
+    def states(self, input_ids: Tensor, seen: Tensor, positions: Tensor, cache: Cache | None = None) -> Tensor:
         """Last hidden states [batch, length, width] of ids [batch, length] at their ``positions`` int64 [batch, length].
 
         ``seen`` bool [batch, length, keys]: which keys each token sees, those in the ``cache`` first, to which the ids are added.
@@ -127,11 +130,24 @@ class Showo(PreTrainedModel):
         last: Tensor = phi.final_layernorm(x)
         return last
 
+    def hidden(self, sequences: Sequences, columns: Tensor | None = None) -> Tensor:
+        """See ``policies.sequences.Backbone``."""
+        found = self.states(sequences.ids, sequences.mask.dense()[:, 0], sequences.mask.positions())
+        return found if columns is None else found[:, columns]
+
+    def begin(self, sequences: Sequences) -> Context:
+        """What has read sequences, kept as keys and values."""
+        mask = sequences.mask
+        assert isinstance(mask, Omni)
+        context = Context(self.states, len(sequences.ids), sequences.ids.device)
+        context.read(sequences.ids, mask.real, mask.blocks)
+        return context
+
     def head(self, hidden: Tensor, rows: slice | None = None) -> Tensor:
         """Logits of hidden states [..., width] over the vocabulary rows of a slice (all when None)."""
         head = self.showo.lm_head
         return F.linear(hidden, head.weight, head.bias) if rows is None else F.linear(hidden, head.weight[rows], head.bias[rows])
 
     def forward(self, input_ids: Tensor, seen: Tensor, positions: Tensor) -> Tensor:
-        """Logits over the whole vocabulary, [batch, length, vocab_size]; see ``hidden``."""
-        return self.head(self.hidden(input_ids, seen, positions))
+        """Logits over the whole vocabulary, [batch, length, vocab_size]; see ``states``."""
+        return self.head(self.states(input_ids, seen, positions))

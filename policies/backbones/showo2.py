@@ -36,7 +36,24 @@ from policies.backbones.showo2_layers import (
     frequencies,
     stretched,
 )
-from policies.backbones.showo2_state import Canvas, Prefix, first_columns, owners, unpatched
+from policies.backbones.showo2_state import Canvas, Prefix, first_columns, owners
+from policies.image.codec import unpatched
+from policies.sequences import Sequences
+
+
+class Reading:
+    """A prefix that grows, as ``policies.sampling.context.write`` reads on."""
+
+    def __init__(self, model: "Showo2", prefix: Prefix) -> None:
+        self.model, self.prefix = model, prefix
+        self.last = prefix.hidden
+        """Hidden states [batch, n, width] of what was read last."""
+
+    def read(self, ids: Tensor, real: Tensor) -> Tensor:
+        """Those of the next ids."""
+        self.prefix = self.model.read(ids, real=real, after=self.prefix)
+        self.last = self.prefix.hidden[:, -ids.shape[1] :]
+        return self.last
 
 
 class Showo2(PreTrainedModel):
@@ -148,10 +165,22 @@ class Showo2(PreTrainedModel):
             )
         return x.masked_scatter(slots[..., None], images.to(x.dtype))
 
-    def hidden(self, x: Tensor, mask: Omni, columns: Tensor | None = None) -> Tensor:
+    def states(self, x: Tensor, mask: Omni, columns: Tensor | None = None) -> Tensor:
         """Last hidden states of the language model after the final norm, [batch, length, hidden_size] for embeddings of that shape, or of
         the ``columns`` int64 [n] alone, [batch, n, hidden_size], for which the last layer does less."""
         return self._language(x, mask.positions(), mask.dense(), columns=columns)[0]
+
+    def hidden(self, sequences: Sequences, columns: Tensor | None = None) -> Tensor:
+        """See ``policies.sequences.Backbone``."""
+        mask = sequences.mask
+        assert isinstance(mask, Omni)
+        return self.states(self.embed(sequences.ids, mask.blocks, sequences.latents, sequences.times), mask, columns)
+
+    def begin(self, sequences: Sequences) -> Reading:
+        """What has read sequences, images at their times."""
+        mask = sequences.mask
+        assert isinstance(mask, Omni)
+        return Reading(self, self.read(sequences.ids, mask.blocks, sequences.latents, sequences.times, mask.real))
 
     def head(self, hidden: Tensor, rows: slice | None = None) -> Tensor:
         """Logits of hidden states [..., hidden_size] over the vocabulary rows of a slice (all when None)."""
@@ -178,7 +207,7 @@ class Showo2(PreTrainedModel):
     ) -> tuple[Tensor, Tensor | None]:
         """Logits [batch, length, llm_vocab_size], and velocities of the images, if any. ``real`` bool [batch, length]: false at padding."""
         mask = omni(torch.zeros_like(ids) if blocks is None else blocks, real)
-        hidden = self.hidden(self.embed(ids, blocks, latents, times), mask)
+        hidden = self.states(self.embed(ids, blocks, latents, times), mask)
         if latents is None or times is None:
             return self.head(hidden), None
         grid = (latents.shape[-2] // self.config.patch_size, latents.shape[-1] // self.config.patch_size)

@@ -52,19 +52,3 @@ def first_columns(blocks: Tensor) -> Tensor:
 def owners(blocks: Tensor) -> Tensor:
     """int64 [batch, length]: 0 = text, i = the i-th image of the batch in row-major order."""
     return torch.where(blocks > 0, first_columns(blocks).flatten().cumsum(0).view(blocks.shape), 0)
-
-
-def patched(latents: Tensor, patch: int) -> Tensor:
-    """Tokens [images, n, patch * patch * channels] of latents or velocities [images, channels, height, width].
-
-    As released, the numbers of token i are those of the pixels i p^2 to (i + 1) p^2 - 1 in raster order, not those of the patch that it
-    reads: training and sampling agree on that.
-    """
-    pixels = latents.flatten(2).transpose(1, 2)
-    return pixels.reshape(len(latents), -1, patch * patch * latents.shape[1])
-
-
-def unpatched(tokens: Tensor, patch: int, grid: tuple[int, int]) -> Tensor:
-    """The inverse of ``patched``, for ``grid`` (rows, columns) of tokens."""
-    channels = tokens.shape[-1] // patch**2
-    return tokens.reshape(len(tokens), -1, channels).transpose(1, 2).reshape(len(tokens), channels, grid[0] * patch, grid[1] * patch)

@@ -1,9 +1,9 @@
 """The families of policies by name."""
 
-from policies.base import Policy
-from policies.families.mmada import MMadaPolicy
-from policies.families.parallel_a import ParallelAPolicy
-from policies.families.showo import ShowoPolicy
-from policies.families.showo2 import Showo2Policy
+from policies.families.family import Family
+from policies.families.mmada import MMADA
+from policies.families.parallel_a import MMADA_PARALLEL_A
+from policies.families.showo import SHOWO
+from policies.families.showo2 import SHOWO2
 
-FAMILIES: dict[str, type[Policy]] = {kind.family: kind for kind in (MMadaPolicy, ParallelAPolicy, ShowoPolicy, Showo2Policy)}
+FAMILIES: dict[str, Family] = {family.name: family for family in (MMADA, MMADA_PARALLEL_A, SHOWO, SHOWO2)}

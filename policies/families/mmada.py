@@ -1,263 +1,111 @@
-"""The ``mmada`` family: a masked-diffusion LLaDA backbone that denoises text and image tokens together."""
+"""The ``mmada`` family: a masked-diffusion LLaDA backbone that denoises text and image tokens together, with bidirectional attention."""
 
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Self, cast
+from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
-from pararl.options import Sampling
-from pararl.steps import shared_steps
-from pararl.types import MODALITIES, Modality, Output, Prompt, Rollout, Segment
+from pararl.types import Prompt, Task
 from policies.backbones.llada import MMadaModelLM
+from policies.codec import TextCodec
+from policies.families.family import Family
+from policies.families.layout import Layout
+from policies.heads.masked import MaskedHead
+from policies.heads.tokens import TokenLogits
 from policies.image.base import ImageTokenizer
-from policies.layout import Canvas, Span
-from policies.mmada_codec import IMAGE_INPUT, MMadaSettings, Part
-from policies.mmada_likelihood import MMadaLikelihood
-from policies.sampling.denoise import (
-    Logits,
-    SegmentPlan,
-    SegmentTrace,
-    denoise,
-    emerge_plan,
-    image_plan,
-    late_image_plan,
-    text_plan,
-)
-from policies.sources import POLICY_FILE, Parts
-from policies.text import read_tokenizer
-from policies.weights import check_plain, no_progress_bars, read_model
+from policies.image.codec import CodeImages
+from policies.image.magvitv2 import MAGVITv2, MAGVITv2Config
+from policies.layout import Tail, tail
+from policies.policy import Policy
+from policies.settings import TEXT_ONLY, Part, Settings
+from policies.weights import load_exactly
+
+MAGVITV2_FILES = ("model.safetensors", "pytorch_model.safetensors", "pytorch_model.bin")
+"""Weights of an image tokenizer, as saved here and as released (``showlab/magvitv2``)."""
+LORA = r".*\.blocks\.\d+\.(q_proj|k_proj|v_proj|attn_out|ff_proj|up_proj|ff_out)"
+"""Layers that an adapter wraps. The head is called ff_out as well: only the ff_out inside a block may be wrapped."""
 
 
-@dataclass(frozen=True, slots=True)
-class Branch:
-    """A forward of classifier-free guidance: the same outputs behind prompts of which a part is left out."""
+class MMadaLayout(Layout):
+    """``<task> <soi> image <eoi> <bos> text <eos>`` and behind it ``<soi> image <eoi> <bos> text``, of each what a task has."""
 
-    canvas: Canvas
-    scales: Mapping[Modality, float]
-    """By modality the scale s of ``logits + s (logits - those of the branch)``."""
+    def prefix(self, prompt: Prompt, shown: Sequence[int] = (), without: Part | None = None) -> list[int]:
+        """See ``task_prefix``."""
+        return task_prefix(self, prompt, shown, without)
 
+    def tail(self, task: Task) -> Tail:
+        """See ``policies.layout.tail``."""
+        return tail(0 if task in TEXT_ONLY else self.columns, self.settings.words(task), self.settings.specials)
 
-class MMadaPolicy(MMadaLikelihood):
-    """MMaDA: text and image tokens of one vocabulary, denoised together with bidirectional attention."""
-
-    family = "mmada"
-    # The head is called ff_out as well: only the ff_out inside a block may be wrapped.
-    lora_targets = r".*\.blocks\.\d+\.(q_proj|k_proj|v_proj|attn_out|ff_proj|up_proj|ff_out)"
-
-    model_class: type[PreTrainedModel] = MMadaModelLM
-
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, images: ImageTokenizer, settings: MMadaSettings) -> None:
-        super().__init__(tokenizer, images, settings)
-        self.model = model.eval()
-        self.tasks = settings.tasks
-        self.grid = settings.grid
-        self.sampling = Sampling(steps=settings.steps, choice_temperature=settings.choice_temperature)
-        if self.vocabulary.rows("image").stop > model.config.embedding_size:
-            raise ValueError(f"{len(tokenizer)} text ids and {self.codes} codes do not fit {model.config.embedding_size} embedding rows")
-        bias = torch.zeros(len(tokenizer))
-        bias[[i for i in self.vocabulary.forbidden if i < len(tokenizer)]] = -torch.inf
-        self.text_bias = bias
-
-    @classmethod
-    def load(cls, parts: Parts) -> Self:
-        """Read a policy from where its parts lie. Raises ValueError where weights are not exactly those of the model, and where the
-        text or the image tokenizer is another one than the backbone's."""
-        settings = cls.settings_class.read(parts.settings)
-        released, text = parts.text_size is not None, parts.text or parts.backbone
-        model = read_model(cls.model_class, parts.backbone, released, dtype=parts.dtype, device_map=parts.device_map)
-        tokenizer = read_tokenizer(text, parts.added)
-        if parts.text_size not in (None, len(tokenizer)):
-            raise ValueError(
-                f"the text tokenizer in {text} has {len(tokenizer)} ids, that of the release {parts.text_size}: the image codes "
-                "and special tokens, whose rows begin behind its words, would be others"
-            )
-        images = cls.read_images(parts.images)
-        # A directory of ours holds both; with a release the image tokenizer comes from somewhere else.
-        what, has, wants = cls.image_kinds(images, model.config)
-        if released and has != wants:
-            raise ValueError(
-                f"the image tokenizer in {parts.images} has {has} {what}, the backbone in {parts.backbone} was trained on {wants}: name "
-                "the one that it was trained with (image_tokenizer=)"
-            )
-        policy = cls(model, tokenizer, images, settings)
-        cast(nn.Module, policy.images).to(policy.device)
-        return policy
-
-    def save(self, directory: Path) -> None:
-        check_plain(self.model)
-        with no_progress_bars():
-            self.model.save_pretrained(directory)
-            self.tokenizer.save_pretrained(directory)
-            self.images.save_pretrained(directory / "image_tokenizer")
-        (directory / POLICY_FILE).write_text(json.dumps({"family": self.family, "settings": asdict(self.settings)}, indent=1) + "\n")
-
-    # ---- sampling
-
-    def logits(self, blank: Canvas, branches: Sequence["Branch"] = ()) -> Logits:
-        """The function that ``denoise`` calls; the branches of guidance that its spans need run with the prompt itself as one batch."""
-
-        def call(ids: Tensor, spans: Sequence[Span]) -> list[tuple[Tensor, Tensor]]:
-            used = [b for b in branches if any(b.scales[s.modality] for s in spans)]
-            rows = [ids, *(torch.cat((b.canvas.ids[:, : blank.prefix], ids[:, blank.prefix :]), 1) for b in used)]
-            attention = torch.cat([blank.attention, *(b.canvas.attention for b in used)])
-            found = self.hidden(torch.cat(rows), attention, spans)
-            return [self.guided(hidden, s.modality, used) for s, hidden in zip(spans, found, strict=True)]
-
-        return call
-
-    def guided(self, hidden: Tensor, modality: Modality, branches: Sequence["Branch"]) -> tuple[Tensor, Tensor]:
-        """Plain and guided logits [batch, n, rows] of the last hidden states of prompts and behind them those of their branches."""
-        plain, *others = hidden.chunk(1 + len(branches))
-        plain = guided = self.rows(plain, modality)
-        for branch, without in zip(branches, others, strict=True):
-            if branch.scales[modality]:
-                # Forbidden rows are at -inf in both branches, which have no difference there.
-                gap = (plain - self.rows(without, modality)).masked_fill_(plain.isneginf(), 0.0)
-                guided = guided + branch.scales[modality] * gap
-        return plain, guided
-
-    def plans(self, blank: Canvas, sampling: Sampling) -> list[SegmentPlan]:
-        """One plan a span: MaskGIT or emerge for images, block-wise for text; both share the steps as ``sampling.decoding`` says.
-
-        Raises ValueError for emerge with the released decoding, which says itself how much of an image comes when.
-        """
-        joint = len(blank.spans) > 1
-        late, emerge = joint and sampling.decoding == "released", sampling.image_sampler == "emerge"
-        if late and emerge:
-            raise ValueError("the emerge sampler does not go with the released decoding: take image_sampler maskgit or another decoding")
-        plans = []
-        for span in blank.spans:
-            active = range(sampling.steps)
-            if joint:
-                active = shared_steps(sampling.steps, sampling.decoding)[MODALITIES.index(span.modality)]
-            if span.modality == "image":
-                updates = (sampling.image_steps if joint else 0) or len(active)
-                if emerge:
-                    plan = emerge_plan(span, updates, len(active), sampling.temperature)
-                else:
-                    make = late_image_plan if late else image_plan
-                    plan = make(span, updates, len(active), sampling.temperature, sampling.choice_temperature)
-            else:
-                block = len(span) if late else self.settings.text_block if joint else self.settings.answer_block
-                plan = text_plan(span, len(active), block, sampling.temperature)
-            plans.append(plan.within(active, sampling.steps))
-        return plans
-
-    @torch.no_grad()
-    def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int], sampling: Sampling, version: int = 0) -> list[Rollout]:
-        done: dict[int, Rollout] = {}
-        for task in dict.fromkeys(p.task for p in prompts):
-            index = [i for i, p in enumerate(prompts) if p.task == task]
-            batch = self._generate([prompts[i] for i in index], [seeds[i] for i in index], sampling, version)
-            done.update(zip(index, batch, strict=True))
-        return [done[i] for i in range(len(prompts))]
-
-    def _generate(self, prompts: list[Prompt], seeds: list[int], sampling: Sampling, version: int) -> list[Rollout]:
-        recorded, decoded = zip(*(recorded_steps(prompt, sampling) for prompt in prompts), strict=True)
-        traces = self._traces(prompts, seeds, sampling, recorded)
-        outputs = self._outputs(traces, None)
-        guesses = self._guesses(traces, recorded, decoded)
-        return [
-            Rollout(
-                prompt=prompt,
-                index=0,
-                seed=seeds[i],
-                version=version,
-                steps=sampling.steps,
-                recorded=recorded[i],
-                segments=tuple(self.segment(trace, i, recorded[i]) for trace in traces),
-                output=outputs[i],
-                guesses=guesses[i],
-            )
-            for i, prompt in enumerate(prompts)
-        ]
-
-    def _traces(
-        self, prompts: Sequence[Prompt], seeds: Sequence[int], sampling: Sampling, recorded: Sequence[tuple[int, ...]]
-    ) -> list[SegmentTrace]:
-        """What happens to the segments of prompts of one task, whose guesses at their ``recorded`` steps matter."""
-        blank, branches = self._canvases(prompts, sampling)
-        plans = self.plans(blank, sampling)
-        noise = torch.stack([self._noise(seed, sampling.steps, sum(len(p.span) for p in plans)) for seed in seeds], dim=2).to(self.device)
-        offsets = [self.offset(p.span.modality) for p in plans]
-        wanted = {step for steps in recorded for step in steps}
-        return denoise(self.logits(blank, branches), blank, plans, noise, self.settings.specials.mask, offsets, wanted)
-
-    def _guesses(
-        self, traces: Sequence[SegmentTrace], recorded: Sequence[tuple[int, ...]], decoded: Sequence[tuple[int, ...]]
-    ) -> list[tuple[Output | None, ...]]:
-        """Per row its guesses at the recorded steps, None where not decoded; an empty tuple where none is wanted at all."""
-        if not decoded[0]:
-            return [()] * len(decoded)
-        columns = [self._outputs(traces, [row[k] for row in decoded]) for k in range(len(decoded[0]))]
-        found = [dict(zip(row, outputs, strict=True)) for row, *outputs in zip(decoded, *columns, strict=True)]
-        return [tuple(by_step.get(step) for step in steps) for steps, by_step in zip(recorded, found, strict=True)]
-
-    def _canvases(self, prompts: Sequence[Prompt], sampling: Sampling) -> tuple[Canvas, list["Branch"]]:
-        """The blank canvas of prompts of one task, and the branches of guidance."""
-        makes = {s.modality for s in self.tail(prompts[0].task).spans}
-        scales: dict[Part, dict[Modality, float]] = {}
-        # Answers in text alone are not guided.
-        if "image" in makes and (sampling.guidance or ("text" in makes and sampling.text_guidance)):
-            scales["text"] = {"image": sampling.guidance, "text": sampling.text_guidance}
-        if "image" in makes and sampling.input_guidance and any(p.image is not None for p in prompts):
-            scales["image"] = {"image": sampling.input_guidance, "text": 0.0}
-        blank, *without = self.canvases(prompts, [None, *scales], self.shown(prompts))
-        branches = [Branch(c.to(self.device), scale) for c, scale in zip(without, scales.values(), strict=True)]
-        return blank.to(self.device), branches
-
-    @staticmethod
-    def _noise(seed: int, steps: int, tokens: int) -> Tensor:
-        """Uniforms [2, steps, tokens] of one rollout: from its own seed, so that its batch mates do not matter."""
-        return torch.rand(2, steps, tokens, generator=torch.Generator().manual_seed(seed))
-
-    def _outputs(self, traces: Sequence[SegmentTrace], steps: Sequence[int] | None) -> list[Output]:
-        """Decoded outputs, final (None) or the guess of each row at its given step."""
-        parts: dict[str, list] = {}
-        for trace in traces:
-            batch = len(trace.tokens)
-            tokens = trace.tokens if steps is None else trace.guesses[torch.tensor(steps), torch.arange(batch)]
-            if trace.modality == "image":
-                parts["image"] = list(self.decode_images(tokens))
-            else:
-                parts["text"] = [self.decode_text(row) for row in tokens.tolist()]
-        count = len(traces[0].tokens)
-        return [Output(**{name: values[i] for name, values in parts.items()}) for i in range(count)]
-
-    @staticmethod
-    def segment(trace: SegmentTrace, row: int, recorded: Sequence[int]) -> Segment:
-        """The record of one row of a trace."""
-        return Segment(
-            modality=trace.modality,
-            tokens=trace.tokens[row].cpu().numpy(),
-            commit_step=trace.commit_step[row].to(torch.int16).cpu().numpy(),
-            logprob=trace.logprob[row].float().cpu().numpy(),
-            guesses=trace.guesses[list(recorded), row].cpu().numpy(),
-        )
-
-    @torch.no_grad()
-    def canary(self) -> Tensor:
-        task = "t2i" if "t2i" in self.settings.tasks else self.settings.tasks[0]
-        black = np.zeros((*self.image_size, 3), np.uint8) if IMAGE_INPUT[task] else None
-        blank = self.canvas([Prompt("canary", task, "", image=black)]).to(self.device)
-        span = blank.spans[0]
-        hidden = self.hidden(blank.ids, blank.attention, [span])[0]
-        return self.model.head(hidden, self.vocabulary.rows(span.modality)).float().cpu()
+    def blocks(self, ids: Tensor) -> Tensor | None:
+        """None: every token sees every other."""
+        return None
 
 
-def recorded_steps(prompt: Prompt, sampling: Sampling) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The random subset of steps whose guesses are kept, and the subset of these that is decoded: functions of the prompt and
-    ``sampling.round``. Raises ValueError for more than there are."""
-    wanted = sampling.recorded if sampling.guesses is None else sampling.guesses
-    if not wanted <= sampling.recorded <= sampling.steps:
-        raise ValueError(f"{wanted} decoded of {sampling.recorded} recorded of {sampling.steps} steps: there are not that many")
-    rng = np.random.default_rng(int.from_bytes(hashlib.blake2b(f"{prompt.id}|{sampling.round}".encode(), digest_size=8).digest()))
-    recorded = sorted(rng.choice(sampling.steps, sampling.recorded, replace=False).tolist())
-    return tuple(recorded), tuple(sorted(rng.choice(recorded, wanted, replace=False).tolist() if wanted else []))
+def task_prefix(layout: Layout, prompt: Prompt, shown: Sequence[int], without: Part | None) -> list[int]:
+    """Ids in front of the generated part: ``<task> <soi> shown <eoi> <bos> text <eos>``, without an image ``<task> <bos> text <eos>``.
+
+    Tasks that produce text alone end in the open dialogue instead of ``<eos>``, and t2t has no task token (MMaDA's ``mmu`` and ``lm``).
+
+    Where an image that is not there is spelled out blank, leaving out the text leaves out the image too, and ``<eos>`` fills the
+    place of the text: what MMaDA-Parallel-M's code has as its unconditional prompt.
+    """
+    settings, s = layout.settings, layout.settings.specials
+    answers, blank = prompt.task in TEXT_ONLY, settings.blank_image if prompt.task == "interleaved" else None
+    text = layout.text.encode_template(settings.dialogue, prompt.text) if answers else layout.text.encode(prompt.text)
+    layout.check_length(prompt, text)
+    if without == "text":
+        text = [] if blank is None else [s.eos] * len(text)
+    if blank is not None and (without or prompt.image is None):
+        shown = [blank] * layout.columns
+    elif without == "image":
+        shown = ()
+    task = {"t2t": [], "i2t": [s.mmu], "t2i": [s.t2i], "edit": [s.t2i], "interleaved": [s.interleave]}[prompt.task]
+    if prompt.task == "interleaved" and prompt.image is None and settings.text_only_task is not None:
+        task = [settings.text_only_task]
+    return [*task, *([s.soi, *shown, s.eoi] if shown else []), s.bos, *text, *([] if answers else [s.eos])]
+
+
+def read_magvitv2(directory: Path) -> MAGVITv2:
+    """The image tokenizer in a directory. Raises ValueError where its weights are not exactly those of the model."""
+    model = MAGVITv2(MAGVITv2Config.from_pretrained(directory))
+    load_exactly(model, directory, MAGVITV2_FILES)
+    return model
+
+
+def codes_of(images: ImageTokenizer, config: Any) -> tuple[str, int, int]:
+    """What an image tokenizer and a backbone must have equally many of; how many it has, and how many the backbone knows."""
+    return "codes", images.codebook_size, config.codebook_size
+
+
+def code_layout(
+    kind: type[Layout], tokenizer: PreTrainedTokenizerFast, images: ImageTokenizer, settings: Settings, ends: Sequence[int]
+) -> Layout:
+    """A layout whose images are codes behind the rows of the text."""
+    text = TextCodec(tokenizer, settings.specials, images.codebook_size, ends)
+    return kind(text, CodeImages(images, settings.grid, len(tokenizer)), settings)
+
+
+def compose(
+    name: str,
+    kind: type[Layout],
+    model: MMadaModelLM,
+    tokenizer: PreTrainedTokenizerFast,
+    images: ImageTokenizer,
+    settings: Settings,
+) -> Policy:
+    """A policy whose one masked head denoises text and images at the same steps."""
+    layout = code_layout(kind, tokenizer, images, settings, (settings.specials.eos,))
+    tokens = TokenLogits(model, layout.text.vocabulary)
+    head = MaskedHead(tokens, settings)
+    return Policy(name, model, layout, tokens=tokens, text=head, image=head, lora_targets=LORA)
+
+
+def policy(model: MMadaModelLM, tokenizer: PreTrainedTokenizerFast, images: ImageTokenizer, settings: Settings) -> Policy:
+    """An MMaDA policy of these parts."""
+    return compose("mmada", MMadaLayout, model, tokenizer, images, settings)
+
+
+MMADA = Family("mmada", MMadaModelLM, LORA, Settings, read_magvitv2, codes_of, policy)

@@ -1,21 +1,29 @@
-"""MMaDA-Parallel-A: the layout of its prompts and outputs, on the backbone, the sampler and the likelihoods of the ``mmada`` family.
+"""MMaDA-Parallel-A: the layout of its prompts and outputs, on the backbone and the head of the ``mmada`` family.
 
 Its base is Lumina-DiMOO: a prompt is a system message and a user message; an image has a line break behind each row of its tokens; the
-answer stands between two tokens of its own. Facts: tyfeld/MMaDA-Parallel, ``MMaDA-Parallel-A/inference.py`` and ``train/train.py``.
+answer stands between two tokens of its own. Guidance by text and by the input image are two branches (``Sampling.guidance`` and
+``Sampling.input_guidance``). Facts: tyfeld/MMaDA-Parallel, ``MMaDA-Parallel-A/inference.py`` and ``train/train.py``.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import ClassVar
+
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
 from pararl.types import Prompt, Task
 from policies.backbones.llada import LLaDAForMultiModalGeneration
-from policies.families.mmada import MMadaPolicy
+from policies.codec import TextCodec
+from policies.families.family import Family
+from policies.families.layout import Layout
+from policies.families.mmada import LORA, codes_of, compose
 from policies.image.amused import AmusedVQ
 from policies.image.base import ImageTokenizer
+from policies.image.codec import ImageCodec
 from policies.layout import Span, Specials, Tail
-from policies.mmada_codec import MMadaSettings, Part
+from policies.policy import Policy
+from policies.settings import Part, Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +40,7 @@ class ParallelASpecials(Specials):
 
 
 @dataclass(frozen=True, slots=True)
-class ParallelASettings(MMadaSettings):
+class ParallelASettings(Settings):
     """What a directory's ``policy.json`` says beside the weights."""
 
     prompt_tokens: int = 1024
@@ -48,31 +56,27 @@ class ParallelASettings(MMadaSettings):
     specials_class: ClassVar[type[Specials]] = ParallelASpecials
 
 
-class ParallelAPolicy(MMadaPolicy):
-    """``-A``; guidance by text and by the input image are two branches (``Sampling.guidance`` and ``Sampling.input_guidance``)."""
+class ParallelALayout(Layout):
+    """``<system>...</system><user>text image</user>`` and behind it ``<answer> image text </answer>``."""
 
-    family = "mmada_parallel_a"
-    settings_class = ParallelASettings
-    model_class = LLaDAForMultiModalGeneration
     settings: ParallelASettings
 
-    @staticmethod
-    def read_images(directory: Path) -> ImageTokenizer:
-        return AmusedVQ.from_pretrained(directory)
+    def __init__(self, text: TextCodec, images: ImageCodec, settings: ParallelASettings) -> None:
+        super().__init__(text, images, settings)
 
     def prefix(self, prompt: Prompt, shown: Sequence[int] = (), without: Part | None = None) -> list[int]:
-        """Ids of ``<system>...</system><user>text image</user>``: the image stands before the last token."""
+        """The image stands before the last token of the prompt."""
         s = self.settings
         template = s.dialogue.replace("{system}", s.system_new if prompt.image is None else s.system_edit)
-        text = self.encode_template(template, prompt.text)
+        text = self.text.encode_template(template, prompt.text)
         self.check_length(prompt, text)
         if without == "text":
-            text = self.encode_template(template.replace("{text}", s.nobody), "")
+            text = self.text.encode_template(template.replace("{text}", s.nobody), "")
         image = [] if not shown or without == "image" else self._rows(shown)
         return [*text[:-1], *image, *text[-1:]]
 
     def tail(self, task: Task) -> Tail:
-        """``<answer> image text </answer>``; a task that makes an image alone has no text."""
+        """A task that makes an image alone has no text."""
         s, sp = self.settings, self.settings.specials
         rows, row = s.grid
         words = s.text_tokens if task == "interleaved" else 0
@@ -82,8 +86,22 @@ class ParallelAPolicy(MMadaPolicy):
             spans.append(Span("text", 1 + len(image), 1 + len(image) + words))
         return Tail((sp.answer_start, *image, *[sp.mask] * words, sp.answer_end), tuple(spans))
 
+    def blocks(self, ids: Tensor) -> Tensor | None:
+        """None: every token sees every other."""
+        return None
+
     def _rows(self, tokens: Sequence[int]) -> list[int]:
         """``<boi>``, the rows of an image, each with its line break, ``<eoi>``."""
         sp, row = self.settings.specials, self.settings.grid[1]
         parts = [[*tokens[i : i + row], sp.newline] for i in range(0, len(tokens), row)]
         return [sp.soi, *(i for part in parts for i in part), sp.eoi]
+
+
+def policy(model: LLaDAForMultiModalGeneration, tokenizer: PreTrainedTokenizerFast, images: ImageTokenizer, settings: Settings) -> Policy:
+    """A ``-A`` policy of these parts."""
+    return compose("mmada_parallel_a", ParallelALayout, model, tokenizer, images, settings)
+
+
+MMADA_PARALLEL_A = Family(
+    "mmada_parallel_a", LLaDAForMultiModalGeneration, LORA, ParallelASettings, AmusedVQ.from_pretrained, codes_of, policy
+)

@@ -21,7 +21,7 @@ def compare(case: Case) -> Comparison:
     if "fwd.logits" in t:
         found.close("fwd.logits", model(t["fwd.input_ids"]), t["fwd.logits"], LOGITS)
     if "fwd.hidden_last" in t:
-        found.close("fwd.hidden_last", model.hidden(t["fwd.input_ids"]), t["fwd.hidden_last"], LOGITS)
+        found.close("fwd.hidden_last", model.states(t["fwd.input_ids"]), t["fwd.hidden_last"], LOGITS)
     if "t2i.logits" in t:
         real = t["t2i.attention_mask"].bool()
         found.close("t2i.logits", model(t["t2i.input_ids"], real)[real], t["t2i.logits"][real], LOGITS)

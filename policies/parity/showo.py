@@ -68,7 +68,7 @@ class Reader:
 
     def answer(self, ids: Tensor, n: int) -> Tensor:
         """The n most probable next tokens behind one row of ids, one at a time, with kept keys and values."""
-        context, mask = Context(self.model.hidden, 1, ids.device), self.mask(ids)
+        context, mask = Context(self.model.states, 1, ids.device), self.mask(ids)
         hidden = context.read(ids, mask.real, mask.blocks)[:, -1]
         return write(context, hidden, self.model.head, torch.zeros(1, n), 0.0, ())[0][0]
 

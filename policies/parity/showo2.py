@@ -11,7 +11,8 @@ from torch import Tensor
 from policies.attention.omni import at_places, omni
 from policies.backbones.showo2 import Showo2
 from policies.backbones.showo2_config import Showo2Config
-from policies.backbones.showo2_state import Prefix, patched
+from policies.backbones.showo2_state import Prefix
+from policies.image.codec import patched
 from policies.parity.case import LOGITS, Case, Comparison
 from policies.sampling.flow import guided, ode, time_grid
 from policies.weights import load_exactly
@@ -61,7 +62,7 @@ def _sequences(model: Showo2, found: Comparison, t: dict[str, Tensor], name: str
     x = model.embed(ids, blocks, latents, own)
     for row, slot in (~there).nonzero().tolist():
         x[row, places[row, slot, 0]] = model.time_token(times[row * places.shape[1] + slot][None])[0]
-    hidden = model.hidden(x, mask)
+    hidden = model.states(x, mask)
     if f"{name}.mask_allowed" in t:
         found.equal(f"{name}.mask_allowed", mask.dense(), t[f"{name}.mask_allowed"].bool())
     found.close(f"{name}.logits", model.head(hidden), t[f"{name}.logits"], LOGITS)

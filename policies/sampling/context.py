@@ -9,6 +9,7 @@ from transformers.cache_utils import Cache, DynamicCache
 
 from policies.attention.omni import omni
 from policies.sampling.denoise import draw
+from policies.sequences import Backbone, Sequences
 
 Hidden = Callable[[Tensor, Tensor, Tensor, Cache], Tensor]
 """(ids [batch, n], seen bool [batch, n, keys], positions [batch, n], cache) -> last hidden states [batch, n, width]; ids join the cache."""
@@ -20,6 +21,8 @@ class Context:
     def __init__(self, hidden: Hidden, batch: int, device: torch.device) -> None:
         self.hidden, self.cache = hidden, DynamicCache()
         self.real = torch.zeros(batch, 0, dtype=torch.bool, device=device)
+        self.last = torch.empty(0)
+        """Hidden states of what was read last."""
 
     def read(self, ids: Tensor, real: Tensor | None = None, blocks: Tensor | None = None) -> Tensor:
         """Last hidden states [batch, n, width] of the next ids int64 [batch, n], which see all real ones before them, of themselves what
@@ -29,7 +32,8 @@ class Context:
         seen = torch.cat((self.real[:, None].expand(-1, ids.shape[1], -1), own), -1)
         before = self.real.sum(1, keepdim=True)
         self.real = torch.cat((self.real, real), 1)
-        return self.hidden(ids, seen, (before + real.cumsum(1) - 1).clamp_min(0), self.cache)
+        self.last = self.hidden(ids, seen, (before + real.cumsum(1) - 1).clamp_min(0), self.cache)
+        return self.last
 
     def peek(self, ids: Tensor, real: Tensor | None = None, blocks: Tensor | None = None) -> Tensor:
         """The same of ids that are forgotten again."""
@@ -43,8 +47,18 @@ class Context:
 class Reader(Protocol):
     """What reads on, one token a row."""
 
+    last: Tensor
+    """Hidden states [batch, n, width] of what was read last."""
+
     def read(self, ids: Tensor, real: Tensor) -> Tensor:
         """Last hidden states [batch, n, width] of the next ids int64 [batch, n]."""
+
+
+class Growing(Backbone, Protocol):
+    """A causal backbone, which reads a sequence once and goes on from there."""
+
+    def begin(self, sequences: Sequences) -> Reader:
+        """What has read ``sequences``."""
 
 
 def write(

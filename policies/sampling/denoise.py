@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from pararl.steps import late_updates, spread
-from pararl.types import Modality
-from policies.layout import Canvas, Span
+from pararl.types import Modality, Segment
+from policies.layout import Span
 from policies.sampling.schedules import block_counts, left_masked, remaining, reveal_chances
 
 Logits = Callable[[Tensor, Sequence[Span]], list[tuple[Tensor, Tensor]]]
@@ -72,6 +72,16 @@ class SegmentTrace:
     """float32 [batch, n]: guidance-free log-probability of each token at its commit step."""
     guesses: Tensor
     """int64 [steps, batch, n]: what the sampler would return after each step; where that was not wanted, the tokens before it."""
+
+    def record(self, row: int, recorded: Sequence[int]) -> Segment:
+        """What a rollout keeps of one row."""
+        return Segment(
+            modality=self.modality,
+            tokens=self.tokens[row].cpu().numpy(),
+            commit_step=self.commit_step[row].to(torch.int16).cpu().numpy(),
+            logprob=self.logprob[row].float().cpu().numpy(),
+            guesses=self.guesses[list(recorded), row].cpu().numpy(),
+        )
 
 
 def image_plan(span: Span, updates: int, steps: int, temperature: float, choice_temperature: float) -> SegmentPlan:
@@ -158,21 +168,21 @@ def commit(plan: SegmentPlan, step: int, logprob: Tensor, masked: Tensor, gumbel
 
 def denoise(
     logits: Logits,
-    canvas: Canvas,
+    blank: Tensor,
     plans: Sequence[SegmentPlan],
     noise: Tensor,
     mask_id: int,
     offsets: Sequence[int],
     wanted: Collection[int] | None = None,
 ) -> list[SegmentTrace]:
-    """Fill a canvas.
+    """Fill blank sequences of ids int64 [batch, length].
 
     ``noise`` float32 [2, steps, batch, generated]: uniforms in [0, 1) for draws and for confidences, the spans one behind the other.
     ``offsets``: first vocabulary row of each plan's logits. ``wanted``: the steps whose guesses matter, None = all; at the others only
     what may be committed is drawn: a segment that rests is left alone, and a step at which all rest needs no forward. Returns one trace
     per plan; no position is left at MASK.
     """
-    ids = canvas.ids.clone()
+    ids = blank.clone()
     steps = len(plans[0].commits)
     columns = [plan.span.columns for plan in plans]
     records: list[list[Tensor]] = [[] for _ in plans]

@@ -27,12 +27,12 @@ def test_both_ways_are_timed_and_their_ratio_is_printed(tmp_path: Path) -> None:
 def test_each_text_has_as_many_tokens_as_asked_for_and_the_two_agree() -> None:
     policy = benchmark.random_policy(32, 2)  # two layers: what earlier tokens see of later ones is felt
     with torch.no_grad():  # so that end tokens are said
-        policy.model.showo.lm_head.bias[list(policy.ends)] += 4.0
+        policy.model.showo.lm_head.bias[list(policy.layout.text.ends)] += 4.0
     ids, real = benchmark.questions(policy, 4)
     assert (~real).any() and (ids == policy.settings.specials.soi).any(1).all(), "of different lengths, each with an image"
     noise = torch.rand(4, 40, generator=torch.Generator().manual_seed(1))
     kept, whole = benchmark.kept(policy, ids, real, noise), benchmark.whole(policy, ids, real, noise)
     assert kept.shape == (4, 40) and torch.equal(kept, whole)
-    for end in policy.ends:  # also where a token says that an image begins, which no image follows
+    for end in policy.layout.text.ends:  # also where a token says that an image begins, which no image follows
         said = (kept == end).int()
         assert (said.cumsum(1)[:, :-1] * (1 - said[:, 1:])).any(), "end tokens are among them and end nothing"

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from pararl.options import ImageRows, Sampling
 from pararl.types import MODALITIES, Modality, Prompt, Rollout, Task
-from policies.base import Policy
-from policies.families.mmada import MMadaPolicy
+from policies import Policy
+from policies.policy import Policy
 
 Kind = Literal["t2t", "i2t", "t2i", "edit", "interleaved", "interleaved+image"]
 KINDS: tuple[Kind, ...] = ("t2t", "i2t", "t2i", "edit", "interleaved", "interleaved+image")
@@ -43,22 +43,22 @@ def prompts(kind: Kind, count: int = len(TEXTS)) -> list[Prompt]:
     return [Prompt(f"{kind}-{i}", task_of(kind), TEXTS[i % len(TEXTS)], image=image) for i, image in enumerate(images)]
 
 
-def text_length(policy: MMadaPolicy, task: Task) -> int:
+def text_length(policy: Policy, task: Task) -> int:
     """How many text tokens a task produces."""
     s = policy.settings
     return {"t2t": s.answer_tokens, "i2t": s.answer_tokens, "t2i": 0, "edit": 0, "interleaved": s.text_tokens}[task]
 
 
-def code_ids(policy: MMadaPolicy, image: np.ndarray) -> list[int]:
+def code_ids(policy: Policy, image: np.ndarray) -> list[int]:
     """Vocabulary ids of an image, straight from the image tokenizer."""
     pixels = torch.from_numpy(image.astype(np.float32) / 255 * 2 - 1).permute(2, 0, 1)
-    return [len(policy.tokenizer) + code for code in policy.images.get_code(pixels[None])[0].tolist()]
+    return [len(policy.layout.text.tokenizer) + code for code in policy.layout.images.module.get_code(pixels[None])[0].tolist()]
 
 
-def prefix(policy: MMadaPolicy, prompt: Prompt, with_text: bool = True) -> list[int]:
+def prefix(policy: Policy, prompt: Prompt, with_text: bool = True) -> list[int]:
     """Ids in front of the generated part."""
     s = policy.settings.specials
-    table = policy.tokenizer.get_vocab()
+    table = policy.layout.text.tokenizer.get_vocab()
     words = [table[w] for w in prompt.text.split()] if with_text else []
     image = [] if prompt.image is None else [s.soi, *code_ids(policy, prompt.image), s.eoi]
     if prompt.task == "t2t":
@@ -69,7 +69,7 @@ def prefix(policy: MMadaPolicy, prompt: Prompt, with_text: bool = True) -> list[
 
 
 def sequence(
-    policy: MMadaPolicy, prompt: Prompt, filled: Mapping[Modality, Sequence[int]], with_text: bool = True
+    policy: Policy, prompt: Prompt, filled: Mapping[Modality, Sequence[int]], with_text: bool = True
 ) -> tuple[list[int], dict[Modality, int]]:
     """Ids of a whole sequence without padding, and the column at which each generated modality starts."""
     s = policy.settings.specials
@@ -94,7 +94,7 @@ def step_means(policy: Policy, rollouts: Sequence[Rollout], steps: Sequence[Sequ
     return out
 
 
-def rollouts(policy: MMadaPolicy, kind: Kind, group: int = 1, steps: int = STEPS, guidance: float = 0.0) -> list[Rollout]:
+def rollouts(policy: Policy, kind: Kind, group: int = 1, steps: int = STEPS, guidance: float = 0.0) -> list[Rollout]:
     """Rollouts of four prompts, ``group`` of each."""
     asked = [prompt for prompt in prompts(kind, 4) for _ in range(group)]
     return policy.generate(asked, range(len(asked)), Sampling(steps=steps, recorded=2, guidance=guidance))
@@ -102,7 +102,7 @@ def rollouts(policy: MMadaPolicy, kind: Kind, group: int = 1, steps: int = STEPS
 
 @torch.no_grad()
 def token_logprobs(
-    policy: MMadaPolicy, rollout: Rollout, hidden: dict[Modality, np.ndarray], image_rows: ImageRows = "codes"
+    policy: Policy, rollout: Rollout, hidden: dict[Modality, np.ndarray], image_rows: ImageRows = "codes"
 ) -> dict[Modality, np.ndarray]:
     """Log-probability of every token of a rollout given what is not hidden: one unpadded forward, full logits, float64."""
     mask = policy.settings.specials.mask
@@ -110,15 +110,15 @@ def token_logprobs(
     ids, starts = sequence(policy, rollout.prompt, filled)
     full = policy.model(torch.tensor([ids]))[0].double()
     out: dict[Modality, np.ndarray] = {}
-    words = len(policy.tokenizer)
+    words = len(policy.layout.text.tokenizer)
     for modality, start in starts.items():
         segment = rollout.segment(modality)
         assert segment is not None
         if modality == "image":
-            first, last = (words, words + policy.images.codebook_size) if image_rows == "codes" else (0, full.shape[-1])
+            first, last = (words, words + policy.layout.images.module.codebook_size) if image_rows == "codes" else (0, full.shape[-1])
             allowed = list(range(first, last))
         else:
-            allowed = [i for word, i in policy.tokenizer.get_vocab().items() if not word.startswith(("<", "["))]
+            allowed = [i for word, i in policy.layout.text.tokenizer.get_vocab().items() if not word.startswith(("<", "["))]
             allowed.append(policy.settings.specials.eos)
         rows = full[start : start + len(segment.tokens)]
         log_total = rows[:, allowed].logsumexp(-1)

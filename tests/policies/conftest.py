@@ -9,12 +9,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from policies import Policy
 from policies.backbones.llada import MMadaConfig, MMadaModelLM
 from policies.backbones.showo import Showo, ShowoConfig
-from policies.families.mmada import MMadaPolicy
-from policies.families.showo import ShowoPolicy
+from policies.families.mmada import MMADA
+from policies.families.showo import SHOWO
 from policies.image.magvitv2 import MAGVITv2, MAGVITv2Config
-from policies.mmada_codec import MMadaSettings
+from policies.settings import Settings
 from policies.text import SHOWO_TOKENS, word_tokenizer
 
 WORDS = ("red", "blue", "green", "circle", "square", "above")
@@ -31,8 +32,8 @@ DEFAULTS = {
     "dialogue": "{text}",
 }
 
-MakePolicy = Callable[..., MMadaPolicy]
-MakeShowo = Callable[..., ShowoPolicy]
+MakePolicy = Callable[..., Policy]
+MakeShowo = Callable[..., Policy]
 
 
 def build_images() -> MAGVITv2:
@@ -47,7 +48,7 @@ def build_images() -> MAGVITv2:
     return images
 
 
-def build_policy(seed: int = 0, **settings: Any) -> MMadaPolicy:
+def build_policy(seed: int = 0, **settings: Any) -> Policy:
     """A random policy over six words and eight image codes. Its weights are wide, so that what it sees changes what it says."""
     torch.manual_seed(seed)
     tokenizer, specials = word_tokenizer(WORDS)
@@ -55,10 +56,10 @@ def build_policy(seed: int = 0, **settings: Any) -> MMadaPolicy:
     rows = len(tokenizer) + images.codebook_size + SPARE_ROWS
     sizes = {"d_model": 32, "n_layers": 2, "n_heads": 4, "mlp_hidden_size": 48, "max_sequence_length": 64}
     model = MMadaModelLM(MMadaConfig(**sizes, embedding_size=rows, init_std=0.3))
-    return MMadaPolicy(model, tokenizer, images, MMadaSettings(**{**DEFAULTS, **settings}, specials=specials))
+    return MMADA.policy(model, tokenizer, images, Settings(**{**DEFAULTS, **settings}, specials=specials))
 
 
-def build_showo(seed: int = 0, **settings: Any) -> ShowoPolicy:
+def build_showo(seed: int = 0, **settings: Any) -> Policy:
     """The same of Show-o's kind. Its MASK is the row behind the codes, as in the releases; no bias is 0 and no scale 1."""
     torch.manual_seed(seed)
     mask = len(word_tokenizer(WORDS, SHOWO_TOKENS, 0)[0]) + 8
@@ -69,7 +70,7 @@ def build_showo(seed: int = 0, **settings: Any) -> ShowoPolicy:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             torch.nn.init.normal_(parameter, mean=float("norm.weight" in name), std=0.3)
-    return ShowoPolicy(model, tokenizer, images, MMadaSettings(**{**DEFAULTS, **settings}, specials=specials))
+    return SHOWO.policy(model, tokenizer, images, Settings(**{**DEFAULTS, **settings}, specials=specials))
 
 
 @pytest.fixture
@@ -79,7 +80,7 @@ def make_policy() -> MakePolicy:
 
 
 @pytest.fixture(scope="session")
-def policy() -> MMadaPolicy:
+def policy() -> Policy:
     """One shared random policy. Tests must leave it as it is."""
     return build_policy()
 
@@ -91,7 +92,7 @@ def make_showo() -> MakeShowo:
 
 
 @pytest.fixture(scope="session")
-def showo() -> ShowoPolicy:
+def showo() -> Policy:
     """One shared random policy of Show-o's kind. Tests must leave it as it is."""
     return build_showo()
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pararl.options import Sampling
 from pararl.types import Prompt, Rollout
-from policies.families.showo import ShowoPolicy
+from policies import Policy
 from tests.policies.by_hand import draw_one, prefix
 
 WORDS, CODES = list(range(9, 15)), list(range(15, 23))
@@ -39,7 +39,7 @@ def seen(ids: Sequence[int]) -> Tensor:
     return torch.tensor(rows)
 
 
-def logits(policy: ShowoPolicy, ids: Sequence[int]) -> Tensor:
+def logits(policy: Policy, ids: Sequence[int]) -> Tensor:
     """Float64 logits [length, vocabulary] of one sequence without padding, by one forward over all of it."""
     row = torch.tensor([list(ids)])
     return policy.model(row, seen(ids)[None], torch.arange(len(ids))[None])[0].double()
@@ -56,7 +56,7 @@ def said(tokens: Sequence[int]) -> list[int]:
     return [token for token in ended(tokens) if token not in (EOS, SOI)]
 
 
-def text_logprobs(policy: ShowoPolicy, front: Sequence[int], tokens: Sequence[int]) -> list[float]:
+def text_logprobs(policy: Policy, front: Sequence[int], tokens: Sequence[int]) -> list[float]:
     """Log-probabilities of a text's tokens up to its end token behind ``front``, among what a text may hold."""
     told = ended(tokens)
     rows = logits(policy, [*front, *told])[len(front) - 1 : -1]
@@ -64,13 +64,13 @@ def text_logprobs(policy: ShowoPolicy, front: Sequence[int], tokens: Sequence[in
     return [float(logp[i, SAYS.index(token)]) for i, token in enumerate(told)]
 
 
-def image_logits(policy: ShowoPolicy, front: Sequence[int], image: Sequence[int]) -> Tensor:
+def image_logits(policy: Policy, front: Sequence[int], image: Sequence[int]) -> Tensor:
     """Float64 logits [tokens, codes] of an image's places, where ``image`` holds ids, MASK among them."""
     full = logits(policy, [*front, SOI, *image, EOI])
     return full[len(front) + 1 : len(front) + 1 + len(image), CODES]
 
 
-def front(policy: ShowoPolicy, rollout: Rollout | Prompt, with_text: bool = True) -> list[int]:
+def front(policy: Policy, rollout: Rollout | Prompt, with_text: bool = True) -> list[int]:
     """What stands in front of the image of a rollout: prompt and text; of a prompt, the prompt."""
     prompt = rollout.prompt if isinstance(rollout, Rollout) else rollout
     ids = prefix(policy, prompt, with_text)
@@ -82,7 +82,7 @@ def front(policy: ShowoPolicy, rollout: Rollout | Prompt, with_text: bool = True
 
 
 @torch.no_grad()
-def write(policy: ShowoPolicy, front: Sequence[int], uniforms: Sequence[float], temperature: float) -> tuple[list[int], list[float]]:
+def write(policy: Policy, front: Sequence[int], uniforms: Sequence[float], temperature: float) -> tuple[list[int], list[float]]:
     """The tokens of a text up to its end, at most one a uniform number, and their log-probabilities."""
     tokens: list[int] = []
     logp: list[float] = []
@@ -107,7 +107,7 @@ class Image:
 
 
 @torch.no_grad()
-def paint(policy: ShowoPolicy, fronts: Sequence[Sequence[int]], scales: Sequence[float], noise: Tensor, sampling: Sampling) -> Image:
+def paint(policy: Policy, fronts: Sequence[Sequence[int]], scales: Sequence[float], noise: Tensor, sampling: Sampling) -> Image:
     """MaskGIT behind the first of ``fronts``, guided away from each other one at its scale; ``noise`` [2, steps, tokens]: for draws, then
     for confidences."""
     n, steps = noise.shape[2], sampling.steps

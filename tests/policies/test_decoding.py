@@ -10,7 +10,8 @@ import torch
 from pararl.options import Sampling
 from pararl.steps import Decoding, late_updates, shared_steps
 from pararl.types import Prompt, Rollout, Task
-from policies.families.mmada import MMadaPolicy
+from policies import Policy
+from policies.families.mmada import MMADA
 from policies.sampling import released
 from tests.policies.by_hand import picture
 
@@ -24,13 +25,13 @@ WHEN: dict[Decoding, tuple[range, range]] = {
 PROMPTS = [Prompt(f"i{i}", "interleaved", text) for i, text in enumerate(("red circle", "blue square above green circle"))]
 
 
-def sampled(policy: MMadaPolicy, decoding: Decoding, task: str = "interleaved") -> list[Rollout]:
+def sampled(policy: Policy, decoding: Decoding, task: str = "interleaved") -> list[Rollout]:
     prompts = [replace(p, task=task) for p in PROMPTS]  # type: ignore[arg-type]
     return policy.generate(prompts, [5, 6], Sampling(steps=STEPS, recorded=STEPS, decoding=decoding, choice_temperature=2.0))
 
 
 @pytest.mark.parametrize("decoding", list(WHEN))
-def test_each_modality_is_committed_within_its_own_steps_and_complete_at_the_end(policy: MMadaPolicy, decoding: Decoding) -> None:
+def test_each_modality_is_committed_within_its_own_steps_and_complete_at_the_end(policy: Policy, decoding: Decoding) -> None:
     assert shared_steps(STEPS, decoding) == WHEN[decoding]
     for rollout in sampled(policy, decoding):
         for modality, steps in zip(("text", "image"), WHEN[decoding], strict=True):
@@ -41,7 +42,7 @@ def test_each_modality_is_committed_within_its_own_steps_and_complete_at_the_end
             assert policy.settings.specials.mask not in segment.tokens
 
 
-def test_all_three_take_one_forward_a_step(policy: MMadaPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_three_take_one_forward_a_step(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     forwards = [0]
     hidden = policy.model.hidden
 
@@ -57,16 +58,16 @@ def test_all_three_take_one_forward_a_step(policy: MMadaPolicy, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("decoding", list(WHEN))
-def test_recorded_likelihoods_are_those_of_the_policy_in_every_order(policy: MMadaPolicy, decoding: Decoding) -> None:
+def test_recorded_likelihoods_are_those_of_the_policy_in_every_order(policy: Policy, decoding: Decoding) -> None:
     rollouts = sampled(policy, decoding)
     tokens = policy.step_tokens(rollouts, [r.recorded for r in rollouts])
     for found in tokens.values():
         assert found.committed.any() and torch.allclose(found.logprob, found.behaviour, atol=1e-5)
 
 
-def test_sequential_text_does_not_see_the_image_and_the_image_sees_all_of_the_text(policy: MMadaPolicy) -> None:
+def test_sequential_text_does_not_see_the_image_and_the_image_sees_all_of_the_text(policy: Policy) -> None:
     """With the image's noise replaced, the text stays what it was; with the text's, the image changes."""
-    noise = MMadaPolicy._noise
+    noise = MMADA._noise
 
     def text_of(change: Callable[[torch.Tensor], None]) -> tuple[np.ndarray, np.ndarray]:
         def changed(seed: int, steps: int, tokens: int) -> torch.Tensor:
@@ -75,7 +76,7 @@ def test_sequential_text_does_not_see_the_image_and_the_image_sees_all_of_the_te
             return drawn
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(MMadaPolicy, "_noise", staticmethod(changed))
+            patch.setattr(Policy, "_noise", staticmethod(changed))
             rollouts = sampled(policy, "sequential")
         image, text = (np.stack([r.segments[place].tokens for r in rollouts]) for place in (0, 1))
         return text, image
@@ -93,13 +94,13 @@ def test_sequential_text_does_not_see_the_image_and_the_image_sees_all_of_the_te
     assert (plain[0] != text_changed[0]).any() and (plain[1] != text_changed[1]).any()
 
 
-def test_outputs_of_one_modality_do_not_depend_on_the_order(policy: MMadaPolicy) -> None:
+def test_outputs_of_one_modality_do_not_depend_on_the_order(policy: Policy) -> None:
     one, other = (sampled(policy, decoding, "t2i") for decoding in ("parallel", "sequential"))
     for a, b in zip(one, other, strict=True):
         assert (a.segments[0].tokens == b.segments[0].tokens).all() and (a.segments[0].commit_step == b.segments[0].commit_step).all()
 
 
-def test_steps_that_cannot_be_cut_are_refused(policy: MMadaPolicy) -> None:
+def test_steps_that_cannot_be_cut_are_refused(policy: Policy) -> None:
     with pytest.raises(ValueError, match="semi_parallel decoding needs a number of steps divisible by 4, got 6"):
         shared_steps(6, "semi_parallel")
     with pytest.raises(ValueError, match="sequential"):
@@ -127,7 +128,7 @@ class Noise(released.Chance):
 @torch.no_grad()
 @pytest.mark.parametrize("image_steps", [3, 6])
 @pytest.mark.parametrize("text_guidance", [-2.5, 0.0])
-def test_released_decoding_is_that_of_the_released_sampler(policy: MMadaPolicy, image_steps: int, text_guidance: float) -> None:
+def test_released_decoding_is_that_of_the_released_sampler(policy: Policy, image_steps: int, text_guidance: float) -> None:
     """Row by row by ``released.parallel_m``, which is compared with recorded runs of the reference (test_parity.py)."""
     sampling = Sampling(
         steps=STEPS,
@@ -139,10 +140,10 @@ def test_released_decoding_is_that_of_the_released_sampler(policy: MMadaPolicy, 
         guidance=1.5,
         text_guidance=text_guidance,
     )
-    first, special = len(policy.tokenizer), policy.settings.specials
+    first, special = len(policy.layout.text.tokenizer), policy.settings.specials
     for rollout in policy.generate(PROMPTS, [5, 6], sampling):
-        shown = policy.shown([rollout.prompt])
-        blank, free = (policy.canvases([rollout.prompt], [part], shown)[0] for part in (None, "text"))
+        shown = policy.layout.shown([rollout.prompt])
+        blank, free = (policy.layout.canvases([rollout.prompt], [part], shown)[0] for part in (None, "text"))
         image, text = blank.span("image"), blank.span("text")
         assert image is not None and text is not None
         window = slice(text.start, text.stop)
@@ -151,14 +152,14 @@ def test_released_decoding_is_that_of_the_released_sampler(policy: MMadaPolicy, 
         def forward(ids: torch.Tensor, text: slice = window, shift: int = shift) -> torch.Tensor:
             """Both rows of a batch without padding: ours pads the shorter prompt on the left, which changes nothing."""
             rows = torch.cat((policy.model(ids[:1]), torch.nn.functional.pad(policy.model(ids[1:, shift:]), (0, 0, shift, 0))))
-            never = [*policy.vocabulary.forbidden, *range(first, rows.shape[-1])]
+            never = [*policy.layout.text.vocabulary.forbidden, *range(first, rows.shape[-1])]
             rows[:, text, never] = -1e9
             return rows
 
         plan = released.Parallel(
             image=torch.arange(image.start, image.stop),
             text=window,
-            codes=slice(first, first + policy.images.codebook_size),
+            codes=slice(first, first + policy.layout.images.module.codebook_size),
             mask=special.mask,
             text_steps=STEPS,
             image_steps=image_steps,
@@ -166,7 +167,7 @@ def test_released_decoding_is_that_of_the_released_sampler(policy: MMadaPolicy, 
             text_cfg=-text_guidance,
             image_cfg=1.5,
         )
-        uniforms = MMadaPolicy._noise(rollout.seed, STEPS, len(image) + len(text))[1, :, : len(image)]
+        uniforms = MMADA._noise(rollout.seed, STEPS, len(image) + len(text))[1, :, : len(image)]
         chance = Noise(uniforms, late_updates(STEPS, image_steps))
         prompt = torch.cat((torch.zeros(1, shift, dtype=torch.long), free.ids[:, : image.start - 1 - shift]), 1)
         last, trace = released.parallel_m(forward, blank.ids, prompt, plan, chance)
@@ -178,12 +179,12 @@ def test_released_decoding_is_that_of_the_released_sampler(policy: MMadaPolicy, 
 
 
 @pytest.mark.parametrize("image_steps", [1, 2, STEPS])
-def test_released_decoding_leaves_nothing_masked(policy: MMadaPolicy, image_steps: int) -> None:
+def test_released_decoding_leaves_nothing_masked(policy: Policy, image_steps: int) -> None:
     for rollout in policy.generate(PROMPTS, [5, 6], Sampling(steps=STEPS, decoding="released", image_steps=image_steps)):
         assert all((s.commit_step >= 0).all() and policy.settings.specials.mask not in s.tokens for s in rollout.segments)
 
 
-def test_what_is_recorded_does_not_change_what_is_sampled(policy: MMadaPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_recorded_does_not_change_what_is_sampled(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     """At a step that nobody asked for, a segment that rests is left alone, and so is the branch that guides it."""
     rows: list[int] = []
     hidden = policy.model.hidden
@@ -205,7 +206,7 @@ def test_what_is_recorded_does_not_change_what_is_sampled(policy: MMadaPolicy, m
 
 
 @pytest.mark.parametrize(("task", "steps"), [("t2t", 6), ("interleaved", 8)])
-def test_a_text_is_drawn_block_by_block_as_if_drawn_whole(policy: MMadaPolicy, task: Task, steps: int) -> None:
+def test_a_text_is_drawn_block_by_block_as_if_drawn_whole(policy: Policy, task: Task, steps: int) -> None:
     prompts = [replace(p, task=task) for p in PROMPTS]
     every, few = (policy.generate(prompts, [5, 6], Sampling(steps=steps, recorded=n, choice_temperature=2.0)) for n in (steps, 0))
     for a, b in zip(every, few, strict=True):
@@ -215,13 +216,13 @@ def test_a_text_is_drawn_block_by_block_as_if_drawn_whole(policy: MMadaPolicy, t
 
 
 @pytest.mark.parametrize("task", ["t2t", "i2t"])
-def test_answers_in_text_alone_are_not_guided(policy: MMadaPolicy, task: Task) -> None:
+def test_answers_in_text_alone_are_not_guided(policy: Policy, task: Task) -> None:
     asked = [Prompt("a", task, "red circle", image=picture(0) if task == "i2t" else None)]
     plain, pushed = (policy.generate(asked, [3], Sampling(steps=STEPS, text_guidance=s))[0] for s in (0.0, -2.5))
     assert plain.segments[0].tokens.tolist() == pushed.segments[0].tokens.tolist()
 
 
-def test_the_image_may_take_fewer_steps_than_the_text(policy: MMadaPolicy) -> None:
+def test_the_image_may_take_fewer_steps_than_the_text(policy: Policy) -> None:
     sampling = Sampling(steps=STEPS, image_steps=3, choice_temperature=2.0)
     for rollout in policy.generate(PROMPTS, [5, 6], sampling):
         image, text = rollout.segments
@@ -230,12 +231,14 @@ def test_the_image_may_take_fewer_steps_than_the_text(policy: MMadaPolicy) -> No
         policy.generate(PROMPTS, [5, 6], Sampling(steps=STEPS, image_steps=9))
 
 
-def test_text_guidance_away_from_the_prompt_changes_text_alone_and_never_yields_forbidden_rows(policy: MMadaPolicy) -> None:
+def test_text_guidance_away_from_the_prompt_changes_text_alone_and_never_yields_forbidden_rows(policy: Policy) -> None:
     plain = Sampling(steps=STEPS, decoding="sequential", choice_temperature=2.0)
     for scale in (-2.5, 3.0):
         pushed = policy.generate(PROMPTS, [5, 6], replace(plain, text_guidance=scale))
         texts = [rollout.segments[1].tokens.tolist() for rollout in pushed]
         assert texts != [rollout.segments[1].tokens.tolist() for rollout in policy.generate(PROMPTS, [5, 6], plain)]
-        assert all(0 <= t < len(policy.tokenizer) and t not in policy.vocabulary.forbidden for row in texts for t in row)
+        assert all(
+            0 <= t < len(policy.layout.text.tokenizer) and t not in policy.layout.text.vocabulary.forbidden for row in texts for t in row
+        )
     images = [policy.generate([replace(p, task="t2i") for p in PROMPTS], [5, 6], replace(plain, text_guidance=s)) for s in (0.0, 3.0)]
     assert all((a.segments[0].tokens == b.segments[0].tokens).all() for a, b in zip(*images, strict=True))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pararl.options import Sampling
-from policies.families.mmada import MMadaPolicy
+from policies import Policy
 from policies.layout import Canvas, Span
 from policies.sampling.denoise import SegmentPlan, SegmentTrace, denoise, emerge_plan
 from policies.sampling.schedules import reveal_chances
@@ -79,7 +79,7 @@ def test_updates_are_spread_over_the_steps_and_the_others_rest() -> None:
 
 
 @pytest.mark.parametrize("kind", GUIDED)
-def test_what_a_rollout_records_holds_whatever_was_revealed(policy: MMadaPolicy, kind: Kind) -> None:
+def test_what_a_rollout_records_holds_whatever_was_revealed(policy: Policy, kind: Kind) -> None:
     batch = prompts(kind, 5)
     made = policy.generate(batch, range(5), EMERGE)
     counts = set()
@@ -103,7 +103,7 @@ def test_what_a_rollout_records_holds_whatever_was_revealed(policy: MMadaPolicy,
 
 
 @pytest.mark.parametrize("kind", ["interleaved", "t2t"])
-def test_text_is_sampled_as_ever(policy: MMadaPolicy, kind: Kind) -> None:
+def test_text_is_sampled_as_ever(policy: Policy, kind: Kind) -> None:
     for rollout in policy.generate(prompts(kind), range(5), EMERGE):
         text = rollout.segment("text")
         assert text is not None
@@ -113,12 +113,12 @@ def test_text_is_sampled_as_ever(policy: MMadaPolicy, kind: Kind) -> None:
         assert np.bincount(text.commit_step, minlength=STEPS).tolist() == expected
 
 
-def test_the_released_decoding_has_no_emerge_sampler(policy: MMadaPolicy) -> None:
+def test_the_released_decoding_has_no_emerge_sampler(policy: Policy) -> None:
     with pytest.raises(ValueError, match="does not go with the released decoding"):
         policy.generate(prompts("interleaved", 1), [0], Sampling(steps=STEPS, image_sampler="emerge", decoding="released"))
 
 
-def test_an_image_that_rests_reveals_nothing(policy: MMadaPolicy) -> None:
+def test_an_image_that_rests_reveals_nothing(policy: Policy) -> None:
     """Two updates in four steps, of which one is recorded: the others need no forward of the image, and the ratio stays 1."""
     batch = prompts("interleaved", 5)
     made = policy.generate(batch, range(5), Sampling(steps=STEPS, recorded=1, image_steps=2, image_sampler="emerge", guidance=1.0))

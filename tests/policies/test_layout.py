@@ -16,12 +16,12 @@ from transformers import PreTrainedTokenizerFast
 
 import policies
 from pararl.types import TASKS, Modality, Prompt, Task
-from policies import Sampling
+from policies import Policy, Sampling
 from policies.backbones.llada import MMadaConfig, MMadaModelLM
-from policies.families.mmada import MMadaPolicy
+from policies.families.mmada import MMADA
 from policies.image.magvitv2 import MAGVITv2, MAGVITv2Config
 from policies.layout import Span, Specials, Vocabulary, canvas, pad_left, tail
-from policies.mmada_codec import MMadaSettings
+from policies.settings import Settings
 from tests.policies.by_hand import GUIDED, KINDS, Kind, picture, prefix, prompts, sequence, task_of, text_length
 from tests.policies.conftest import MakePolicy
 
@@ -32,15 +32,15 @@ def recorded(golden: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def released() -> MMadaPolicy:
+def released() -> Policy:
     """A policy with the released vocabulary (a tokenizer whose word "7" is id 7) and settings, on a narrow backbone without memory."""
     core = Tokenizer(WordLevel({str(i): i for i in range(126349)}, unk_token="0"))
     core.pre_tokenizer = WhitespaceSplit()
     with torch.device("meta"):
         model = MMadaModelLM(MMadaConfig(d_model=8, n_layers=1, n_heads=1, mlp_hidden_size=8))
         images = MAGVITv2(MAGVITv2Config())
-    settings = MMadaSettings(grid=(2, 2), prompt_tokens=10)
-    return MMadaPolicy(model, PreTrainedTokenizerFast(tokenizer_object=core), images, settings)
+    settings = Settings(grid=(2, 2), prompt_tokens=10)
+    return MMADA.policy(model, PreTrainedTokenizerFast(tokenizer_object=core), images, settings)
 
 
 def test_default_specials_are_the_released_ids(recorded: dict[str, Any]) -> None:
@@ -58,40 +58,40 @@ def test_default_specials_are_the_released_ids(recorded: dict[str, Any]) -> None
     assert (ours.mask, ours.pad, ours.interleave) == (recorded["mask"], recorded["pad_id"], 126095)
 
 
-def test_image_codes_start_behind_the_tokenizer_not_behind_the_padded_table(released: MMadaPolicy, recorded: dict[str, Any]) -> None:
-    assert released.vocabulary.rows("text") == slice(0, recorded["len_tokenizer"])
-    assert released.vocabulary.rows("image") == slice(126349, 126349 + 8192)
+def test_image_codes_start_behind_the_tokenizer_not_behind_the_padded_table(released: Policy, recorded: dict[str, Any]) -> None:
+    assert released.layout.text.vocabulary.rows("text") == slice(0, recorded["len_tokenizer"])
+    assert released.layout.text.vocabulary.rows("image") == slice(126349, 126349 + 8192)
     assert released.model.config.embedding_size == 134656
-    assert {126336, 126080, 126084, 126085, 126088, 126089, 126093, 126095} <= set(released.vocabulary.forbidden)
-    assert 126081 not in released.vocabulary.forbidden, "text must be able to end"
+    assert {126336, 126080, 126084, 126085, 126088, 126089, 126093, 126095} <= set(released.layout.text.vocabulary.forbidden)
+    assert 126081 not in released.layout.text.vocabulary.forbidden, "text must be able to end"
 
 
-def test_text_to_image_prompts_equal_the_recorded_ones(released: MMadaPolicy, recorded: dict[str, Any]) -> None:
+def test_text_to_image_prompts_equal_the_recorded_ones(released: Policy, recorded: dict[str, Any]) -> None:
     case = recorded["cases"]["t2i_gen"]
     texts = case["texts"][:2]
     assert "" in texts
     # Ours pads to the longest prompt, the release always to max_text_len with one more for the task token.
     prompts = [Prompt(str(i), "t2i", text) for i, text in enumerate(texts)]
-    prefixes = [released.prefix(prompt) for prompt in prompts]
-    blank = canvas(prefixes, released.tail("t2i"), 126093, recorded["max_text_len"] + 1)
+    prefixes = [released.layout.prefix(prompt) for prompt in prompts]
+    blank = canvas(prefixes, released.layout.tail("t2i"), 126093, recorded["max_text_len"] + 1)
     assert blank.ids.tolist() == case["out"]["input_ids"][:2]
     assert blank.attention.long().tolist() == case["out"]["attention_mask"][:2]
     # the unconditional prompt is the prompt of an empty text
-    assert [released.prefix(prompt, without="text") for prompt in prompts] == [prefixes[texts.index("")]] * 2
+    assert [released.layout.prefix(prompt, without="text") for prompt in prompts] == [prefixes[texts.index("")]] * 2
 
 
-def test_a_prompt_that_is_too_long_is_an_error_where_the_release_cuts_it(released: MMadaPolicy, recorded: dict[str, Any]) -> None:
+def test_a_prompt_that_is_too_long_is_an_error_where_the_release_cuts_it(released: Policy, recorded: dict[str, Any]) -> None:
     text = recorded["cases"]["t2i_gen"]["texts"][2]
     assert len(text.split()) > 10
     with pytest.raises(ValueError, match=r"prompt long has 14 tokens, more than the 10"):
-        released.canvas([Prompt("long", "t2i", text)])
+        released.layout.canvas([Prompt("long", "t2i", text)])
 
 
 # ---- tasks that answer in text, and input images
 
 
 @pytest.fixture(scope="module")
-def chat() -> MMadaPolicy:
+def chat() -> Policy:
     """The released ids of the default dialogue: "user" is id 5 and "assistant" id 6, any other word of the recorded texts its number."""
     words = [929, 785, 223, 623, 445, 998, 249, 721, 664]
     special = {"<|start_header_id|>": 126346, "<|end_header_id|>": 126347, "<|eot_id|>": 126348}
@@ -101,19 +101,19 @@ def chat() -> MMadaPolicy:
     with torch.device("meta"):
         model = MMadaModelLM(MMadaConfig(d_model=8, n_layers=1, n_heads=1, mlp_hidden_size=8))
         images = MAGVITv2(MAGVITv2Config())
-    return MMadaPolicy(model, tokenizer, images, MMadaSettings(grid=(2, 2), prompt_tokens=10, answer_tokens=4, answer_block=4))
+    return MMADA.policy(model, tokenizer, images, Settings(grid=(2, 2), prompt_tokens=10, answer_tokens=4, answer_block=4))
 
 
-def plain(released: MMadaPolicy) -> MMadaPolicy:
+def plain(released: Policy) -> Policy:
     """The same policy without a template around its questions."""
     settings = replace(released.settings, dialogue="{text}", prompt_tokens=20, answer_tokens=4, answer_block=4)
-    return MMadaPolicy(released.model, released.tokenizer, released.images, settings)
+    return MMADA.policy(released.model, released.layout.text.tokenizer, released.layout.images.module, settings)
 
 
 BLACK = np.zeros((32, 32, 3), np.uint8)
 
 
-def test_questions_about_an_image_equal_the_recorded_prompts(released: MMadaPolicy, recorded: dict[str, Any]) -> None:
+def test_questions_about_an_image_equal_the_recorded_prompts(released: Policy, recorded: dict[str, Any]) -> None:
     """The recorded rows hold question and answer, cut to the row; up to the first <eos> they are the prefix of their text."""
     case = recorded["cases"]["mmu"]
     for text, codes, row in zip(case["texts"], case["image_ids"], case["out"]["input_ids"], strict=True):
@@ -122,7 +122,7 @@ def test_questions_about_an_image_equal_the_recorded_prompts(released: MMadaPoli
         assert plain(released).prefix(prompt, codes) == row[: row.index(126081)] and words >= 4
 
 
-def test_the_default_dialogue_gives_the_recorded_question_about_an_image(chat: MMadaPolicy, recorded: dict[str, Any]) -> None:
+def test_the_default_dialogue_gives_the_recorded_question_about_an_image(chat: Policy, recorded: dict[str, Any]) -> None:
     case = recorded["cases"]["mmu"]
     row, question = case["out"]["input_ids"][0], case["out"]["prompt_mask"][0]
     ours = chat.prefix(Prompt("x", "i2t", "929 785", image=BLACK), case["image_ids"][0])
@@ -130,7 +130,7 @@ def test_the_default_dialogue_gives_the_recorded_question_about_an_image(chat: M
     assert ours == [*row[:-1], 126347]
 
 
-def test_the_default_dialogue_gives_the_recorded_question(chat: MMadaPolicy, recorded: dict[str, Any]) -> None:
+def test_the_default_dialogue_gives_the_recorded_question(chat: Policy, recorded: dict[str, Any]) -> None:
     case = recorded["cases"]["lm_chat"]
     row, question = case["out"]["input_ids"][0], sum(case["out"]["prompt_mask"][0])
     blank = chat.canvas([Prompt("x", "t2t", "929 785")])
@@ -139,22 +139,22 @@ def test_the_default_dialogue_gives_the_recorded_question(chat: MMadaPolicy, rec
 
 
 @pytest.mark.parametrize("case", ["lm", "lm_chat"])
-def test_questions_without_an_image_equal_the_recorded_prompts(released: MMadaPolicy, recorded: dict[str, Any], case: str) -> None:
+def test_questions_without_an_image_equal_the_recorded_prompts(released: Policy, recorded: dict[str, Any], case: str) -> None:
     texts, rows = recorded["cases"][case]["texts"], recorded["cases"][case]["out"]["input_ids"]
     for text, row in zip(texts, rows, strict=True):
         assert plain(released).prefix(Prompt("x", "t2t", text)) == row[: row.index(126081)]
 
 
-def test_braces_in_a_text_or_a_dialogue_stay_as_they_are(released: MMadaPolicy) -> None:
+def test_braces_in_a_text_or_a_dialogue_stay_as_they_are(released: Policy) -> None:
     settings = replace(released.settings, dialogue="{} {text} {4}")
-    braced = MMadaPolicy(released.model, released.tokenizer, released.images, settings)
+    braced = MMADA.policy(released.model, released.layout.text.tokenizer, released.layout.images.module, settings)
     assert braced.prefix(Prompt("x", "t2t", "7 {text}")) == [126080, 0, 7, 0, 0], "0 is what this tokenizer does not know"
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_task_has_its_layout(policy: MMadaPolicy, kind: Kind) -> None:
+def test_every_task_has_its_layout(policy: Policy, kind: Kind) -> None:
     s, batch = policy.settings.specials, prompts(kind)
-    blank = policy.canvas(batch)
+    blank = policy.layout.canvas(batch)
     images, words = kind in GUIDED, text_length(policy, task_of(kind))
     for i, prompt in enumerate(batch):
         filled: dict[Modality, list[int]] = {"image": [s.mask] * 6} if images else {}
@@ -170,11 +170,11 @@ def test_every_task_has_its_layout(policy: MMadaPolicy, kind: Kind) -> None:
 
 def test_the_dialogue_of_the_embedded_policies_ends_in_one_special_token(tiny_policy_dir: Path) -> None:
     tiny = policies.load(tiny_policy_dir)
-    assert isinstance(tiny, MMadaPolicy)
+    assert isinstance(tiny, Policy)
     s = tiny.settings.specials
-    ids = [tiny.tokenizer.convert_tokens_to_ids(word) for word in ("a", "red", "circle")]
-    assert tiny.prefix(Prompt("x", "t2t", "a red circle")) == [s.bos, *ids, s.eos]
-    assert tiny.prefix(Prompt("x", "i2t", "", image=BLACK), [99]) == [s.mmu, s.soi, 99, s.eoi, s.bos, s.eos]
+    ids = [tiny.layout.text.tokenizer.convert_tokens_to_ids(word) for word in ("a", "red", "circle")]
+    assert tiny.layout.prefix(Prompt("x", "t2t", "a red circle")) == [s.bos, *ids, s.eos]
+    assert tiny.layout.prefix(Prompt("x", "i2t", "", image=BLACK), [99]) == [s.mmu, s.soi, 99, s.eoi, s.bos, s.eos]
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_the_dialogue_of_the_embedded_policies_ends_in_one_special_token(tiny_po
         ("i2t", np.zeros((4, 6, 3), np.float32), r"prompt x: .* float32 \[4, 6, 3\], this policy reads uint8 \[4, 6, 3\]; convert"),
     ],
 )
-def test_an_input_image_that_does_not_fit_is_an_error(policy: MMadaPolicy, task: Task, image: np.ndarray | None, message: str) -> None:
+def test_an_input_image_that_does_not_fit_is_an_error(policy: Policy, task: Task, image: np.ndarray | None, message: str) -> None:
     asked = Prompt("x", task, "red", image=image)
     fine = Prompt("fine", task, "red", image=picture(1) if task in ("i2t", "edit", "interleaved") else None)
     for batch in ([asked], [fine, asked]):
@@ -208,10 +208,10 @@ def test_a_task_that_the_checkpoint_was_not_trained_for_is_an_error(make_policy:
     assert make_policy(tasks=(task,)).generate([prompt], [0], Sampling(steps=2))[0].prompt is prompt
 
 
-def test_a_vocabulary_larger_than_the_embedding_is_an_error(policy: MMadaPolicy) -> None:
+def test_a_vocabulary_larger_than_the_embedding_is_an_error(policy: Policy) -> None:
     small = MMadaModelLM(MMadaConfig(d_model=8, n_layers=1, n_heads=1, mlp_hidden_size=8, embedding_size=20))
     with pytest.raises(ValueError, match="16 text ids and 8 codes do not fit 20"):
-        MMadaPolicy(small, policy.tokenizer, policy.images, policy.settings)
+        MMADA.policy(small, policy.layout.text.tokenizer, policy.layout.images.module, policy.settings)
 
 
 def test_prompts_are_padded_on_the_left() -> None:

@@ -15,20 +15,20 @@ from safetensors.torch import load_file, save_file
 import policies
 from pararl.options import Sampling
 from pararl.types import TASKS, Prompt
-from policies.families.mmada import MMadaPolicy
+from policies import Policy
 from policies.image.magvitv2 import MAGVITv2
 from tests.policies.by_hand import KINDS, prompts
 from tests.policies.conftest import MakePolicy
 
 
 @pytest.fixture(scope="module")
-def saved(policy: MMadaPolicy, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def saved(policy: Policy, tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("checkpoints") / "tiny"
     policy.save(directory)
     return directory
 
 
-def test_a_loaded_policy_samples_the_same_bit_for_bit(policy: MMadaPolicy, saved: Path) -> None:
+def test_a_loaded_policy_samples_the_same_bit_for_bit(policy: Policy, saved: Path) -> None:
     loaded = policies.load(saved)
     asked = [prompt for kind in KINDS for prompt in prompts(kind, 3)]
     sampling, seeds = Sampling(steps=4, recorded=2, guidance=1.0), range(len(asked))
@@ -42,28 +42,30 @@ def test_a_loaded_policy_samples_the_same_bit_for_bit(policy: MMadaPolicy, saved
     assert torch.equal(policy.canary(), loaded.canary())
 
 
-def test_weights_and_settings_survive_saving_exactly(policy: MMadaPolicy, saved: Path) -> None:
+def test_weights_and_settings_survive_saving_exactly(policy: Policy, saved: Path) -> None:
     loaded = policies.load(saved)
-    assert isinstance(loaded, MMadaPolicy) and loaded.settings == policy.settings and loaded.vocabulary == policy.vocabulary
-    assert isinstance(policy.images, MAGVITv2) and isinstance(loaded.images, MAGVITv2)
-    for ours, theirs in ((policy.model, loaded.model), (policy.images, loaded.images)):
+    assert (
+        isinstance(loaded, Policy) and loaded.settings == policy.settings and loaded.layout.text.vocabulary == policy.layout.text.vocabulary
+    )
+    assert isinstance(policy.layout.images.module, MAGVITv2) and isinstance(loaded.layout.images.module, MAGVITv2)
+    for ours, theirs in ((policy.model, loaded.model), (policy.layout.images.module, loaded.layout.images.module)):
         before, after = ours.state_dict(), theirs.state_dict()
         assert before.keys() == after.keys() and all(torch.equal(before[k], after[k]) for k in before)
-    assert not loaded.model.training and not loaded.images.training
-    assert not any(p.requires_grad for p in loaded.images.parameters())
-    assert loaded.encode_text("red above blue") == policy.encode_text("red above blue")
+    assert not loaded.model.training and not loaded.layout.images.module.training
+    assert not any(p.requires_grad for p in loaded.layout.images.module.parameters())
+    assert loaded.layout.text.encode("red above blue") == policy.layout.text.encode("red above blue")
 
 
 def test_settings_that_are_not_the_default_survive_saving(make_policy: MakePolicy, tmp_path: Path) -> None:
     own = make_policy(tasks=("i2t", "edit"), dialogue="say {text} \n", answer_tokens=4, answer_block=2)
     own.save(tmp_path)
     loaded = policies.load(tmp_path)
-    assert isinstance(loaded, MMadaPolicy) and loaded.settings == own.settings
+    assert isinstance(loaded, Policy) and loaded.settings == own.settings
 
 
 def test_the_embedded_checkpoint_does_the_tasks_that_it_was_trained_for() -> None:
     embedded = policies.load("scenes-mmada")
-    assert isinstance(embedded, MMadaPolicy) and embedded.settings.tasks
+    assert isinstance(embedded, Policy) and embedded.settings.tasks
     wanted = embedded.settings.tasks
     black = np.zeros((32, 32, 3), np.uint8)
     for task in TASKS:
@@ -135,7 +137,7 @@ def test_a_model_that_carries_an_adapter_is_not_saved(make_policy: MakePolicy, t
 
 
 @pytest.mark.parametrize("away", ["wte", "blocks.1", "ln_f", "ff_out"])
-def test_layers_that_a_device_map_leaves_on_disk_change_nothing(policy: MMadaPolicy, saved: Path, away: str) -> None:
+def test_layers_that_a_device_map_leaves_on_disk_change_nothing(policy: Policy, saved: Path, away: str) -> None:
     """Such a layer has its weights only while it is called: weights that are used past their layer would be none."""
     places = {f"model.transformer.{name}": "cpu" for name in ("wte", "blocks.0", "blocks.1", "ln_f", "ff_out")}
     loaded = policies.load(saved, device_map=places | {f"model.transformer.{away}": "disk"})
@@ -165,8 +167,8 @@ def test_an_unknown_family_is_an_error_that_lists_the_known_ones(tmp_path: Path,
 
 def test_words_outside_a_closed_vocabulary_are_an_error_and_case_and_marks_are_not() -> None:
     policy = policies.load("scenes-mmada")
-    assert isinstance(policy, MMadaPolicy)
-    assert policy.encode_text("Two Red Circles.") == policy.encode_text("two red circles .")
+    assert isinstance(policy, Policy)
+    assert policy.layout.text.encode("Two Red Circles.") == policy.layout.text.encode("two red circles .")
     with pytest.raises(ValueError, match=r"vocabulary has no 'hippos', 'dance' \(in"):
         policy.sample("two hippos that dance")
 

@@ -12,7 +12,7 @@ import torch
 
 from pararl.options import Drawing, Sampling
 from pararl.types import MODALITIES, Modality, Prompt, Rollout
-from policies.families.mmada import MMadaPolicy
+from policies import Policy
 from tests.policies.by_hand import KINDS, SPOKEN, Kind, prompts, rollouts, token_logprobs
 from tests.policies.conftest import MakePolicy
 
@@ -33,7 +33,7 @@ def states(modality: Modality, n: int, blocks: int, clock: float) -> list[tuple[
     return out
 
 
-def exact_elbo(policy: MMadaPolicy, rollout: Rollout, text_blocks: int) -> dict[Modality, float]:
+def exact_elbo(policy: Policy, rollout: Rollout, text_blocks: int) -> dict[Modality, float]:
     """The ELBO's expectation by enumeration: every mask of every modality on one clock, which is uniform on (0, 1]; a set of k of n tokens
     has weight n / k."""
     sizes = {s.modality: len(s.tokens) for s in rollout.segments}
@@ -81,7 +81,7 @@ def test_the_elbo_has_the_expectation_that_enumeration_gives(
 @torch.no_grad()
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("drawing", [Drawing(), Drawing(text_masks="block", image_rows="all", image_ratio=0.0, text_ratio=0.5)])
-def test_a_draw_equals_a_plain_recomputation(policy: MMadaPolicy, kind: Kind, drawing: Drawing) -> None:
+def test_a_draw_equals_a_plain_recomputation(policy: Policy, kind: Kind, drawing: Drawing) -> None:
     batch = rollouts(policy, kind)
     draws = policy.draws(batch, 3, torch.Generator().manual_seed(1), drawing)
     found = policy.log_likelihood(batch, draws)
@@ -103,7 +103,7 @@ def test_a_draw_equals_a_plain_recomputation(policy: MMadaPolicy, kind: Kind, dr
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_rollouts_of_one_prompt_share_their_draws(policy: MMadaPolicy, kind: Kind) -> None:
+def test_rollouts_of_one_prompt_share_their_draws(policy: Policy, kind: Kind) -> None:
     batch = rollouts(policy, kind, group=3)
     shuffled = [batch[i] for i in (4, 0, 8, 1, 5, 2, 11, 3)]
     draws = policy.draws(shuffled, 5, torch.Generator().manual_seed(0))
@@ -151,7 +151,7 @@ def test_the_lowest_ratio_of_an_image_or_a_text_is_as_asked(make_policy: MakePol
 
 
 @pytest.mark.parametrize("kind", SPOKEN)
-def test_block_masks_follow_the_blocks_of_the_sampler(policy: MMadaPolicy, kind: Kind) -> None:
+def test_block_masks_follow_the_blocks_of_the_sampler(policy: Policy, kind: Kind) -> None:
     """Whatever a draw shows the model, the sampler may have shown it too: the first half of the text before the second."""
     batch = rollouts(policy, kind, group=2)
     draws = policy.draws(batch, 8, torch.Generator().manual_seed(0), Drawing(text_masks="block"))
@@ -173,7 +173,7 @@ def test_a_shorter_last_block_is_one_too(make_policy: MakePolicy) -> None:
     assert not draws.masks["text"][~first][:, :3].any() and draws.counted["text"][~first][:, 3:].any(-1).all()
 
 
-def test_draws_follow_the_generator(policy: MMadaPolicy) -> None:
+def test_draws_follow_the_generator(policy: Policy) -> None:
     batch = rollouts(policy, "t2i")
     a, b, c = (policy.draws(batch, 3, torch.Generator().manual_seed(s)) for s in (0, 0, 1))
     assert torch.equal(a.masks["image"], b.masks["image"]) and not torch.equal(a.masks["image"], c.masks["image"])

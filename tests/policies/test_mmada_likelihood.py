@@ -6,11 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from policies.base import Draws
 from torch import Tensor
 
 from pararl.types import MODALITIES, Modality, Prompt, Rollout, Task
-from policies.base import Draws
-from policies.families.mmada import MMadaPolicy
+from policies import Policy
+from policies.families.mmada import MMADA
 from tests.policies.by_hand import (
     GUIDED,
     KINDS,
@@ -32,7 +33,7 @@ from tests.policies.conftest import MakePolicy
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("guidance", [0.0, 2.0])
-def test_the_ratio_of_every_rollout_token_is_one_under_the_same_weights(policy: MMadaPolicy, kind: Kind, guidance: float) -> None:
+def test_the_ratio_of_every_rollout_token_is_one_under_the_same_weights(policy: Policy, kind: Kind, guidance: float) -> None:
     batch = rollouts(policy, kind, group=2, guidance=guidance)
     found = policy.step_tokens(batch, [range(STEPS)] * len(batch))
     assert set(found) == {s.modality for s in batch[0].segments}
@@ -54,7 +55,7 @@ def test_the_ratio_moves_when_the_weights_move(make_policy: MakePolicy) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_step_probabilities_equal_one_full_forward_per_step(policy: MMadaPolicy, kind: Kind) -> None:
+def test_step_probabilities_equal_one_full_forward_per_step(policy: Policy, kind: Kind) -> None:
     batch = rollouts(policy, kind)
     steps = [[0, 2], [1, 3], [3, 0], [2, 1]]  # each rollout its own, in any order
     found = policy.step_tokens(batch, steps)
@@ -68,7 +69,7 @@ def test_step_probabilities_equal_one_full_forward_per_step(policy: MMadaPolicy,
                 assert np.allclose(ours.logprob[b, j].detach().numpy(), np.where(committed, expected[segment.modality], 0), atol=1e-5)
 
 
-def test_step_likelihoods_are_means_over_the_committed_tokens(policy: MMadaPolicy) -> None:
+def test_step_likelihoods_are_means_over_the_committed_tokens(policy: Policy) -> None:
     idle = 0
     for kind in KINDS:
         batch = rollouts(policy, kind, steps=8)
@@ -84,10 +85,10 @@ def test_step_likelihoods_are_means_over_the_committed_tokens(policy: MMadaPolic
     assert idle > 0, "steps at which a modality rests are among them"
 
 
-def test_fill_is_what_stands_behind_the_first_end_of_a_text(policy: MMadaPolicy) -> None:
+def test_fill_is_what_stands_behind_the_first_end_of_a_text(policy: Policy) -> None:
     (rollout,) = rollouts(policy, SPOKEN[0])[:1]
     segment = next(s for s in rollout.segments if s.modality == "text")
-    word, end = int(policy.encode_text("red")[0]), policy.settings.specials.eos
+    word, end = int(policy.layout.text.encode("red")[0]), policy.settings.specials.eos
     for tokens, expected in (
         ([word, end, end, word], [False, False, True, True]),
         ([end, end, end, end], [False, True, True, True]),
@@ -103,7 +104,7 @@ def test_fill_is_what_stands_behind_the_first_end_of_a_text(policy: MMadaPolicy)
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_absent_modality_has_a_likelihood_of_exactly_zero(policy: MMadaPolicy, kind: Kind) -> None:
+def test_an_absent_modality_has_a_likelihood_of_exactly_zero(policy: Policy, kind: Kind) -> None:
     produced = torch.tensor([kind in (SPOKEN if m == "text" else GUIDED) for m in MODALITIES])
     batch = rollouts(policy, kind)
     found = policy.log_likelihood(batch, policy.draws(batch, 8, torch.Generator().manual_seed(0)))
@@ -114,7 +115,7 @@ def test_an_absent_modality_has_a_likelihood_of_exactly_zero(policy: MMadaPolicy
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", KINDS)
-def test_padding_never_changes_a_logit(policy: MMadaPolicy, kind: Kind) -> None:
+def test_padding_never_changes_a_logit(policy: Policy, kind: Kind) -> None:
     """A rollout among longer prompts has the likelihoods that it has alone, where nothing is padded."""
     batch = rollouts(policy, kind)
     draws = policy.draws(batch, 2, torch.Generator().manual_seed(0))
@@ -128,7 +129,7 @@ def test_padding_never_changes_a_logit(policy: MMadaPolicy, kind: Kind) -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", SHOWN)
-def test_likelihoods_depend_on_the_input_image(policy: MMadaPolicy, kind: Kind) -> None:
+def test_likelihoods_depend_on_the_input_image(policy: Policy, kind: Kind) -> None:
     batch = rollouts(policy, kind)
     others = [replace(r, prompt=replace(r.prompt, image=picture(9))) for r in batch]
     draws = policy.draws(batch, 2, torch.Generator().manual_seed(0))
@@ -139,7 +140,7 @@ def test_likelihoods_depend_on_the_input_image(policy: MMadaPolicy, kind: Kind) 
 # ---- gradients
 
 
-def gradient(policy: MMadaPolicy, batch: list[Rollout], parts: list[Draws]) -> tuple[Tensor, dict[str, Tensor]]:
+def gradient(policy: Policy, batch: list[Rollout], parts: list[Draws]) -> tuple[Tensor, dict[str, Tensor]]:
     """Likelihood and gradients when every part is propagated back by itself, each weighted with its share of the draws."""
     model = policy.model
     model.zero_grad(set_to_none=True)
@@ -167,7 +168,7 @@ def test_draw_by_draw_accumulation_gives_the_value_and_the_gradient_of_the_singl
         assert float(grad.abs().max()) > 0 and torch.allclose(grad, parts[name], rtol=1e-4, atol=1e-5), name
 
 
-def test_rows_of_a_likelihood_are_independent(policy: MMadaPolicy) -> None:
+def test_rows_of_a_likelihood_are_independent(policy: Policy) -> None:
     """A micro-batch of some rollouts with their rows of the draws gives their part of the whole."""
     batch = rollouts(policy, "interleaved")
     draws = policy.draws(batch, 3, torch.Generator().manual_seed(0))
@@ -199,7 +200,7 @@ def test_the_gradient_is_the_slope_of_the_likelihood(make_policy: MakePolicy) ->
         moved = copy.deepcopy(own.model)
         with torch.no_grad():
             moved.get_parameter(name).add_(sign * 1e-3 * direction)
-            other = MMadaPolicy(moved, own.tokenizer, own.images, own.settings)
+            other = MMADA.policy(moved, own.layout.text.tokenizer, own.layout.images.module, own.settings)
             values.append(float((other.log_likelihood(batch, draws) * weights).sum()))
     slope = (values[0] - values[1]) / 2e-3
     assert abs(slope - float(grads[name].norm())) < 0.02 * slope
@@ -208,7 +209,7 @@ def test_the_gradient_is_the_slope_of_the_likelihood(make_policy: MakePolicy) ->
 # ---- errors and canary
 
 
-def test_a_batch_of_two_tasks_is_an_error(policy: MMadaPolicy) -> None:
+def test_a_batch_of_two_tasks_is_an_error(policy: Policy) -> None:
     mixed = [rollouts(policy, "t2i")[0], rollouts(policy, "interleaved")[0]]
     with pytest.raises(ValueError, match="one task"):
         policy.step_tokens(mixed, [[0], [0]])

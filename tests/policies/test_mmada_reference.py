@@ -14,19 +14,20 @@ from transformers import PreTrainedTokenizerFast
 
 from pararl.options import Sampling
 from pararl.types import Modality, Prompt
+from policies import Policy
 from policies.backbones.llada import MMadaModelLM
-from policies.families.mmada import Branch, MMadaPolicy
+from policies.families.mmada import MMADA, Branch
 from policies.image.magvitv2 import MAGVITv2
 from policies.layout import Canvas, Specials, canvas
-from policies.mmada_codec import MMadaSettings, Part
+from policies.settings import Part, Settings
 from tests.policies.by_hand import KINDS, Kind, draw_one, prompts, sequence, text_length
 
 STEPS = 4
 
 
-def vocabulary(policy: MMadaPolicy) -> list[str]:
+def vocabulary(policy: Policy) -> list[str]:
     """The text tokens in the order of their ids."""
-    table = policy.tokenizer.get_vocab()
+    table = policy.layout.text.tokenizer.get_vocab()
     return sorted(table, key=lambda word: table[word])
 
 
@@ -36,7 +37,7 @@ def vocabulary(policy: MMadaPolicy) -> list[str]:
 class OneRow:
     """LLaDA's block-wise text sampler and MaskGIT, together or alone, for one prompt."""
 
-    def __init__(self, policy: MMadaPolicy, prompt: Prompt, seed: int, sampling: Sampling) -> None:
+    def __init__(self, policy: Policy, prompt: Prompt, seed: int, sampling: Sampling) -> None:
         self.policy, self.sampling, self.prompt = policy, sampling, prompt
         grid = policy.settings.grid
         answers = prompt.task in ("t2t", "i2t")
@@ -57,7 +58,7 @@ class OneRow:
         fill = {m: [specials.mask if t is None else t for t in x] for m, x in self.tokens.items()}
         ids, starts = sequence(policy, self.prompt, fill, with_prompt)
         full = policy.model(torch.tensor([ids]))[0].double()
-        first = len(policy.tokenizer)
+        first = len(policy.layout.text.tokenizer)
         out: dict[Modality, Tensor] = {}
         if self.n_image:
             out["image"] = full[starts["image"] : starts["image"] + self.n_image, first : first + 8]
@@ -91,7 +92,7 @@ class OneRow:
             g = self.sampling.guidance if modality == "image" else 0.0
             guided = (plain[modality] * (1 + g) - without[modality] * g if g else plain[modality]).softmax(-1)
             honest = plain[modality].log_softmax(-1)
-            offset = len(self.policy.tokenizer) if modality == "image" else 0
+            offset = len(self.policy.layout.text.tokenizer) if modality == "image" else 0
             guess = [t for t in x]
             confidence: dict[int, float] = {}
             for i, known in enumerate(x):
@@ -120,7 +121,7 @@ class OneRow:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("guidance", [0.0, 2.0])
 @pytest.mark.parametrize("temperature", [0.0, 1.0, 1.7])
-def test_rollouts_equal_an_independent_one_row_sampler(policy: MMadaPolicy, kind: Kind, guidance: float, temperature: float) -> None:
+def test_rollouts_equal_an_independent_one_row_sampler(policy: Policy, kind: Kind, guidance: float, temperature: float) -> None:
     """At temperature 0 without Gumbel noise this is greedy decoding; otherwise the same uniforms give the same draws."""
     sampling = Sampling(steps=STEPS, recorded=STEPS, temperature=temperature, choice_temperature=temperature, guidance=guidance)
     batch = prompts(kind)
@@ -139,13 +140,13 @@ def test_rollouts_equal_an_independent_one_row_sampler(policy: MMadaPolicy, kind
 
 
 @pytest.fixture(scope="module")
-def released(mmada_model: MMadaModelLM, magvit_model: MAGVITv2) -> MMadaPolicy:
+def released(mmada_model: MMadaModelLM, magvit_model: MAGVITv2) -> Policy:
     """The recorded backbone and tokenizer as one policy; the word "w7" is id 7."""
     core = Tokenizer(WordLevel({f"w{i}": i for i in range(157)}, unk_token="w0"))
     core.pre_tokenizer = WhitespaceSplit()
     specials = Specials(mask=140, bos=141, eos=142, soi=143, eoi=144, t2i=145, mmu=146, pad=147, interleave=148)
-    settings = MMadaSettings(grid=(4, 4), prompt_tokens=10, specials=specials)
-    return MMadaPolicy(mmada_model, PreTrainedTokenizerFast(tokenizer_object=core), magvit_model, settings)
+    settings = Settings(grid=(4, 4), prompt_tokens=10, specials=specials)
+    return MMADA.policy(mmada_model, PreTrainedTokenizerFast(tokenizer_object=core), magvit_model, settings)
 
 
 def recorded_prompts(rows: Tensor) -> list[Prompt]:
@@ -157,17 +158,18 @@ def recorded_prompts(rows: Tensor) -> list[Prompt]:
     return found
 
 
-def both_canvases(policy: MMadaPolicy, prompts: Sequence[Prompt], width: int) -> tuple[Canvas, Canvas]:
+def both_canvases(policy: Policy, prompts: Sequence[Prompt], width: int) -> tuple[Canvas, Canvas]:
     """With the prompts and without their texts, padded to ``width`` columns as the reference pads."""
     parts: tuple[Part | None, ...] = (None, "text")
     with_text, without = (
-        canvas([policy.prefix(p, without=part) for p in prompts], policy.tail("t2i"), policy.settings.specials.pad, width) for part in parts
+        canvas([policy.layout.prefix(p, without=part) for p in prompts], policy.layout.tail("t2i"), policy.settings.specials.pad, width)
+        for part in parts
     )
     return with_text, without
 
 
 @torch.no_grad()
-def test_guided_probabilities_equal_the_recorded_ones_at_every_step(released: MMadaPolicy, mmada_cases: dict[str, Tensor]) -> None:
+def test_guided_probabilities_equal_the_recorded_ones_at_every_step(released: Policy, mmada_cases: dict[str, Tensor]) -> None:
     rows = mmada_cases["t2igen.input_ids"]
     blank, free = both_canvases(released, recorded_prompts(rows), 13)
     for name, ours in (("", blank), ("uncond_", free)):
@@ -180,7 +182,7 @@ def test_guided_probabilities_equal_the_recorded_ones_at_every_step(released: MM
 
 
 @torch.no_grad()
-def test_a_blank_canvas_of_wider_padding_gives_the_same_guided_probabilities(released: MMadaPolicy, mmada_cases: dict[str, Tensor]) -> None:
+def test_a_blank_canvas_of_wider_padding_gives_the_same_guided_probabilities(released: Policy, mmada_cases: dict[str, Tensor]) -> None:
     """Ours pads to the longest prompt of a batch, the reference to a fixed width."""
     some = recorded_prompts(mmada_cases["t2igen.input_ids"])
     outcomes = []

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from pararl.options import Sampling
 from pararl.types import Modality, Output, Prompt, Rollout, Segment, Task
-from policies.families.mmada import Branch, MMadaPolicy, recorded_steps
+from policies import Policy
+from policies.families.mmada import Branch, recorded_steps
 from tests.policies.by_hand import (
     CODES,
     GUIDED,
@@ -30,9 +31,9 @@ from tests.policies.conftest import MakePolicy
 STEPS = 4
 
 
-def vocabulary(policy: MMadaPolicy) -> list[str]:
+def vocabulary(policy: Policy) -> list[str]:
     """The text tokens in the order of their ids."""
-    table = policy.tokenizer.get_vocab()
+    table = policy.layout.text.tokenizer.get_vocab()
     return sorted(table, key=lambda word: table[word])
 
 
@@ -50,7 +51,7 @@ def looks_same(a: Output, b: Output) -> bool:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_greedy_rollouts_do_not_depend_on_the_seed(policy: MMadaPolicy, kind: Kind) -> None:
+def test_greedy_rollouts_do_not_depend_on_the_seed(policy: Policy, kind: Kind) -> None:
     greedy = Sampling(steps=STEPS, recorded=0, temperature=0.0, choice_temperature=0.0)
     a, b = policy.generate([prompts(kind)[0]] * 2, [1, 2], greedy)
     assert same(a, b)
@@ -62,7 +63,7 @@ def test_greedy_rollouts_do_not_depend_on_the_seed(policy: MMadaPolicy, kind: Ki
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_text_position_yields_an_image_code_no_image_position_a_text_token_and_none_yields_mask(policy: MMadaPolicy, kind: Kind) -> None:
+def test_no_text_position_yields_an_image_code_no_image_position_a_text_token_and_none_yields_mask(policy: Policy, kind: Kind) -> None:
     """At a temperature that flattens everything, over hundreds of samples, guesses included."""
     seen: dict[Modality, set[int]] = {}
     sampling = Sampling(steps=STEPS, recorded=STEPS, guesses=0, temperature=100.0)
@@ -77,7 +78,7 @@ def test_no_text_position_yields_an_image_code_no_image_position_a_text_token_an
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_task_yields_its_modalities_in_their_lengths(policy: MMadaPolicy, kind: Kind) -> None:
+def test_a_task_yields_its_modalities_in_their_lengths(policy: Policy, kind: Kind) -> None:
     lengths = {"image": 6 if kind in GUIDED else 0, "text": {"t2t": 6, "i2t": 6, "interleaved": 8}.get(task_of(kind), 0)}
     for rollout in policy.generate(prompts(kind), range(5), Sampling(steps=STEPS, recorded=2)):
         assert {s.modality: len(s.tokens) for s in rollout.segments} == {m: n for m, n in lengths.items() if n}
@@ -97,7 +98,7 @@ def test_a_task_yields_its_modalities_in_their_lengths(policy: MMadaPolicy, kind
         *[(kind, steps, counts) for kind in GUIDED for steps, counts in ((2, [2, 4]), (8, [1, 1, 1, 1, 1, 0, 0, 1]))],
     ],
 )
-def test_images_are_committed_once_by_the_cosine_plan(policy: MMadaPolicy, kind: Kind, steps: int, counts: list[int]) -> None:
+def test_images_are_committed_once_by_the_cosine_plan(policy: Policy, kind: Kind, steps: int, counts: list[int]) -> None:
     for rollout in policy.generate(prompts(kind), range(5), Sampling(steps=steps)):
         segment = rollout.segment("image")
         assert segment is not None and np.bincount(segment.commit_step, minlength=steps).tolist() == counts
@@ -114,9 +115,7 @@ def test_images_are_committed_once_by_the_cosine_plan(policy: MMadaPolicy, kind:
         (8, [1] * 8, [1, 1, 1, 0, 1, 1, 1, 0]),
     ],
 )
-def test_text_is_committed_once_block_behind_block(
-    policy: MMadaPolicy, kind: Kind, steps: int, of_eight: list[int], of_six: list[int]
-) -> None:
+def test_text_is_committed_once_block_behind_block(policy: Policy, kind: Kind, steps: int, of_eight: list[int], of_six: list[int]) -> None:
     """Eight tokens in blocks of four beside an image, six in blocks of three where text is all."""
     expected = of_eight if kind in GUIDED else of_six
     for rollout in policy.generate(prompts(kind), range(5), Sampling(steps=steps)):
@@ -127,13 +126,13 @@ def test_text_is_committed_once_block_behind_block(
 
 
 @pytest.mark.parametrize("kind", SPOKEN)
-def test_steps_that_do_not_fit_the_text_blocks_are_an_error(policy: MMadaPolicy, kind: Kind) -> None:
+def test_steps_that_do_not_fit_the_text_blocks_are_an_error(policy: Policy, kind: Kind) -> None:
     with pytest.raises(ValueError, match="divisible by 2, got 3"):
         policy.generate(prompts(kind), range(5), Sampling(steps=3))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_guesses_keep_what_was_committed_and_end_as_the_output(policy: MMadaPolicy, kind: Kind) -> None:
+def test_guesses_keep_what_was_committed_and_end_as_the_output(policy: Policy, kind: Kind) -> None:
     changed = 0
     for rollout in policy.generate(prompts(kind), range(5), Sampling(steps=STEPS, recorded=STEPS)):
         assert rollout.recorded == tuple(range(STEPS))
@@ -150,7 +149,7 @@ def test_guesses_keep_what_was_committed_and_end_as_the_output(policy: MMadaPoli
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_guesses_need_not_be_decoded(policy: MMadaPolicy, kind: Kind) -> None:
+def test_guesses_need_not_be_decoded(policy: Policy, kind: Kind) -> None:
     decoded = policy.generate(prompts(kind), range(5), Sampling(steps=STEPS, recorded=2))
     without = policy.generate(prompts(kind), range(5), Sampling(steps=STEPS, recorded=2, guesses=0))
     for a, b in zip(decoded, without, strict=True):
@@ -158,7 +157,7 @@ def test_guesses_need_not_be_decoded(policy: MMadaPolicy, kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_recorded_steps_are_a_subset_that_a_group_shares(policy: MMadaPolicy, kind: Kind) -> None:
+def test_recorded_steps_are_a_subset_that_a_group_shares(policy: Policy, kind: Kind) -> None:
     sampling = Sampling(steps=8, recorded=3)
     subsets = [recorded_steps(p, sampling)[0] for p in prompts(kind, 40)]
     assert all(len(set(s)) == 3 and list(s) == sorted(s) and 0 <= s[0] and s[-1] < 8 for s in subsets)
@@ -178,7 +177,7 @@ def test_recorded_steps_are_a_subset_that_a_group_shares(policy: MMadaPolicy, ki
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_outputs_decode_the_tokens(policy: MMadaPolicy, kind: Kind) -> None:
+def test_outputs_decode_the_tokens(policy: Policy, kind: Kind) -> None:
     texts = []
     for rollout in policy.generate(prompts(kind, 20), range(20), Sampling(steps=STEPS, recorded=1)):
         text, image = rollout.segment("text"), rollout.segment("image")
@@ -191,24 +190,26 @@ def test_outputs_decode_the_tokens(policy: MMadaPolicy, kind: Kind) -> None:
         if image is None:
             assert kind not in GUIDED and rollout.output.image is None
         else:
-            codes = torch.from_numpy(image.tokens)[None] - len(policy.tokenizer)
-            pixels = (policy.images.decode_code(codes, (2, 3))[0].clamp(-1, 1) + 1) / 2 * 255
+            codes = torch.from_numpy(image.tokens)[None] - len(policy.layout.text.tokenizer)
+            pixels = (policy.layout.images.module.decode_code(codes, (2, 3))[0].clamp(-1, 1) + 1) / 2 * 255
             assert rollout.output.image is not None and rollout.output.image.shape == (4, 6, 3) and rollout.output.image.dtype == np.uint8
             assert np.abs(rollout.output.image - pixels.movedim(0, -1).numpy()).max() <= 0.51
     if kind in SPOKEN:
         assert any(len(x.split()) < text_length(policy, task_of(kind)) for x in texts) and any(texts)
 
 
-def test_images_are_encoded_from_their_pixels(policy: MMadaPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_are_encoded_from_their_pixels(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (3, 4, 6, 3), dtype=np.uint8)
     scaled = torch.tensor(pixels.astype(np.float32) / 255 * 2 - 1).permute(0, 3, 1, 2)
-    assert torch.equal(policy.encode_images(pixels), policy.images.get_code(scaled) + len(policy.tokenizer))
-    monkeypatch.setattr(policy.images, "get_code", lambda x: x)
-    given = policy.encode_images(pixels) - len(policy.tokenizer)
+    assert torch.equal(
+        policy.layout.images.encode(pixels), policy.layout.images.module.get_code(scaled) + len(policy.layout.text.tokenizer)
+    )
+    monkeypatch.setattr(policy.layout.images.module, "get_code", lambda x: x)
+    given = policy.layout.images.encode(pixels) - len(policy.layout.text.tokenizer)
     assert torch.allclose(given, scaled, rtol=0, atol=1e-5), "black is -1 and white is 1"
 
 
-def test_sample_takes_plain_texts(policy: MMadaPolicy) -> None:
+def test_sample_takes_plain_texts(policy: Policy) -> None:
     outputs = policy.sample(["red circle", "green"], seed=3, task="interleaved", sampling=Sampling(steps=STEPS))
     pair = [Prompt("text-0", "interleaved", "red circle"), Prompt("text-1", "interleaved", "green")]
     expected = policy.generate(pair, [3, 4], Sampling(steps=STEPS))
@@ -217,7 +218,7 @@ def test_sample_takes_plain_texts(policy: MMadaPolicy) -> None:
 
 
 @pytest.mark.parametrize("task", ["i2t", "edit", "interleaved"])
-def test_sample_takes_an_image_for_every_text(policy: MMadaPolicy, task: Task) -> None:
+def test_sample_takes_an_image_for_every_text(policy: Policy, task: Task) -> None:
     sampling = Sampling(steps=STEPS)
     outputs = policy.sample(["red circle", "green"], seed=3, task=task, sampling=sampling, images=[picture(0), picture(1)])
     pair = [Prompt("text-0", task, "red circle", image=picture(0)), Prompt("text-1", task, "green", image=picture(1))]
@@ -233,7 +234,7 @@ def test_sample_takes_an_image_for_every_text(policy: MMadaPolicy, task: Task) -
 
 
 @pytest.mark.parametrize("guidance", [0.0, 2.0])
-def test_a_rollout_depends_on_its_own_prompt_and_seed_only(policy: MMadaPolicy, guidance: float) -> None:
+def test_a_rollout_depends_on_its_own_prompt_and_seed_only(policy: Policy, guidance: float) -> None:
     sampling = Sampling(steps=STEPS, recorded=2, guidance=guidance)
     batch = [prompt for kind in KINDS for prompt in prompts(kind, 3)]
     seeds = list(range(100, 100 + len(batch)))
@@ -249,7 +250,7 @@ def test_a_rollout_depends_on_its_own_prompt_and_seed_only(policy: MMadaPolicy, 
         assert not same(other, together[i]), "another seed gives another rollout"
 
 
-def test_a_batch_of_mixed_tasks_gives_the_rollouts_of_one_batch_per_task(policy: MMadaPolicy) -> None:
+def test_a_batch_of_mixed_tasks_gives_the_rollouts_of_one_batch_per_task(policy: Policy) -> None:
     sampling = Sampling(steps=STEPS, recorded=2, guidance=1.0)
     asked = {kind: prompts(kind) for kind in KINDS}
     apart = {kind: policy.generate(batch, range(len(batch)), sampling) for kind, batch in asked.items()}
@@ -260,7 +261,7 @@ def test_a_batch_of_mixed_tasks_gives_the_rollouts_of_one_batch_per_task(policy:
 
 
 @pytest.mark.parametrize("kind", SHOWN)
-def test_a_rollout_depends_on_its_input_image(policy: MMadaPolicy, kind: Kind) -> None:
+def test_a_rollout_depends_on_its_input_image(policy: Policy, kind: Kind) -> None:
     asked = prompts(kind)
     others = [replace(prompt, image=picture(9)) for prompt in asked]
     first, second = (policy.generate(batch, range(5), Sampling(steps=STEPS, guidance=1.0)) for batch in (asked, others))
@@ -269,15 +270,15 @@ def test_a_rollout_depends_on_its_input_image(policy: MMadaPolicy, kind: Kind) -
 
 @pytest.mark.parametrize("kind", SHOWN)
 @pytest.mark.parametrize("guidance", [0.0, 2.0])
-def test_equal_input_images_are_encoded_once(policy: MMadaPolicy, monkeypatch: pytest.MonkeyPatch, kind: Kind, guidance: float) -> None:
+def test_equal_input_images_are_encoded_once(policy: Policy, monkeypatch: pytest.MonkeyPatch, kind: Kind, guidance: float) -> None:
     given: list[Tensor] = []
-    get_code = policy.images.get_code
+    get_code = policy.layout.images.module.get_code
 
     def counted(pixels: Tensor) -> Tensor:
         given.extend(pixels)
         return get_code(pixels)
 
-    monkeypatch.setattr(policy.images, "get_code", counted)
+    monkeypatch.setattr(policy.layout.images.module, "get_code", counted)
     policy.generate(prompts(kind, 8), range(8), Sampling(steps=STEPS, guidance=guidance))
     assert len(given) == 3, "eight prompts show three images"
     expected = torch.from_numpy(np.stack([picture(i) for i in range(3)])).permute(0, 3, 1, 2) / 127.5 - 1
@@ -285,20 +286,20 @@ def test_equal_input_images_are_encoded_once(policy: MMadaPolicy, monkeypatch: p
 
 
 @torch.no_grad()
-def test_codes_of_an_input_image_do_not_depend_on_its_batch_mates(policy: MMadaPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_codes_of_an_input_image_do_not_depend_on_its_batch_mates(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     """An encoder that rounds differently in every batch size, as real ones do near 0, tells a policy that batches its input images."""
-    get_code = policy.images.get_code
-    monkeypatch.setattr(policy.images, "get_code", lambda pixels: get_code(pixels) ^ (len(pixels) - 1))
+    get_code = policy.layout.images.module.get_code
+    monkeypatch.setattr(policy.layout.images.module, "get_code", lambda pixels: get_code(pixels) ^ (len(pixels) - 1))
     batch = prompts("i2t", 3)
-    assert policy.shown(batch) == [code_ids(policy, p.image) for p in batch if p.image is not None]
+    assert policy.layout.shown(batch) == [code_ids(policy, p.image) for p in batch if p.image is not None]
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", GUIDED)
-def test_guidance_in_one_batch_equals_two_separate_forwards(policy: MMadaPolicy, kind: Kind) -> None:
+def test_guidance_in_one_batch_equals_two_separate_forwards(policy: Policy, kind: Kind) -> None:
     """Only the image is guided, away from the same prompt without its text; an input image stays in both."""
     batch, scale, generator = prompts(kind), 1.5, torch.Generator().manual_seed(0)
-    blank, free = policy.canvases(batch, [None, "text"], policy.shown(batch))
+    blank, free = policy.layout.canvases(batch, [None, "text"], policy.layout.shown(batch))
     ids = blank.ids.clone()
     ids[:, blank.spans[0].start + 2] = torch.randint(16, 24, (len(batch),), generator=generator)
     if kind in SPOKEN:
@@ -323,7 +324,7 @@ def test_guidance_in_one_batch_equals_two_separate_forwards(policy: MMadaPolicy,
 
 
 @pytest.mark.parametrize("kind", ["t2t", "i2t"])
-def test_tasks_of_text_alone_ignore_guidance(policy: MMadaPolicy, monkeypatch: pytest.MonkeyPatch, kind: Kind) -> None:
+def test_tasks_of_text_alone_ignore_guidance(policy: Policy, monkeypatch: pytest.MonkeyPatch, kind: Kind) -> None:
     plain = policy.generate(prompts(kind), range(5), Sampling(steps=STEPS, recorded=2))
     rows: list[int] = []
     hidden = policy.model.hidden
@@ -340,8 +341,8 @@ def test_tasks_of_text_alone_ignore_guidance(policy: MMadaPolicy, monkeypatch: p
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["interleaved", "interleaved+image"])
-def test_each_modality_sees_what_the_other_committed(policy: MMadaPolicy, kind: Kind) -> None:
-    blank = policy.canvas(prompts(kind, 1))
+def test_each_modality_sees_what_the_other_committed(policy: Policy, kind: Kind) -> None:
+    blank = policy.layout.canvas(prompts(kind, 1))
     call = policy.logits(blank)
     (image, _), (text, _) = call(blank.ids, blank.spans)
     for span, token in ((blank.spans[0], 17), (blank.spans[1], 11)):
@@ -353,7 +354,7 @@ def test_each_modality_sees_what_the_other_committed(policy: MMadaPolicy, kind: 
         assert (other - other_now)[finite].abs().max() > 1e-2, f"{span.modality} is seen by the other modality"
 
 
-def test_the_settings_of_a_rollout_are_recorded(policy: MMadaPolicy, make_policy: MakePolicy) -> None:
+def test_the_settings_of_a_rollout_are_recorded(policy: Policy, make_policy: MakePolicy) -> None:
     (rollout,) = policy.generate(prompts("interleaved", 1), [9], Sampling(steps=STEPS, recorded=2))
     image = rollout.segment("image")
     assert isinstance(image, Segment) and (image.tokens.dtype, image.commit_step.dtype) == (np.int64, np.int16)
@@ -364,7 +365,7 @@ def test_the_settings_of_a_rollout_are_recorded(policy: MMadaPolicy, make_policy
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_only_as_many_guesses_as_asked_for_are_decoded(policy: MMadaPolicy, kind: Kind) -> None:
+def test_only_as_many_guesses_as_asked_for_are_decoded(policy: Policy, kind: Kind) -> None:
     every = policy.generate(prompts(kind), range(5), Sampling(steps=STEPS, recorded=3))
     some = policy.generate(prompts(kind), range(5), Sampling(steps=STEPS, recorded=3, guesses=1))
     for a, b in zip(every, some, strict=True):
@@ -375,10 +376,10 @@ def test_only_as_many_guesses_as_asked_for_are_decoded(policy: MMadaPolicy, kind
         assert guess is not None and whole is not None and looks_same(guess, whole)
 
 
-def test_every_text_token_belongs_to_a_word_of_the_output(policy: MMadaPolicy) -> None:
+def test_every_text_token_belongs_to_a_word_of_the_output(policy: Policy) -> None:
     (rollout,) = policy.generate(prompts("t2t", 1), [0], Sampling(steps=STEPS))
     end = policy.settings.specials.eos
     told = replace(rollout.segments[0], tokens=np.array([*WORDS[:3], end, WORDS[0], end]))
-    assert len(policy.decode_text(told.tokens.tolist()).split()) == 3
+    assert len(policy.layout.text.decode(told.tokens.tolist()).split()) == 3
     assert policy.words(told).tolist() == [0, 1, 2, -1, -1, -1]
     assert policy.words(replace(told, tokens=np.array([end, WORDS[0]]))).tolist() == [-1, -1]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import policies.pretraining
 from pararl.types import MODALITIES, Modality, Output, Prompt
-from policies.families.mmada import MMadaPolicy
+from policies import Policy
 from policies.pretraining import noise_levels, supervised_loss
 from tests.policies.by_hand import GUIDED, KINDS, SHOWN, SPOKEN, WORDS, Kind, code_ids, picture, prompts, sequence, task_of, text_length
 from tests.policies.conftest import MakePolicy
@@ -29,7 +29,7 @@ def batch(kind: Kind) -> tuple[list[Prompt], list[Output]]:
 
 
 @pytest.fixture
-def seen(policy: MMadaPolicy, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, Tensor]]:
+def seen(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, Tensor]]:
     """What the backbone was given, and mask ratios that are known."""
     given: list[tuple[Tensor, Tensor]] = []
     hidden = policy.model.hidden
@@ -43,9 +43,9 @@ def seen(policy: MMadaPolicy, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Ten
     return given
 
 
-def clean_targets(policy: MMadaPolicy, outputs: list[Output], words: int) -> dict[Modality, Tensor]:
+def clean_targets(policy: Policy, outputs: list[Output], words: int) -> dict[Modality, Tensor]:
     """Image ids [batch, 6] and text ids [batch, words]: the words, then end of sequence to the end of the window."""
-    ids = [[policy.tokenizer.convert_tokens_to_ids(w) for w in (o.text or "").split()] for o in outputs]
+    ids = [[policy.layout.text.tokenizer.convert_tokens_to_ids(w) for w in (o.text or "").split()] for o in outputs]
     images = [code_ids(policy, o.image) for o in outputs if o.image is not None]
     eos = policy.settings.specials.eos
     return {"image": torch.tensor(images), "text": torch.tensor([(row + [eos] * words)[:words] for row in ids])}
@@ -53,7 +53,7 @@ def clean_targets(policy: MMadaPolicy, outputs: list[Output], words: int) -> dic
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", KINDS)
-def test_losses_equal_a_recomputation_on_full_logits(policy: MMadaPolicy, seen: list[tuple[Tensor, Tensor]], kind: Kind) -> None:
+def test_losses_equal_a_recomputation_on_full_logits(policy: Policy, seen: list[tuple[Tensor, Tensor]], kind: Kind) -> None:
     """Sequences are put together by hand, without padding; only which tokens were hidden is taken from what the backbone was given."""
     asked, outputs = batch(kind)
     losses = supervised_loss(policy, asked, outputs, torch.Generator().manual_seed(0), drop=0.0)
@@ -84,7 +84,7 @@ def test_losses_equal_a_recomputation_on_full_logits(policy: MMadaPolicy, seen: 
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["i2t", "interleaved+image"])
-def test_tokens_are_hidden_at_the_drawn_ratios(policy: MMadaPolicy, seen: list[tuple[Tensor, Tensor]], kind: Kind) -> None:
+def test_tokens_are_hidden_at_the_drawn_ratios(policy: Policy, seen: list[tuple[Tensor, Tensor]], kind: Kind) -> None:
     asked, outputs = batch(kind)
     for seed in range(100):
         supervised_loss(policy, asked, outputs, torch.Generator().manual_seed(seed), drop=0.0)
@@ -99,7 +99,7 @@ def test_tokens_are_hidden_at_the_drawn_ratios(policy: MMadaPolicy, seen: list[t
     assert before.sum() == 0, "the prompt and its image stay"
 
 
-def with_words(policy: MMadaPolicy, ids: Tensor, width: int) -> list[bool]:
+def with_words(policy: Policy, ids: Tensor, width: int) -> list[bool]:
     """Which rows have a word of the vocabulary in front of their ``width`` generated columns."""
     return [bool(torch.isin(row, torch.tensor(WORDS)).any()) for row in ids[:, : ids.shape[1] - width]]
 
@@ -108,7 +108,7 @@ def with_words(policy: MMadaPolicy, ids: Tensor, width: int) -> list[bool]:
 @pytest.mark.parametrize("kind", GUIDED)
 @pytest.mark.parametrize(("drop", "kept"), [(0.0, 1.0), (1.0, 0.0), (0.3, 0.7)])
 def test_prompts_are_dropped_at_their_rate_and_their_images_never(
-    policy: MMadaPolicy, seen: list[tuple[Tensor, Tensor]], kind: Kind, drop: float, kept: float
+    policy: Policy, seen: list[tuple[Tensor, Tensor]], kind: Kind, drop: float, kept: float
 ) -> None:
     asked, outputs = batch(kind)
     asked = [replace(prompt, text="red above blue") for prompt in asked]
@@ -142,7 +142,7 @@ def test_prompts_dropped_in_training_are_those_that_guidance_compares_with(
     asked, outputs = batch(kind)
     for drop in (1.0, 0.0):
         supervised_loss(own, asked, outputs, torch.Generator().manual_seed(0), drop)
-    whole, free = (own.canvases(asked, [part], own.shown(asked))[0] for part in (None, "text"))
+    whole, free = (own.layout.canvases(asked, [part], own.layout.shown(asked))[0] for part in (None, "text"))
     for ids, expected in zip(given, (free, whole), strict=True):
         assert torch.equal(ids[:, : expected.prefix], expected.ids[:, : expected.prefix])
     assert free.ids.tolist() != whole.ids.tolist()
@@ -150,9 +150,7 @@ def test_prompts_dropped_in_training_are_those_that_guidance_compares_with(
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["t2t", "i2t"])
-def test_the_text_of_tasks_that_give_text_alone_is_never_dropped(
-    policy: MMadaPolicy, seen: list[tuple[Tensor, Tensor]], kind: Kind
-) -> None:
+def test_the_text_of_tasks_that_give_text_alone_is_never_dropped(policy: Policy, seen: list[tuple[Tensor, Tensor]], kind: Kind) -> None:
     asked, outputs = batch(kind)
     asked = [replace(prompt, text="red above blue") for prompt in asked]
     for seed in range(10):
@@ -168,7 +166,7 @@ def test_both_modalities_run_on_one_clock() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_losses_have_gradients(policy: MMadaPolicy, kind: Kind) -> None:
+def test_the_losses_have_gradients(policy: Policy, kind: Kind) -> None:
     losses = supervised_loss(policy, *batch(kind), torch.Generator().manual_seed(0))
     for loss in losses.values():
         grads = torch.autograd.grad(loss, list(policy.model.parameters()), retain_graph=True)
@@ -184,11 +182,11 @@ def test_the_losses_have_gradients(policy: MMadaPolicy, kind: Kind) -> None:
         (Output("red", np.zeros((8, 6, 3), np.uint8)), "make 12 tokens, but the policy's grid has 6"),
     ],
 )
-def test_targets_that_the_policy_could_never_yield_are_an_error(policy: MMadaPolicy, output: Output, message: str) -> None:
+def test_targets_that_the_policy_could_never_yield_are_an_error(policy: Policy, output: Output, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         supervised_loss(policy, [Prompt("x", "interleaved", "red")], [output], torch.Generator().manual_seed(0))
 
 
-def test_an_answer_that_does_not_fit_its_window_is_an_error(policy: MMadaPolicy) -> None:
+def test_an_answer_that_does_not_fit_its_window_is_an_error(policy: Policy) -> None:
     with pytest.raises(ValueError, match="text of 7 tokens does not fit the window of 6"):
         supervised_loss(policy, prompts("i2t", 1), [Output("red " * 7)], torch.Generator().manual_seed(0))

@@ -22,12 +22,13 @@ import policies
 from pararl import adapter
 from pararl.options import Sampling
 from pararl.types import Output, Prompt
+from policies import Policy
 from policies.backbones.llada import MMadaConfig, MMadaModelLM
-from policies.base import Policy
-from policies.families.mmada import MMadaPolicy
-from policies.families.parallel_a import ParallelAPolicy
-from policies.mmada_codec import Part
+from policies.families.mmada import MMADA
+from policies.families.parallel_a import MMADA_PARALLEL_A
+from policies.policy import Policy
 from policies.pretraining import supervised_loss
+from policies.settings import Part
 from tests.policies import releases
 
 MASK, BOS, EOS, SOI, EOI, T2I, MMU, INTERLEAVE, T2IT = 126336, 126080, 126081, 126084, 126085, 126088, 126089, 126095, 126096
@@ -46,15 +47,15 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def load(hub: Path, name: str) -> MMadaPolicy:
+def load(hub: Path, name: str) -> Policy:
     found = policies.load(hub / name, image_tokenizer=hub / "magvitv2")
-    assert isinstance(found, MMadaPolicy)
+    assert isinstance(found, Policy)
     return found
 
 
 def test_a_copy_is_known_by_its_folder_and_holds_what_the_shards_hold(hub: Path) -> None:
     policy = load(hub, "MMaDA-8B-MixCoT")
-    assert policy.tasks == ("t2t", "i2t", "t2i") and policy.model.dtype == torch.bfloat16 and policy.text_bias.shape == (126349,)
+    assert policy.tasks == ("t2t", "i2t", "t2i") and policy.model.dtype == torch.bfloat16 and policy.tokens.text_bias.shape == (126349,)
     held = policy.model.state_dict()
     shards = {k: v for file in (hub / "MMaDA-8B-MixCoT").glob("*.safetensors") for k, v in load_file(file).items()}
     assert held.keys() == shards.keys() and all(torch.equal(held[k], shards[k]) for k in held)
@@ -73,24 +74,24 @@ def test_the_folder_of_the_hubs_cache_says_the_release_too(hub: Path, tmp_path: 
 
 def test_prompts_of_mmada_have_the_released_ids(hub: Path) -> None:
     policy = load(hub, "MMaDA-8B-Base")
-    shown = policy.shown([Prompt("x", "i2t", "w5", image=BLACK)])[0]
+    shown = policy.layout.shown([Prompt("x", "i2t", "w5", image=BLACK)])[0]
     assert len(shown) == 1024 and min(shown) >= 126349 and max(shown) < 134541
-    assert policy.prefix(Prompt("x", "t2i", "w5 w6")) == [T2I, BOS, 5, 6, EOS]
+    assert policy.layout.prefix(Prompt("x", "t2i", "w5 w6")) == [T2I, BOS, 5, 6, EOS]
     chat = [HEAD, 0, TAIL, 5, EOT, HEAD, 0, TAIL]  # "user" and "assistant" are not words of this tokenizer
-    assert policy.prefix(Prompt("x", "t2t", "w5")) == [BOS, *chat]
-    assert policy.prefix(Prompt("x", "i2t", "w5", image=BLACK), shown) == [MMU, SOI, *shown, EOI, BOS, *chat]
+    assert policy.layout.prefix(Prompt("x", "t2t", "w5")) == [BOS, *chat]
+    assert policy.layout.prefix(Prompt("x", "i2t", "w5", image=BLACK), shown) == [MMU, SOI, *shown, EOI, BOS, *chat]
 
 
 def test_prompts_of_parallel_m_have_the_released_ids(hub: Path) -> None:
     policy = load(hub, "MMaDA-Parallel-M")
     edit, words = Prompt("x", "interleaved", "w5 w6", image=BLACK), Prompt("y", "interleaved", "w5 w6")
     shown = [126349] * 1024
-    assert policy.prefix(edit, shown) == [INTERLEAVE, SOI, *shown, EOI, BOS, 5, 6, EOS]
+    assert policy.layout.prefix(edit, shown) == [INTERLEAVE, SOI, *shown, EOI, BOS, 5, 6, EOS]
     dropped = [SOI, *[0] * 1024, EOI]
-    assert policy.prefix(edit, shown, without="text") == [INTERLEAVE, *dropped, BOS, EOS, EOS, EOS]
-    assert policy.prefix(edit, shown, without="image") == [INTERLEAVE, *dropped, BOS, 5, 6, EOS]
-    assert policy.prefix(words) == [T2IT, *dropped, BOS, 5, 6, EOS]
-    tail = policy.tail("interleaved")
+    assert policy.layout.prefix(edit, shown, without="text") == [INTERLEAVE, *dropped, BOS, EOS, EOS, EOS]
+    assert policy.layout.prefix(edit, shown, without="image") == [INTERLEAVE, *dropped, BOS, 5, 6, EOS]
+    assert policy.layout.prefix(words) == [T2IT, *dropped, BOS, 5, 6, EOS]
+    tail = policy.layout.tail("interleaved")
     assert list(tail.ids) == [SOI, *[MASK] * 1024, EOI, BOS, *[MASK] * 255]
 
 
@@ -100,10 +101,12 @@ def test_prompts_of_parallel_m_equal_the_recorded_ones(golden: Path, hub: Path) 
     given, free = recorded["prompt_ids"].tolist(), recorded["uncond_prompt_ids"].tolist()
     policy = load(hub, "MMaDA-Parallel-M")
     specials = replace(policy.settings.specials, mask=140, bos=141, eos=142, soi=143, eoi=144, interleave=145)
-    own = MMadaPolicy(policy.model, policy.tokenizer, policy.images, replace(policy.settings, grid=(4, 4), specials=specials))
+    own = MMADA.policy(
+        policy.model, policy.layout.text.tokenizer, policy.layout.images.module, replace(policy.settings, grid=(4, 4), specials=specials)
+    )
     shown, text = given[2:18], given[given.index(141) + 1 : given.index(142)]
     prompt = Prompt("x", "interleaved", " ".join(f"w{i}" for i in text), image=np.zeros((64, 64, 3), np.uint8))
-    assert own.prefix(prompt, shown) == given and own.prefix(prompt, shown, without="text") == free
+    assert own.layout.prefix(prompt, shown) == given and own.layout.prefix(prompt, shown, without="text") == free
 
 
 def test_a_text_cannot_spell_a_special_token(hub: Path) -> None:
@@ -116,16 +119,16 @@ def test_a_text_cannot_spell_a_special_token(hub: Path) -> None:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|endoftext|>", mask_token="<|mdm_mask|>")
     special = {token: tokenizer.get_vocab()[token] for token in releases.SPELLED}
     specials = replace(policy.settings.specials, mask=special["<|mdm_mask|>"], eos=special["<|endoftext|>"])
-    own = MMadaPolicy(policy.model, tokenizer, policy.images, replace(policy.settings, specials=specials))
+    own = MMADA.policy(policy.model, tokenizer, policy.layout.images.module, replace(policy.settings, specials=specials))
     for text in ("a <|eot_id|> b", "<|mdm_mask|>", "w<|endoftext|>", " \n a"):
-        ids = own.prefix(Prompt("x", "t2t", text))
+        ids = own.layout.prefix(Prompt("x", "t2t", text))
         count = {token: ids.count(i) for token, i in special.items()}
         assert count["<|eot_id|>"] == 1 and count["<|mdm_mask|>"] == count["<|endoftext|>"] == 0 and count["<|start_header_id|>"] == 2
         start = ids.index(special["<|end_header_id|>"]) + 1
-        assert own.decode_text(ids[start : ids.index(special["<|eot_id|>"])]) == "\n" + text
+        assert own.layout.text.decode(ids[start : ids.index(special["<|eot_id|>"])]) == "\n" + text
     # a vocabulary in which they are words cannot tell the two apart
     with pytest.raises(ValueError, match="spells a special token of this policy's tokenizer; take it out"):
-        policy.prefix(Prompt("x", "t2t", "w5 <|eot_id|> w6"))
+        policy.layout.prefix(Prompt("x", "t2t", "w5 <|eot_id|> w6"))
 
 
 @pytest.mark.parametrize(("name", "task"), [("MMaDA-8B-MixCoT", "t2i"), ("MMaDA-8B-MixCoT", "t2t"), ("MMaDA-Parallel-M", "interleaved")])
@@ -206,8 +209,8 @@ def test_an_image_tokenizer_is_read_from_the_file_names_of_its_release(hub: Path
     else:
         save_file(weights, folder / form)
     ours, other = (policies.load(hub / "MMaDA-8B-Base", image_tokenizer=f) for f in (hub / "magvitv2", folder))
-    assert isinstance(ours, MMadaPolicy) and isinstance(other, MMadaPolicy)
-    assert ours.encode_images(BLACK[None]).tolist() == other.encode_images(BLACK[None]).tolist()
+    assert isinstance(ours, Policy) and isinstance(other, Policy)
+    assert ours.layout.images.encode(BLACK[None]).tolist() == other.layout.images.encode(BLACK[None]).tolist()
 
 
 def test_an_image_tokenizer_beside_the_backbone_is_taken(hub: Path, tmp_path: Path) -> None:
@@ -216,21 +219,21 @@ def test_an_image_tokenizer_beside_the_backbone_is_taken(hub: Path, tmp_path: Pa
     shutil.copytree(hub / "MMaDA-8B-Base", folder)
     shutil.copytree(hub / "magvitv2", folder / "image_tokenizer")
     found = policies.load(folder)
-    assert isinstance(found, MMadaPolicy)
-    assert found.encode_images(BLACK[None]).tolist() == load(hub, "MMaDA-8B-Base").encode_images(BLACK[None]).tolist()
+    assert isinstance(found, Policy)
+    assert found.layout.images.encode(BLACK[None]).tolist() == load(hub, "MMaDA-8B-Base").encode_images(BLACK[None]).tolist()
 
 
 # ---- -A
 
 
-def layout_of_a(golden: Path, hub: Path) -> tuple[ParallelAPolicy, dict[str, torch.Tensor]]:
+def layout_of_a(golden: Path, hub: Path) -> tuple[Policy, dict[str, torch.Tensor]]:
     recorded = load_file(golden / "mmada_parallel_a" / "cases.safetensors")
     directory = hub / "MMaDA-Parallel-A"
     if not directory.exists():
         releases.backbone(directory, parallel_a=True)
         shutil.copytree(golden / "amused_vq", directory / "vqvae", ignore=shutil.ignore_patterns("cases*", "README*"))
     found = policies.load(directory)
-    assert isinstance(found, ParallelAPolicy)
+    assert isinstance(found, Policy)
     return found, recorded
 
 
@@ -252,13 +255,13 @@ def test_prompts_of_parallel_a_equal_the_recorded_ones(golden: Path, hub: Path) 
         nobody=spell(nobody),
         specials=replace(released, mask=110, newline=111, soi=121, eoi=122, answer_start=126, answer_end=127),
     )
-    own = ParallelAPolicy(policy.model, policy.tokenizer, policy.images, settings)
+    own = MMADA_PARALLEL_A.policy(policy.model, policy.layout.text.tokenizer, policy.layout.images.module, settings)
     asked = Prompt("x", "interleaved", spell(prompt[:-1]), image=np.zeros((16, 16, 3), np.uint8))
     rows = len(shown) // 4
-    assert rows * 4 == len(shown) and own.prefix(asked, shown, without="image") == prompt
-    assert own.prefix(asked, shown) + list(own.tail("interleaved").ids) == ids
-    assert own.prefix(asked, shown, without="text") == free
-    blank = own.canvas([asked], [shown])
+    assert rows * 4 == len(shown) and own.layout.prefix(asked, shown, without="image") == prompt
+    assert own.layout.prefix(asked, shown) + list(own.layout.tail("interleaved").ids) == ids
+    assert own.layout.prefix(asked, shown, without="text") == free
+    blank = own.layout.canvas([asked], [shown])
     image, text = blank.spans
     assert (text.start, text.stop) == (49, 61) and blank.ids[0, image.columns].eq(110).all() and len(image) == 16
 
@@ -273,17 +276,19 @@ def test_a_copy_of_parallel_a_without_its_image_tokenizer_says_what_is_missing(g
 def test_parallel_a_puts_its_system_message_and_its_tags_in_front(golden: Path, hub: Path) -> None:
     policy, _ = layout_of_a(golden, hub)
     system = [0] * len(policy.settings.system_new.split())
-    assert policy.prefix(Prompt("x", "t2i", "w5")) == [126352, *system, 126353, 7, 5, 8]
-    assert policy.prefix(Prompt("x", "t2i", "w5"), without="text") == [126352, *system, 126353, 7, 126351, 8]
+    assert policy.layout.prefix(Prompt("x", "t2i", "w5")) == [126352, *system, 126353, 7, 5, 8]
+    assert policy.layout.prefix(Prompt("x", "t2i", "w5"), without="text") == [126352, *system, 126353, 7, 126351, 8]
 
 
 def test_every_row_of_a_parallel_a_image_ends_behind_its_columns(golden: Path, hub: Path) -> None:
     whole, _ = layout_of_a(golden, hub)
-    policy = ParallelAPolicy(whole.model, whole.tokenizer, whole.images, replace(whole.settings, grid=(2, 3), text_tokens=2, text_block=2))
-    tail = policy.tail("interleaved")
+    policy = MMADA_PARALLEL_A.policy(
+        whole.model, whole.tokenizer, whole.images, replace(whole.settings, grid=(2, 3), text_tokens=2, text_block=2)
+    )
+    tail = policy.layout.tail("interleaved")
     assert list(tail.ids) == [126354, 126349, *[MASK] * 3, 126084, *[MASK] * 3, 126084, 126350, MASK, MASK, 126355]
     assert torch.tensor(tail.ids)[tail.spans[0].columns].tolist() == [MASK] * 6 and (tail.spans[1].start, tail.spans[1].stop) == (11, 13)
-    given = policy.prefix(Prompt("x", "interleaved", "w5", image=np.zeros((8, 12, 3), np.uint8)), [21, 22, 23, 24, 25, 26])
+    given = policy.layout.prefix(Prompt("x", "interleaved", "w5", image=np.zeros((8, 12, 3), np.uint8)), [21, 22, 23, 24, 25, 26])
     start = given.index(126349)
     assert given[start:] == [126349, 21, 22, 23, 126084, 24, 25, 26, 126084, 126350, 8]
 
@@ -293,7 +298,7 @@ def test_prompts_of_parallel_a_dropped_in_training_are_those_that_guidance_compa
 ) -> None:
     whole, _ = layout_of_a(golden, hub)
     settings = replace(whole.settings, grid=(2, 3), text_tokens=2, text_block=2)
-    policy = ParallelAPolicy(whole.model.float(), whole.tokenizer, whole.images, settings)
+    policy = MMADA_PARALLEL_A.policy(whole.model.float(), whole.tokenizer, whole.images, settings)
     given: list[torch.Tensor] = []
     hidden = policy.model.hidden
 
@@ -305,15 +310,18 @@ def test_prompts_of_parallel_a_dropped_in_training_are_those_that_guidance_compa
     image = np.zeros((8, 12, 3), np.uint8)
     asked = [Prompt(text, "interleaved", text, image=image) for text in ("w5 w6", "w5 w6 w7 w9")]
     supervised_loss(policy, asked, [Output("w5", image)] * 2, torch.Generator().manual_seed(0), drop=1.0)
-    (free,) = policy.canvases(asked, ["text"], policy.shown(asked))
+    (free,) = policy.layout.canvases(asked, ["text"], policy.layout.shown(asked))
     assert torch.equal(given[0][:, : free.prefix], free.ids[:, : free.prefix]) and (free.ids == 126351).any(1).all()
 
 
 @torch.no_grad()
 def test_parallel_a_samples_with_three_branches_as_three_forwards_would(golden: Path, hub: Path) -> None:
     policy, _ = layout_of_a(golden, hub)
-    policy = ParallelAPolicy(
-        policy.model.float(), policy.tokenizer, policy.images, replace(policy.settings, grid=(2, 3), text_tokens=4, text_block=4)
+    policy = MMADA_PARALLEL_A.policy(
+        policy.model.float(),
+        policy.layout.text.tokenizer,
+        policy.layout.images.module,
+        replace(policy.settings, grid=(2, 3), text_tokens=4, text_block=4),
     )
     rng = np.random.default_rng(0)
     asked = [Prompt(f"{i}", "interleaved", "w5 " * (i + 1), image=rng.integers(0, 256, (8, 12, 3), dtype=np.uint8)) for i in range(3)]
@@ -322,18 +330,18 @@ def test_parallel_a_samples_with_three_branches_as_three_forwards_would(golden: 
     assert [dict(b.scales) for b in branches] == [{"image": 2.5, "text": 0.0}, {"image": 4.0, "text": 0.0}]
     (_, image), (text, same) = policy.logits(blank, branches)(blank.ids, blank.spans)
     assert torch.equal(text, same)
-    shown, span = policy.shown(asked), blank.spans[0]
+    shown, span = policy.layout.shown(asked), blank.spans[0]
     parts: tuple[Part | None, ...] = (None, "text", "image")
     for row, prompt in enumerate(asked):
-        behind = list(policy.tail("interleaved").ids)
+        behind = list(policy.layout.tail("interleaved").ids)
         logits = []
         for part in parts:
-            prefix = policy.prefix(prompt, shown[row], without=part)
+            prefix = policy.layout.prefix(prompt, shown[row], without=part)
             whole = policy.model(torch.tensor([prefix + behind]))[0]
             logits.append(
                 whole[len(prefix) + 2 :][: 2 * 4]
                 .unflatten(0, (2, 4))[:, :3]
-                .flatten(0, 1)[:, 126356 : 126356 + policy.images.codebook_size]
+                .flatten(0, 1)[:, 126356 : 126356 + policy.layout.images.module.codebook_size]
             )
         expected = logits[0] + 2.5 * (logits[0] - logits[1]) + 4.0 * (logits[0] - logits[2])
         assert torch.allclose(image[row], expected, rtol=0, atol=1e-4)
@@ -350,11 +358,11 @@ def test_parallel_a_samples_with_three_branches_as_three_forwards_would(golden: 
 def test_an_adapter_of_a_checkpoint_in_the_released_layout_fits_a_fresh_base(tmp_path: Path) -> None:
     """The embedded policy as a release is laid out: shards, the released names, its image tokenizer in a folder of its own."""
     embedded = policies.load("scenes-mmada")
-    assert isinstance(embedded, MMadaPolicy)
+    assert isinstance(embedded, Policy)
     base, images = tmp_path / "base", tmp_path / "tokenizer"
     embedded.model.save_pretrained(base, max_shard_size="1MB")
-    embedded.tokenizer.save_pretrained(base)
-    embedded.images.save_pretrained(images)
+    embedded.layout.text.tokenizer.save_pretrained(base)
+    embedded.layout.images.module.save_pretrained(images)
     shutil.copy(policies.CHECKPOINTS / "scenes-mmada" / "policy.json", base)
     assert len(list(base.glob("*.safetensors"))) > 2
 

@@ -20,19 +20,18 @@ from pararl.loop import checkpoint
 from pararl.options import Sampling
 from pararl.pretraining.recipes import SHOWO2, new_showo2
 from pararl.types import Judgement, Latents, Pair, Prompt, Rollout, Task
-from policies import showo2_pretraining
-from policies.families.showo2 import Showo2Policy
+from policies import Policy, showo2_pretraining
+from policies.families.showo2 import Showo2Settings
 from policies.image.continuous import ContinuousVAE, ContinuousVAEConfig
+from policies.pretraining import supervised_loss, training_times
 from policies.sampling import flow
-from policies.showo2_codec import Showo2Settings
-from policies.showo2_pretraining import supervised_loss, training_times
 
 HOW = Sampling(steps=4, recorded=3, flow_noise=0.7)
 TASKS: tuple[Task, ...] = ("i2t", "t2i", "interleaved")
 
 
 @pytest.fixture(scope="module")
-def policy(tmp_path_factory: pytest.TempPathFactory) -> Showo2Policy:
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Policy:
     """A random policy whose velocities are not 0, as those of a new one are, and whose texts end at different places."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("vae")
@@ -57,7 +56,7 @@ def prompts(task: Task, seen: Sequence[bool] = (True, False, True)) -> list[Prom
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_the_ratio_of_every_token_and_move_is_one_under_the_same_weights(policy: Showo2Policy, task: Task) -> None:
+def test_the_ratio_of_every_token_and_move_is_one_under_the_same_weights(policy: Policy, task: Task) -> None:
     rollouts = policy.generate(prompts(task), [1, 2, 3], HOW)
     found = policy.step_tokens(rollouts, [r.recorded for r in rollouts])
     assert found.keys() == {s.modality for s in rollouts[0].segments}
@@ -66,68 +65,68 @@ def test_the_ratio_of_every_token_and_move_is_one_under_the_same_weights(policy:
         assert (steps.logprob - steps.behaviour)[steps.committed].abs().max() < 2e-4, modality
 
 
-def test_moves_have_the_density_of_a_gaussian_by_hand(policy: Showo2Policy) -> None:
+def test_moves_have_the_density_of_a_gaussian_by_hand(policy: Policy) -> None:
     """One row, no padding: the velocity from the model's plain call, the density from torch.distributions."""
     (asked, *_) = prompts("t2i")
     (rollout,) = policy.generate([asked], [5], HOW)
     image = rollout.segment("image")
     assert isinstance(image, Latents)
     sp = policy.settings.specials
-    ids = torch.tensor([[sp.bos, *policy.encode_text(asked.text), sp.soi, *[sp.mask] * 17, sp.eoi]])
+    ids = torch.tensor([[sp.bos, *policy.layout.text.encode(asked.text), sp.soi, *[sp.mask] * 17, sp.eoi]])
     blocks = (ids == sp.mask).long()
     grid = flow.time_grid(HOW.steps + 1, policy.settings.time_shift)
     for place, step in enumerate(rollout.recorded):
         before, after = (torch.from_numpy(x)[None] for x in image.moves[place])
         t, then = grid[step : step + 1], grid[step + 1 : step + 2]
         with torch.no_grad():
-            velocity = policy.model(ids, blocks, policy._grid(before), t)[1]
-        taken = flow.step(policy._grid(before), velocity, t, then, HOW.flow_noise)
+            velocity = policy.model(ids, blocks, policy.layout.images.latents(before), t)[1]
+        taken = flow.step(policy.layout.images.latents(before), velocity, t, then, HOW.flow_noise)
         if step == HOW.steps - 1:
             assert np.isnan(image.logprob[place]).all() and not image.at(rollout.recorded)[0][place].any()
             continue
         normal = torch.distributions.Normal(taken.mean, taken.deviation.expand_as(taken.mean))
-        assert math.isclose(normal.log_prob(policy._grid(after)).mean(), image.logprob[place].mean(), abs_tol=1e-4)
+        assert math.isclose(normal.log_prob(policy.layout.images.latents(after)).mean(), image.logprob[place].mean(), abs_tol=1e-4)
 
 
-def test_a_text_is_worth_the_mean_of_its_tokens(policy: Showo2Policy) -> None:
+def test_a_text_is_worth_the_mean_of_its_tokens(policy: Policy) -> None:
     (asked, *_) = prompts("i2t")
     (rollout,) = policy.generate([asked], [3], HOW)
     tokens = rollout.segments[0].tokens.tolist()
-    words = policy.written(tokens)
+    words = policy.layout.text.written(tokens)
     said = tokens[: len(words) + 1]
     sp = policy.settings.specials
-    front = [sp.bos, sp.soi, *[sp.mask] * 17, sp.eoi, *policy.encode_template(policy.settings.dialogue, asked.text)]
+    front = [sp.bos, sp.soi, *[sp.mask] * 17, sp.eoi, *policy.layout.text.encode_template(policy.settings.dialogue, asked.text)]
     ids = torch.tensor([front + said])
     assert asked.image is not None
-    latents = policy._grid(policy.encode_images(asked.image[None]))
+    latents = policy.layout.images.latents(policy.layout.images.encode(asked.image[None]))
     with torch.no_grad():
         logits = policy.model(ids, (ids == sp.mask).long(), latents, torch.ones(1))[0][0, len(front) - 1 : -1]
-        logits[:, list(policy.vocabulary.forbidden)] = -torch.inf
+        logits[:, list(policy.layout.text.vocabulary.forbidden)] = -torch.inf
         expected = logits.log_softmax(-1).gather(-1, torch.tensor(said)[:, None]).mean()
         found = policy.log_likelihood([rollout], policy.draws([rollout], 2, torch.Generator().manual_seed(0)))
     assert math.isclose(expected, found[0, 0], abs_tol=1e-5) and found[0, 1] == 0
 
 
-def test_an_image_is_worth_its_flow_matching_loss_at_shared_draws(policy: Showo2Policy) -> None:
+def test_an_image_is_worth_its_flow_matching_loss_at_shared_draws(policy: Policy) -> None:
     asked = prompts("t2i")[0]
     rollouts = policy.generate([asked, asked], [3, 4], HOW)
     draws = policy.draws(rollouts, 3, torch.Generator().manual_seed(0))
     assert draws.times is not None and draws.noise is not None
     assert (draws.times[:, 0] == draws.times[:, 1]).all() and (draws.noise[:, 0] == draws.noise[:, 1]).all()
     sp = policy.settings.specials
-    ids = torch.tensor([[sp.bos, *policy.encode_text(asked.text), sp.soi, *[sp.mask] * 17, sp.eoi]])
+    ids = torch.tensor([[sp.bos, *policy.layout.text.encode(asked.text), sp.soi, *[sp.mask] * 17, sp.eoi]])
     with torch.no_grad():
         found = policy.log_likelihood(rollouts, draws)
         for b, rollout in enumerate(rollouts):
             clean, total = torch.from_numpy(rollout.segments[0].tokens)[None], 0.0
             for t, noise in zip(draws.times[:, b], draws.noise[:, b], strict=True):
-                seen = policy._grid(t * clean + (1 - t) * noise)
+                seen = policy.layout.images.latents(t * clean + (1 - t) * noise)
                 velocity = policy.model(ids, (ids == sp.mask).long(), seen, t[None])[1]
-                total -= (velocity - policy._grid(clean - noise)).square().mean().item() / 3
+                total -= (velocity - policy.layout.images.latents(clean - noise)).square().mean().item() / 3
             assert math.isclose(found[b, 1], total, rel_tol=1e-4)
 
 
-def test_draws_and_training_have_their_times_where_the_sampler_has_them(policy: Showo2Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_draws_and_training_have_their_times_where_the_sampler_has_them(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     """Shifted by 3: half of the draws lie below a quarter. The draws are stratified, so that shifted back they are one in every stratum."""
     generator = torch.Generator().manual_seed(0)
     (rollout, *_) = policy.generate(prompts("t2i"), [1, 2, 3], HOW)
@@ -147,7 +146,7 @@ def test_draws_and_training_have_their_times_where_the_sampler_has_them(policy: 
     assert asked == [3.0]
 
 
-def test_a_rollout_depends_on_its_own_prompt_and_seed(policy: Showo2Policy) -> None:
+def test_a_rollout_depends_on_its_own_prompt_and_seed(policy: Policy) -> None:
     asked = prompts("interleaved")
     together = policy.generate(asked, [1, 2, 3], HOW)
     for i, prompt in enumerate(asked):
@@ -156,7 +155,7 @@ def test_a_rollout_depends_on_its_own_prompt_and_seed(policy: Showo2Policy) -> N
         np.testing.assert_allclose(alone.segments[1].tokens, together[i].segments[1].tokens, atol=1e-3)
 
 
-def test_rollouts_survive_a_checkpoint(policy: Showo2Policy, tmp_path: Path) -> None:
+def test_rollouts_survive_a_checkpoint(policy: Policy, tmp_path: Path) -> None:
     rollouts = [checkpoint.without_outputs(r) for r in policy.generate(prompts("interleaved"), [1, 2, 3], HOW)]
     checkpoint.save_rollouts(tmp_path / "r", rollouts, [Judgement(None)] * 3)
     loaded = checkpoint.load_rollouts(tmp_path / "r")
@@ -166,7 +165,7 @@ def test_rollouts_survive_a_checkpoint(policy: Showo2Policy, tmp_path: Path) -> 
         np.testing.assert_array_equal(ours.segments[1].moves, theirs.segments[1].moves)  # type: ignore[attr-defined]
 
 
-def test_the_steps_of_an_ode_have_no_density_and_its_flow_loss_teaches(policy: Showo2Policy) -> None:
+def test_the_steps_of_an_ode_have_no_density_and_its_flow_loss_teaches(policy: Policy) -> None:
     rollouts = policy.generate(prompts("t2i"), [1, 2, 3], replace(HOW, flow_noise=0.0))
     (found,) = policy.step_tokens(rollouts, [r.recorded for r in rollouts]).values()
     assert not found.committed.any() and not found.logprob.any()
@@ -175,12 +174,12 @@ def test_the_steps_of_an_ode_have_no_density_and_its_flow_loss_teaches(policy: S
 
 @pytest.mark.parametrize("likelihood", ["steps", "elbo"])
 def test_the_learner_takes_a_step_and_every_target_of_images_and_texts_has_a_gradient(
-    policy: Showo2Policy, tmp_path: Path, likelihood: Any
+    policy: Policy, tmp_path: Path, likelihood: Any
 ) -> None:
     policy.save(tmp_path / "p")
     fresh = policies.load(tmp_path / "p")
     base = fresh.canary()
-    assert isinstance(fresh, Showo2Policy) and torch.allclose(base, policy.canary(), atol=1e-4)
+    assert isinstance(fresh, Policy) and torch.allclose(base, policy.canary(), atol=1e-4)
     peft = adapter.attach(fresh, 4, 8)
     targets = len(adapter.tensors(peft)) // 2
     assert targets == 7 * (3 + 2), "the language model's layers and the diffusion head's"
@@ -195,7 +194,7 @@ def test_the_learner_takes_a_step_and_every_target_of_images_and_texts_has_a_gra
         assert torch.equal(fresh.canary(), base)
 
 
-def test_texts_and_images_alternate_and_the_supervised_losses_are_finite(policy: Showo2Policy) -> None:
+def test_texts_and_images_alternate_and_the_supervised_losses_are_finite(policy: Policy) -> None:
     asked = prompts("interleaved", (False, False, False))
     parts = policy.mixed(asked[0], seed=1, sampling=HOW, images=1)
     assert parts and sum(p.image is not None for p in parts) <= 1

@@ -13,7 +13,7 @@ import policies
 from pararl import adapter
 from pararl.options import Sampling
 from pararl.types import Output, Rollout
-from policies.families.showo import ShowoPolicy
+from policies import Policy
 from policies.image.magvitv2 import MAGVITv2
 from tests.policies.by_hand import KINDS, Kind, picture, prompts
 from tests.policies.conftest import MakeShowo
@@ -23,7 +23,7 @@ TARGETS = 6 * 2
 SAMPLING = Sampling(steps=4, recorded=2, guidance=1.0)
 
 
-def adapted(make_showo: MakeShowo, seed: int = 0) -> tuple[ShowoPolicy, PeftModel]:
+def adapted(make_showo: MakeShowo, seed: int = 0) -> tuple[Policy, PeftModel]:
     """A policy with an adapter that looks trained."""
     own = make_showo()
     model = adapter.attach(own, rank=2, alpha=4)
@@ -32,7 +32,7 @@ def adapted(make_showo: MakeShowo, seed: int = 0) -> tuple[ShowoPolicy, PeftMode
     return own, model
 
 
-def sampled(policy: ShowoPolicy) -> list[Rollout]:
+def sampled(policy: Policy) -> list[Rollout]:
     asked = [prompt for kind in KINDS for prompt in prompts(kind, 3)]
     return policy.generate(asked, range(len(asked)), SAMPLING)
 
@@ -111,11 +111,11 @@ def test_a_saved_policy_samples_the_same_bit_for_bit(make_showo: MakeShowo, tmp_
     own = make_showo(steps=3, tasks=("t2t", "i2t", "t2i", "edit", "interleaved"))
     own.save(tmp_path)
     loaded = policies.load(tmp_path)
-    assert isinstance(loaded, ShowoPolicy) and loaded.settings == own.settings and loaded.vocabulary == own.vocabulary
+    assert isinstance(loaded, Policy) and loaded.settings == own.settings and loaded.layout.text.vocabulary == own.layout.text.vocabulary
     assert json.loads((tmp_path / "policy.json").read_text())["family"] == "showo"
     assert {p.suffix for p in tmp_path.rglob("*") if p.is_file()} == {".safetensors", ".json"}
-    assert isinstance(own.images, MAGVITv2) and isinstance(loaded.images, MAGVITv2)
-    for ours, theirs in ((own.model, loaded.model), (own.images, loaded.images)):
+    assert isinstance(own.layout.images.module, MAGVITv2) and isinstance(loaded.layout.images.module, MAGVITv2)
+    for ours, theirs in ((own.model, loaded.model), (own.layout.images.module, loaded.layout.images.module)):
         before, after = ours.state_dict(), theirs.state_dict()
         assert before.keys() == after.keys() and all(torch.equal(before[k], after[k]) for k in before)
     assert same(sampled(own), sampled(loaded)) and torch.equal(own.canary(), loaded.canary())

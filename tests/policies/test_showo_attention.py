@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from pararl.types import Modality
+from policies import Policy
 from policies.attention.omni import omni
-from policies.families.showo import ShowoPolicy
 from policies.layout import Canvas, Span, pad_left
 from tests.policies import showo_by_hand as hand
 from tests.policies.by_hand import KINDS, SHOWN, Kind, prefix, prompts
@@ -18,10 +18,10 @@ ENDS = (3, 0, 5, 1, 8)
 """Where the end token of each row's text stands; 8 = in no place of the window."""
 
 
-def filled(showo: ShowoPolicy, kind: Kind, seed: int = 0) -> tuple[Canvas, dict[Modality, Tensor], dict[Modality, Tensor]]:
+def filled(showo: Policy, kind: Kind, seed: int = 0) -> tuple[Canvas, dict[Modality, Tensor], dict[Modality, Tensor]]:
     """The blank canvas of five prompts of different lengths, texts that end in different places, and images of which half is visible."""
     generator = torch.Generator().manual_seed(seed)
-    blank = showo.canvas(prompts(kind))
+    blank = showo.layout.canvas(prompts(kind))
     tokens: dict[Modality, Tensor] = {}
     for span in blank.spans:
         low, high = (hand.CODES[0], hand.CODES[-1]) if span.modality == "image" else (hand.WORDS[0], hand.WORDS[-1])
@@ -35,7 +35,7 @@ def filled(showo: ShowoPolicy, kind: Kind, seed: int = 0) -> tuple[Canvas, dict[
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", KINDS)
-def test_padding_in_front_and_behind_a_short_text_changes_no_logit(showo: ShowoPolicy, kind: Kind) -> None:
+def test_padding_in_front_and_behind_a_short_text_changes_no_logit(showo: Policy, kind: Kind) -> None:
     """Every row of a padded batch has the logits of that row alone and unpadded, its mask from a loop, over the whole vocabulary."""
     blank, tokens, visible = filled(showo, kind)
     ids, attention = showo.reveal(blank, tokens, visible)
@@ -59,14 +59,14 @@ def test_padding_in_front_and_behind_a_short_text_changes_no_logit(showo: ShowoP
 
 @torch.no_grad()
 @pytest.mark.parametrize("width", [1, 7, 40])
-def test_more_padding_in_front_changes_no_logit(showo: ShowoPolicy, width: int) -> None:
+def test_more_padding_in_front_changes_no_logit(showo: Policy, width: int) -> None:
     blank, tokens, visible = filled(showo, "interleaved+image")
     ids, attention = showo.reveal(blank, tokens, visible)
     more = torch.full((5, width), hand.PAD)
     shifted = [Span(s.modality, s.start + width, s.stop + width) for s in blank.spans]
     wide = showo.hidden(torch.cat((more, ids), 1), torch.cat((torch.zeros(5, width, dtype=torch.bool), attention), 1), shifted)
     text, image = showo.hidden(ids, attention, blank.spans)
-    counted = showo.counted(tokens["text"])
+    counted = showo.heads["text"].counted(tokens["text"])
     assert torch.allclose(wide[0][counted], text[counted], rtol=0, atol=1e-5)
     assert torch.allclose(wide[1], image, rtol=0, atol=1e-5)
     seen = showo.hidden(torch.cat((more, ids), 1), torch.cat((torch.ones(5, width, dtype=torch.bool), attention), 1), shifted)
@@ -75,7 +75,7 @@ def test_more_padding_in_front_changes_no_logit(showo: ShowoPolicy, width: int) 
 
 @torch.no_grad()
 @pytest.mark.parametrize("seed", range(3))
-def test_the_mask_of_a_policy_is_what_a_loop_gives(showo: ShowoPolicy, seed: int) -> None:
+def test_the_mask_of_a_policy_is_what_a_loop_gives(showo: Policy, seed: int) -> None:
     """Texts, images and a question about one in turn, padded on the left."""
     generator = torch.Generator().manual_seed(seed)
     rows = []
@@ -86,7 +86,7 @@ def test_the_mask_of_a_policy_is_what_a_loop_gives(showo: ShowoPolicy, seed: int
             row += torch.randint(9, 15, (int(torch.randint(0, 4, (), generator=generator)),), generator=generator).tolist()
         rows.append([*row, 9, 10])
     ids, real = pad_left(rows, hand.PAD)
-    ours = omni(showo.blocks(ids), real).dense()[:, 0]
+    ours = omni(showo.layout.blocks(ids), real).dense()[:, 0]
     for i, row in enumerate(rows):
         start = ids.shape[1] - len(row)
         assert torch.equal(ours[i, start:, start:], hand.seen(row)) and not ours[i, start:, :start].any()
@@ -96,12 +96,12 @@ def test_the_mask_of_a_policy_is_what_a_loop_gives(showo: ShowoPolicy, seed: int
 
 
 @torch.no_grad()
-def every(showo: ShowoPolicy, ids: Tensor, attention: Tensor) -> Tensor:
+def every(showo: Policy, ids: Tensor, attention: Tensor) -> Tensor:
     """Last hidden states of all columns of one row, [length, width]."""
     return showo.hidden(ids, attention, [Span("image", 0, ids.shape[1])])[0][0]
 
 
-def one(showo: ShowoPolicy, kind: Kind) -> tuple[Tensor, Tensor, Mapping[Modality, slice]]:
+def one(showo: Policy, kind: Kind) -> tuple[Tensor, Tensor, Mapping[Modality, slice]]:
     """One row of a kind, its real columns in order, and where its parts stand: ``text`` and ``image`` as generated."""
     blank, tokens, visible = filled(showo, kind)
     ids, attention = showo.reveal(blank, tokens, visible)
@@ -112,7 +112,7 @@ def one(showo: ShowoPolicy, kind: Kind) -> tuple[Tensor, Tensor, Mapping[Modalit
     return ids, attention, {"text": slice(front, length - 8), "image": slice(length - 8, length)}
 
 
-def changes(showo: ShowoPolicy, ids: Tensor, attention: Tensor, column: int) -> Tensor:
+def changes(showo: Policy, ids: Tensor, attention: Tensor, column: int) -> Tensor:
     """Which columns notice that another token stands at ``column``, bool [length]."""
     other = ids.clone()
     other[0, column] = hand.WORDS[0] + (int(ids[0, column]) + 1) % 6  # a word, whatever it was
@@ -122,7 +122,7 @@ def changes(showo: ShowoPolicy, ids: Tensor, attention: Tensor, column: int) -> 
 
 
 @pytest.mark.parametrize("kind", ["t2i", "edit", "interleaved", "interleaved+image"])
-def test_text_never_sees_what_stands_behind_it_and_an_image_all_before_it_and_of_itself(showo: ShowoPolicy, kind: Kind) -> None:
+def test_text_never_sees_what_stands_behind_it_and_an_image_all_before_it_and_of_itself(showo: Policy, kind: Kind) -> None:
     ids, attention, parts = one(showo, kind)
     image, inner = parts["image"], range(ids.shape[1] - 7, ids.shape[1] - 1)
     columns = torch.arange(ids.shape[1])
@@ -142,7 +142,7 @@ def test_text_never_sees_what_stands_behind_it_and_an_image_all_before_it_and_of
 
 
 @pytest.mark.parametrize("kind", ["i2t"])
-def test_an_answer_and_the_task_token_see_the_image_that_is_asked_about(showo: ShowoPolicy, kind: Kind) -> None:
+def test_an_answer_and_the_task_token_see_the_image_that_is_asked_about(showo: Policy, kind: Kind) -> None:
     ids, attention, _ = one(showo, kind)
     columns = torch.arange(ids.shape[1])
     assert ids[0, :2].tolist() == [6, hand.SOI] and int(ids[0, 8]) == hand.EOI
@@ -152,7 +152,7 @@ def test_an_answer_and_the_task_token_see_the_image_that_is_asked_about(showo: S
         assert torch.equal(changes(showo, ids, attention, column), columns >= column), "the image does not see the question"
 
 
-def test_a_later_text_sees_the_image_and_an_earlier_one_does_not(showo: ShowoPolicy) -> None:
+def test_a_later_text_sees_the_image_and_an_earlier_one_does_not(showo: Policy) -> None:
     """text, image, text, image, as ``mixed`` makes them: both images are blocks of their own."""
     ids = torch.tensor([[7, 0, 9, 1, 10, hand.SOI, *hand.CODES[:6], hand.EOI, 11, 12, hand.SOI, *hand.CODES[2:], hand.EOI]])
     attention, columns = torch.ones_like(ids, dtype=torch.bool), torch.arange(ids.shape[1])

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from pararl.options import Drawing, Sampling
 from pararl.types import MODALITIES, Modality, Rollout
-from policies.families.showo import ShowoPolicy, deal
+from policies import Policy
+from policies.families.showo import deal
 from tests.policies import showo_by_hand as hand
 from tests.policies.by_hand import GUIDED, KINDS, SHOWN, SPOKEN, Kind, picture, prompts
 from tests.policies.conftest import MakeShowo
@@ -18,14 +19,14 @@ from tests.policies.conftest import MakeShowo
 STEPS = 4
 
 
-def rollouts(policy: ShowoPolicy, kind: Kind, group: int = 1, recorded: int = 2, guidance: float = 0.0) -> list[Rollout]:
+def rollouts(policy: Policy, kind: Kind, group: int = 1, recorded: int = 2, guidance: float = 0.0) -> list[Rollout]:
     """Rollouts of four prompts, ``group`` of each."""
     asked = [prompt for prompt in prompts(kind, 4) for _ in range(group)]
     return policy.generate(asked, range(7, 7 + len(asked)), Sampling(steps=STEPS, recorded=recorded, guidance=guidance))
 
 
 @torch.no_grad()
-def image_logprobs(policy: ShowoPolicy, rollout: Rollout, visible: np.ndarray, rows: Sequence[int] = hand.CODES) -> np.ndarray:
+def image_logprobs(policy: Policy, rollout: Rollout, visible: np.ndarray, rows: Sequence[int] = hand.CODES) -> np.ndarray:
     """Log-probability of every image token of a rollout where the ``visible`` ones are shown, among ``rows``: one unpadded forward."""
     segment, front = rollout.segment("image"), hand.front(policy, rollout)
     assert segment is not None
@@ -35,7 +36,7 @@ def image_logprobs(policy: ShowoPolicy, rollout: Rollout, visible: np.ndarray, r
 
 
 @torch.no_grad()
-def text_logprobs(policy: ShowoPolicy, rollout: Rollout) -> np.ndarray:
+def text_logprobs(policy: Policy, rollout: Rollout) -> np.ndarray:
     """Log-probability of every token of a rollout's text up to its end token, 0 behind it."""
     segment = rollout.segment("text")
     assert segment is not None
@@ -57,9 +58,7 @@ def counts(rollout: Rollout, modality: Modality) -> np.ndarray:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("recorded", [0, 2, 4])
 @pytest.mark.parametrize("guidance", [0.0, 2.0])
-def test_the_ratio_of_every_rollout_token_is_one_under_the_same_weights(
-    showo: ShowoPolicy, kind: Kind, recorded: int, guidance: float
-) -> None:
+def test_the_ratio_of_every_rollout_token_is_one_under_the_same_weights(showo: Policy, kind: Kind, recorded: int, guidance: float) -> None:
     batch = rollouts(showo, kind, 2, recorded, guidance)
     found = showo.step_tokens(batch, [range(STEPS)] * len(batch))
     assert set(found) == {s.modality for s in batch[0].segments}
@@ -74,7 +73,7 @@ def test_the_ratio_of_every_rollout_token_is_one_under_the_same_weights(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_step_probabilities_equal_one_full_forward_per_step(showo: ShowoPolicy, kind: Kind) -> None:
+def test_step_probabilities_equal_one_full_forward_per_step(showo: Policy, kind: Kind) -> None:
     """Of an image behind its whole text, with what was committed before the step; of a text token, behind those before it."""
     batch = rollouts(showo, kind, recorded=4)
     steps = [[0, 2], [1, 3], [3, 0], [2, 1]]  # each rollout its own, in any order
@@ -90,7 +89,7 @@ def test_step_probabilities_equal_one_full_forward_per_step(showo: ShowoPolicy, 
                 assert np.array_equal(ours.behaviour[b, j].numpy(), np.where(committed, s.logprob, 0))
 
 
-def test_a_text_alone_takes_one_forward_whatever_the_steps(showo: ShowoPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_text_alone_takes_one_forward_whatever_the_steps(showo: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     batch = rollouts(showo, "i2t")
     given: list[int] = []
     hidden = showo.model.hidden
@@ -114,7 +113,7 @@ def test_the_ratio_moves_when_the_weights_move(make_showo: MakeShowo) -> None:
             assert float((tokens.logprob - tokens.behaviour)[tokens.committed].detach().abs().mean()) > 1e-2
 
 
-def test_a_batch_of_two_tasks_is_an_error(showo: ShowoPolicy) -> None:
+def test_a_batch_of_two_tasks_is_an_error(showo: Policy) -> None:
     mixed = [rollouts(showo, "i2t")[0], rollouts(showo, "t2t")[0]]
     with pytest.raises(ValueError, match="one task"):
         showo.step_tokens(mixed, [[0], [0]])
@@ -143,7 +142,7 @@ def test_every_row_has_steps_and_a_length_of_its_own() -> None:
 
 @pytest.mark.parametrize("kind", SPOKEN)
 @pytest.mark.parametrize("recorded", [1, 2, 3])
-def test_all_of_a_text_is_on_the_recorded_steps_of_its_rollout(showo: ShowoPolicy, kind: Kind, recorded: int) -> None:
+def test_all_of_a_text_is_on_the_recorded_steps_of_its_rollout(showo: Policy, kind: Kind, recorded: int) -> None:
     batch = rollouts(showo, kind, 2, recorded)
     assert len({r.recorded for r in batch}) > 1
     for rollout in batch:
@@ -153,18 +152,18 @@ def test_all_of_a_text_is_on_the_recorded_steps_of_its_rollout(showo: ShowoPolic
         assert set(segment.commit_step[meant].tolist()) <= set(rollout.recorded) and (segment.commit_step[~meant] == -1).all()
 
 
-def test_where_none_is_recorded_a_text_is_spread_over_all_steps(showo: ShowoPolicy) -> None:
+def test_where_none_is_recorded_a_text_is_spread_over_all_steps(showo: Policy) -> None:
     long = [s for r in rollouts(showo, "interleaved", 4, recorded=0) if (s := r.segment("text")) and (s.commit_step >= 0).all()]
     assert long and all(np.bincount(s.commit_step, minlength=STEPS).tolist() == [2] * STEPS for s in long)
 
 
-def test_fill_is_what_stands_behind_the_first_end_of_a_text(showo: ShowoPolicy) -> None:
+def test_fill_is_what_stands_behind_the_first_end_of_a_text(showo: Policy) -> None:
     (segment,) = rollouts(showo, "i2t")[0].segments
     word = hand.WORDS[0]
     for tokens in ([word, hand.SOI, hand.EOS, word], [hand.EOS, word, word, word]):
         ours = showo.fill(replace(segment, tokens=np.array(tokens)))
         assert ours.tolist() == [i >= len(hand.ended(tokens)) for i in range(4)]
-        assert showo.counted(torch.tensor([tokens]))[0].tolist() == [not fill for fill in ours]
+        assert showo.heads["text"].counted(torch.tensor([tokens]))[0].tolist() == [not fill for fill in ours]
 
 
 # ---- at draws
@@ -173,7 +172,7 @@ def test_fill_is_what_stands_behind_the_first_end_of_a_text(showo: ShowoPolicy) 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("drawing", [Drawing(), Drawing(text_masks="block", image_rows="all", image_ratio=0.0, text_ratio=0.5)])
-def test_a_text_has_the_mean_of_its_tokens_and_an_image_the_elbo_of_its_masks(showo: ShowoPolicy, kind: Kind, drawing: Drawing) -> None:
+def test_a_text_has_the_mean_of_its_tokens_and_an_image_the_elbo_of_its_masks(showo: Policy, kind: Kind, drawing: Drawing) -> None:
     batch = rollouts(showo, kind, 2)
     draws = showo.draws(batch, 3, torch.Generator().manual_seed(1), drawing)
     found, tokens = showo.log_likelihood(batch, draws), [showo.draw_tokens(batch, draw) for draw in draws]
@@ -203,7 +202,7 @@ def test_a_text_has_the_mean_of_its_tokens_and_an_image_the_elbo_of_its_masks(sh
 
 
 @pytest.mark.parametrize("kind", GUIDED)
-def test_masks_of_images_are_those_of_the_other_families(showo: ShowoPolicy, kind: Kind) -> None:
+def test_masks_of_images_are_those_of_the_other_families(showo: Policy, kind: Kind) -> None:
     """One ratio in each share of the range, as many tokens as it says, the same for all rollouts of a prompt."""
     batch = rollouts(showo, kind, 3)
     draws = showo.draws(batch, 5, torch.Generator().manual_seed(0), Drawing(image_ratio=0.5))
@@ -219,7 +218,7 @@ def test_masks_of_images_are_those_of_the_other_families(showo: ShowoPolicy, kin
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", KINDS)
-def test_padding_never_changes_a_likelihood(showo: ShowoPolicy, kind: Kind) -> None:
+def test_padding_never_changes_a_likelihood(showo: Policy, kind: Kind) -> None:
     """A rollout among longer prompts has the likelihoods that it has alone, where nothing is padded in front."""
     batch = rollouts(showo, kind)
     draws = showo.draws(batch, 2, torch.Generator().manual_seed(0))
@@ -232,7 +231,7 @@ def test_padding_never_changes_a_likelihood(showo: ShowoPolicy, kind: Kind) -> N
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", SHOWN)
-def test_likelihoods_depend_on_the_input_image(showo: ShowoPolicy, kind: Kind) -> None:
+def test_likelihoods_depend_on_the_input_image(showo: Policy, kind: Kind) -> None:
     batch = rollouts(showo, kind)
     others = [replace(r, prompt=replace(r.prompt, image=picture(9))) for r in batch]
     draws = showo.draws(batch, 2, torch.Generator().manual_seed(0))

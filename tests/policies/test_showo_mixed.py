@@ -6,7 +6,7 @@ import torch
 
 from pararl.options import Sampling
 from pararl.types import Output, Prompt
-from policies.families.showo import ShowoPolicy
+from policies import Policy
 from tests.policies import showo_by_hand as hand
 from tests.policies.by_hand import picture, prefix, prompts
 from tests.policies.conftest import MakeShowo
@@ -15,7 +15,7 @@ from tests.policies.test_showo_sampling import STEPS, leaning, looks_same
 PLAIN = Sampling(steps=STEPS)
 
 
-def by_hand(policy: ShowoPolicy, prompt: Prompt, seed: int, sampling: Sampling, images: int) -> list[Output]:
+def by_hand(policy: Policy, prompt: Prompt, seed: int, sampling: Sampling, images: int) -> list[Output]:
     """The same parts from forwards over everything."""
     generator, n = torch.Generator().manual_seed(seed), policy.settings.text_tokens
     fronts = [prefix(policy, prompt), prefix(policy, prompt, with_text=False)]
@@ -26,15 +26,15 @@ def by_hand(policy: ShowoPolicy, prompt: Prompt, seed: int, sampling: Sampling, 
         tokens, _ = hand.write(policy, [*fronts[0], *history], noise[:n].tolist(), sampling.temperature)
         words = hand.said(tokens)
         if words:
-            parts.append(Output(text=" ".join(policy.tokenizer.convert_ids_to_tokens(words))))
+            parts.append(Output(text=" ".join(policy.layout.text.tokenizer.convert_ids_to_tokens(words))))
         history += words
         if tokens[-1] != hand.SOI or not images:
             return parts
         images -= 1
         behind = [[*front, *history] for front in fronts]
         painted = hand.paint(policy, behind, [sampling.guidance], noise[n:].view(2, sampling.steps, 6), sampling)
-        codes = torch.tensor([painted.tokens]) - len(policy.tokenizer)
-        pixels = (policy.images.decode_code(codes, (2, 3))[0].clamp(-1, 1) + 1) * 127.5
+        codes = torch.tensor([painted.tokens]) - len(policy.layout.text.tokenizer)
+        pixels = (policy.layout.images.module.decode_code(codes, (2, 3))[0].clamp(-1, 1) + 1) * 127.5
         parts.append(Output(image=pixels.round().byte().movedim(0, -1).numpy()))
         history += [hand.SOI, *painted.tokens, hand.EOI]
 
@@ -105,21 +105,21 @@ def test_parts_follow_the_seed(make_showo: MakeShowo) -> None:
     assert len(other) != len(first) or not all(looks_same(a, b) for a, b in zip(first, other, strict=True))
 
 
-def test_what_cannot_be_asked_for_is_an_error(showo: ShowoPolicy) -> None:
+def test_what_cannot_be_asked_for_is_an_error(showo: Policy) -> None:
     with pytest.raises(ValueError, match=r"uint8 \[8, 6, 3\], this policy reads uint8 \[4, 6, 3\]"):
         showo.mixed(Prompt("x", "interleaved", "red", image=np.zeros((8, 6, 3), np.uint8)))
     with pytest.raises(ValueError, match="has 9 tokens, more than the 8"):
         showo.mixed(Prompt("x", "interleaved", "red " * 9))
 
 
-def test_a_task_that_is_not_mixed_is_an_error(showo: ShowoPolicy) -> None:
+def test_a_task_that_is_not_mixed_is_an_error(showo: Policy) -> None:
     with pytest.raises(ValueError, match="prompt x: texts and images in turn are made of interleaved prompts, not of t2i"):
         showo.mixed(Prompt("x", "t2i", "red"))
     with pytest.raises(ValueError, match="at most -1 images: give 0 or more"):
         showo.mixed(prompts("interleaved", 1)[0], images=-1)
 
 
-def test_guidance_of_the_texts_is_an_error(showo: ShowoPolicy) -> None:
+def test_guidance_of_the_texts_is_an_error(showo: Policy) -> None:
     with pytest.raises(ValueError, match="text_guidance"):
         showo.mixed(Prompt("x", "interleaved", "red"), sampling=Sampling(steps=STEPS, text_guidance=1.0))
 

@@ -5,14 +5,14 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import policies.showo_pretraining
 import pytest
 import torch
 from torch import Tensor
 
-import policies.showo_pretraining
 from pararl.types import Output, Prompt
-from policies.families.showo import ShowoPolicy
-from policies.showo_pretraining import supervised_loss
+from policies import Policy
+from policies.pretraining import supervised_loss
 from tests.policies import showo_by_hand as hand
 from tests.policies.by_hand import GUIDED, KINDS, SHOWN, SPOKEN, Kind, code_ids, prefix, prompts, task_of, text_length
 
@@ -31,7 +31,7 @@ def batch(kind: Kind) -> tuple[list[Prompt], list[Output]]:
 
 
 @pytest.fixture
-def seen(showo: ShowoPolicy, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, Tensor]]:
+def seen(showo: Policy, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, Tensor]]:
     """Ids and attention that the policy was given, and mask ratios that are known."""
     given: list[tuple[Tensor, Tensor]] = []
     hidden = showo.hidden
@@ -47,7 +47,7 @@ def seen(showo: ShowoPolicy, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tens
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", KINDS)
-def test_losses_equal_a_recomputation_on_full_logits(showo: ShowoPolicy, seen: list[tuple[Tensor, Tensor]], kind: Kind) -> None:
+def test_losses_equal_a_recomputation_on_full_logits(showo: Policy, seen: list[tuple[Tensor, Tensor]], kind: Kind) -> None:
     """Sequences are put together by hand, without padding; only which image tokens were hidden is taken from what the policy was given.
     An answer ends in <eos>, a text in front of an image in <|soi|>, one that fills its window in nothing."""
     asked, outputs = batch(kind)
@@ -60,7 +60,7 @@ def test_losses_equal_a_recomputation_on_full_logits(showo: ShowoPolicy, seen: l
     for b, (prompt, output) in enumerate(zip(asked, outputs, strict=True)):
         front, row = prefix(showo, prompt), ids[b, attention[b]].tolist()
         if kind in SPOKEN:
-            words = showo.encode_text(output.text or "")
+            words = showo.layout.text.encode(output.text or "")
             text += [-x for x in hand.text_logprobs(showo, front, [*words, end][:window])]
             front += words
         if output.image is None:
@@ -79,7 +79,7 @@ def test_losses_equal_a_recomputation_on_full_logits(showo: ShowoPolicy, seen: l
 
 
 @torch.no_grad()
-def test_image_tokens_are_hidden_at_the_drawn_ratios_and_text_is_not(showo: ShowoPolicy, seen: list[tuple[Tensor, Tensor]]) -> None:
+def test_image_tokens_are_hidden_at_the_drawn_ratios_and_text_is_not(showo: Policy, seen: list[tuple[Tensor, Tensor]]) -> None:
     asked, outputs = batch("interleaved+image")
     for seed in range(100):
         supervised_loss(showo, asked, outputs, torch.Generator().manual_seed(seed), drop=0.0)
@@ -92,7 +92,7 @@ def test_image_tokens_are_hidden_at_the_drawn_ratios_and_text_is_not(showo: Show
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("drop", "kept"), [(0.0, 1.0), (1.0, 0.0), (0.3, 0.7)])
 def test_prompts_are_dropped_where_an_image_is_produced_and_their_images_never(
-    showo: ShowoPolicy, seen: list[tuple[Tensor, Tensor]], kind: Kind, drop: float, kept: float
+    showo: Policy, seen: list[tuple[Tensor, Tensor]], kind: Kind, drop: float, kept: float
 ) -> None:
     asked, outputs = batch(kind)
     asked = [replace(prompt, text="red above blue") for prompt in asked]
@@ -112,13 +112,13 @@ def test_prompts_are_dropped_where_an_image_is_produced_and_their_images_never(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_losses_have_gradients(showo: ShowoPolicy, kind: Kind) -> None:
+def test_the_losses_have_gradients(showo: Policy, kind: Kind) -> None:
     for loss in supervised_loss(showo, *batch(kind), torch.Generator().manual_seed(0)).values():
         grads = torch.autograd.grad(loss, list(showo.model.parameters()), retain_graph=True)
         assert all(float(g.abs().max()) > 0 for g in grads)
 
 
-def test_the_loss_is_what_the_sampler_maximises(showo: ShowoPolicy) -> None:
+def test_the_loss_is_what_the_sampler_maximises(showo: Policy) -> None:
     """Text alone: the negative mean log-probability per token of what the policy itself said, over all tokens of the batch."""
     rollouts = [r for r in showo.generate(prompts("i2t", 12), range(12), showo.sampling) if hand.EOS in r.segments[0].tokens]
     assert len(rollouts) > 2
@@ -142,6 +142,6 @@ def test_the_loss_is_what_the_sampler_maximises(showo: ShowoPolicy) -> None:
         (Output("red", np.zeros((8, 6, 3), np.uint8)), "make 12 tokens, but the policy's grid has 6"),
     ],
 )
-def test_targets_that_the_policy_could_never_yield_are_an_error(showo: ShowoPolicy, output: Output, message: str) -> None:
+def test_targets_that_the_policy_could_never_yield_are_an_error(showo: Policy, output: Output, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         supervised_loss(showo, [Prompt("x", "interleaved", "red")], [output], torch.Generator().manual_seed(0))

@@ -21,9 +21,8 @@ from transformers import PreTrainedTokenizerFast
 import policies
 from pararl.options import Sampling
 from pararl.types import Prompt, Task
-from policies import sources
-from policies.families.showo import ShowoPolicy
-from policies.families.showo2 import Showo2Policy
+from policies import Policy, sources
+from policies.families.showo2 import SHOWO2
 from policies.text import read_tokenizer
 from tests.policies import releases, showo_releases
 
@@ -54,14 +53,14 @@ def parts(hub: Path, name: str) -> dict[str, Path]:
     return {"image_tokenizer": hub / ("vae" if second else "magvitv2"), "text_tokenizer": hub / ("qwen" if second else "phi-1_5")}
 
 
-def load(hub: Path, name: str) -> ShowoPolicy:
+def load(hub: Path, name: str) -> Policy:
     found = policies.load(hub / name, **parts(hub, name))  # type: ignore[arg-type]
-    assert isinstance(found, Showo2Policy if "show-o2" in name else ShowoPolicy)
+    assert isinstance(found, Policy if "show-o2" in name else Policy)
     return found
 
 
-def black(policy: ShowoPolicy) -> np.ndarray:
-    return np.zeros((*policy.image_size, 3), np.uint8)
+def black(policy: Policy) -> np.ndarray:
+    return np.zeros((*policy.layout.images.size, 3), np.uint8)
 
 
 def held(folder: Path) -> dict[str, Tensor]:
@@ -76,7 +75,7 @@ def test_a_copy_is_known_by_its_folder_and_holds_what_its_pickled_files_hold(hub
     state = policy.model.state_dict()
     assert state.keys() == files.keys() and all(torch.equal(state[k], files[k]) for k in state)
     pixels = {"show-o": 256, "show-o-512x512": 512, "show-o2-1.5B-HQ": 512}.get(name, 432)
-    assert policy.image_size == (pixels, pixels) and len(policy.text_bias) == (151669 if "show-o2" in name else 50305)
+    assert policy.layout.images.size == (pixels, pixels) and len(policy.tokens.text_bias) == (151669 if "show-o2" in name else 50305)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -89,23 +88,23 @@ def test_added_tokens_have_the_released_ids_in_the_released_order(hub: Path, nam
     else:
         first, added = 50295, ["[PAD]", *(f"<|{t}|>" for t in ("soi", "eoi", "sov", "eov", "t2i", "mmu", "t2v", "v2v", "lvg"))]
         named = {"bos": "<|endoftext|>", "eos": "<|endoftext|>", "soi": "<|soi|>", "eoi": "<|eoi|>", "t2i": "<|t2i|>", "mmu": "<|mmu|>"}
-    assert policy.tokenizer.convert_ids_to_tokens(list(range(first, len(policy.tokenizer)))) == added
+    assert policy.layout.text.tokenizer.convert_ids_to_tokens(list(range(first, len(policy.layout.text.tokenizer)))) == added
     specials = policy.settings.specials
-    assert specials.pad == policy.tokenizer.pad_token_id == first
+    assert specials.pad == policy.layout.text.tokenizer.pad_token_id == first
     for field, token in named.items():
-        assert policy.tokenizer.convert_tokens_to_ids(token) == getattr(specials, field), field
+        assert policy.layout.text.tokenizer.convert_tokens_to_ids(token) == getattr(specials, field), field
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_no_text_position_yields_a_special_token_but_an_end(hub: Path, name: str) -> None:
     """Neither those that upstream adds as ordinary tokens, nor those of the tokenizer that nothing here names."""
     policy = load(hub, name)
-    can = (policy.text_bias == 0).nonzero().flatten().tolist()
+    can = (policy.tokens.text_bias == 0).nonzero().flatten().tolist()
     words = range(151643) if "show-o2" in name else [i for i in range(50295) if i != END]
-    assert can == sorted({*words, *policy.ends})
+    assert can == sorted({*words, *policy.layout.text.ends})
     width = policy.model.get_input_embeddings().weight.shape[1]
-    logits = policy.rows(torch.randn(3, width), "text")
-    assert logits.shape == (3, len(policy.text_bias)) and logits.isfinite().sum() == 3 * len(can)
+    logits = policy.tokens.rows(torch.randn(3, width), "text")
+    assert logits.shape == (3, len(policy.tokens.text_bias)) and logits.isfinite().sum() == 3 * len(can)
 
 
 @pytest.mark.parametrize("name", ["show-o", "show-o2-1.5B"])
@@ -113,49 +112,51 @@ def test_a_saved_release_is_a_policy_like_any_other(hub: Path, name: str, tmp_pa
     policy = load(hub, name)
     policy.save(tmp_path / "own")
     again = policies.load(tmp_path / "own")
-    assert isinstance(again, ShowoPolicy) and again.settings == policy.settings and again.spelled == policy.spelled
-    assert torch.equal(again.text_bias, policy.text_bias) and torch.allclose(again.canary(), policy.canary(), rtol=0, atol=1e-5)
+    assert isinstance(again, Policy) and again.settings == policy.settings and again.layout.text.spelled == policy.layout.text.spelled
+    assert torch.equal(again.tokens.text_bias, policy.tokens.text_bias) and torch.allclose(
+        again.canary(), policy.canary(), rtol=0, atol=1e-5
+    )
 
 
 def test_prompts_of_showo_have_the_released_ids(hub: Path) -> None:
     policy = load(hub, "show-o")
-    assert policy.prefix(Prompt("x", "t2i", "w5 w6")) == [T2I, END, 5, 6, END]
-    assert policy.prefix(Prompt("x", "t2i", "w5 w6"), without="text") == [T2I, END, END]
-    assert list(policy.tail("t2i").ids) == [SOI, *[MASK] * 256, EOI]
-    shown = policy.shown([Prompt("x", "i2t", "w5", image=black(policy))])[0]
+    assert policy.layout.prefix(Prompt("x", "t2i", "w5 w6")) == [T2I, END, 5, 6, END]
+    assert policy.layout.prefix(Prompt("x", "t2i", "w5 w6"), without="text") == [T2I, END, END]
+    assert list(policy.layout.tail("t2i").ids) == [SOI, *[MASK] * 256, EOI]
+    shown = policy.layout.shown([Prompt("x", "i2t", "w5", image=black(policy))])[0]
     assert len(shown) == 256 and min(shown) >= 50305 and max(shown) < MASK
     asked = [0, 5, 0]  # "USER:" and "ASSISTANT:" are not words of this tokenizer
-    assert policy.prefix(Prompt("x", "i2t", "w5", image=black(policy)), shown) == [MMU, SOI, *shown, EOI, END, *asked]
-    blank = policy.canvas([Prompt("x", "t2i", "w5 w6"), Prompt("y", "t2i", "w5")])
+    assert policy.layout.prefix(Prompt("x", "i2t", "w5", image=black(policy)), shown) == [MMU, SOI, *shown, EOI, END, *asked]
+    blank = policy.layout.canvas([Prompt("x", "t2i", "w5 w6"), Prompt("y", "t2i", "w5")])
     assert blank.ids[1, 0] == PAD and not blank.attention[1, 0] and blank.attention[0].all()
 
 
 def test_runs_of_blanks_which_the_tokenizer_adds_are_words(hub: Path) -> None:
     policy = load(hub, "show-o")
-    assert policy.prefix(Prompt("x", "t2i", "w5  w6\t\tw7")) == [T2I, END, 5, 50286, 6, 50294, 7, END]
+    assert policy.layout.prefix(Prompt("x", "t2i", "w5  w6\t\tw7")) == [T2I, END, 5, 50286, 6, 50294, 7, END]
 
 
 def test_the_longest_text_of_showo_fills_the_129_places_of_the_release(hub: Path) -> None:
     policy = load(hub, "show-o-512x512")
-    assert len(policy.prefix(Prompt("x", "t2i", "w5 " * 126))) == 129
+    assert len(policy.layout.prefix(Prompt("x", "t2i", "w5 " * 126))) == 129
     with pytest.raises(ValueError, match="has 127 tokens, more than the 126"):
-        policy.prefix(Prompt("x", "t2i", "w5 " * 127))
+        policy.layout.prefix(Prompt("x", "t2i", "w5 " * 127))
 
 
 def test_prompts_of_showo2_have_the_released_ids(hub: Path) -> None:
     """An image to be asked about stands in the user's turn, behind the system's; one to be drawn behind the bare text."""
     policy = load(hub, "show-o2-1.5B")
-    assert policy.prefix(Prompt("x", "t2i", "w5 w6")) == [START, 5, 6] and policy.prefix(Prompt("x", "t2i", "w5"), without="text") == [
-        START
-    ]
-    assert list(policy.tail("t2i").ids) == [VISION, *[IMAGE] * 730, VISION_END]
+    assert policy.layout.prefix(Prompt("x", "t2i", "w5 w6")) == [START, 5, 6] and policy.layout.prefix(
+        Prompt("x", "t2i", "w5"), without="text"
+    ) == [START]
+    assert list(policy.layout.tail("t2i").ids) == [VISION, *[IMAGE] * 730, VISION_END]
     asked = Prompt("x", "i2t", "w5 w6", image=black(policy))
-    (shown,) = policy.shown([asked])
+    (shown,) = policy.layout.shown([asked])
     assert shown == [IMAGE] * 730
     system, user, assistant = [0] * 6, [0], [0]  # none of their words is one of this tokenizer; "\n" is none at all
     said = [START, *system, STOP, START, *user, VISION, *shown, VISION_END, 5, 6, START, *assistant]
-    assert policy.prefix(asked, shown) == said
-    assert policy.canvas([asked]).latents is not None
+    assert policy.layout.prefix(asked, shown) == said
+    assert policy.layout.canvas([asked]).latents is not None
 
 
 def test_a_question_is_tokenized_apart_from_the_dialogue_around_it(hub: Path) -> None:
@@ -165,10 +166,10 @@ def test_a_question_is_tokenized_apart_from_the_dialogue_around_it(hub: Path) ->
     core = Tokenizer(BPE({token: i for i, token in enumerate([*letters, "?Ċ"])}, [("?", "Ċ")]))
     core.pre_tokenizer, core.decoder = ByteLevel(add_prefix_space=False, use_regex=False), ByteLevelDecoder()
     core.add_special_tokens([AddedToken(token, special=True) for token in showo_releases.QWEN])
-    own = Showo2Policy(policy.model, PreTrainedTokenizerFast(tokenizer_object=core), policy.images, policy.settings)
-    assert own.encode_text("?\n") == [len(letters)]
-    ids = own.prefix(Prompt("x", "i2t", "why?", image=black(policy)))
-    assert ids.count(len(letters)) == 0 and ids.count(own.encode_text("?")[0]) == 1
+    own = SHOWO2.policy(policy.model, PreTrainedTokenizerFast(tokenizer_object=core), policy.layout.images.module, policy.settings)
+    assert own.layout.text.encode("?\n") == [len(letters)]
+    ids = own.layout.prefix(Prompt("x", "i2t", "why?", image=black(policy)))
+    assert ids.count(len(letters)) == 0 and ids.count(own.layout.text.encode("?")[0]) == 1
 
 
 @pytest.mark.parametrize("name", ["show-o", "show-o2-7B"])
@@ -184,16 +185,16 @@ def test_a_text_cannot_spell_a_special_token(hub: Path, name: str, tmp_path: Pat
     added = sources.find(hub / name, None, **parts(hub, name)).added
     tokenizer = read_tokenizer(tmp_path, added)
     specials: dict[str, Any] = {
-        field: tokenizer.convert_tokens_to_ids(policy.tokenizer.convert_ids_to_tokens(getattr(policy.settings.specials, field)))
+        field: tokenizer.convert_tokens_to_ids(policy.layout.text.tokenizer.convert_ids_to_tokens(getattr(policy.settings.specials, field)))
         for field in ("bos", "eos", "pad", "soi", "eoi")
     }
     settings = replace(policy.settings, specials=replace(policy.settings.specials, **specials))
-    own = type(policy)(policy.model, tokenizer, policy.images, settings)
+    own = type(policy)(policy.model, tokenizer, policy.layout.images.module, settings)
     spelled = [token for token in tokenizer.get_added_vocab() if token.strip()]
     assert len(spelled) == (26 if second else 11)
     for token in spelled:
-        ids = own.encode_text(f"a {token} b")
-        assert max(ids) < len(letters) and own.decode_text(ids) == f"a {token} b"
+        ids = own.layout.text.encode(f"a {token} b")
+        assert max(ids) < len(letters) and own.layout.text.decode(ids) == f"a {token} b"
 
 
 @pytest.mark.parametrize(("name", "task"), [("show-o", "t2i"), ("show-o", "i2t"), ("show-o2-1.5B", "t2i"), ("show-o2-1.5B", "i2t")])
@@ -204,9 +205,9 @@ def test_a_release_samples_images_and_text_of_its_rows_alone(hub: Path, name: st
     (rollout,) = policy.generate([Prompt("x", task, "w5 w6", image=image)], [3], Sampling(steps=2, guidance=1.5))
     (segment,) = rollout.segments
     if task == "i2t":
-        assert set(segment.tokens) <= {*range(151643 if "show-o2" in name else 50295), *policy.ends}
+        assert set(segment.tokens) <= {*range(151643 if "show-o2" in name else 50295), *policy.layout.text.ends}
     else:
-        assert rollout.output.image is not None and rollout.output.image.shape == (*policy.image_size, 3)
+        assert rollout.output.image is not None and rollout.output.image.shape == (*policy.layout.images.size, 3)
         tokens = segment.tokens
         assert tokens.shape == (729, 64) if "show-o2" in name else ((tokens >= 50305) & (tokens < MASK)).all()
 
@@ -250,7 +251,7 @@ def test_of_another_repository_only_what_is_needed_is_fetched(monkeypatch: pytes
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
     found = sources.find("showlab/show-o2-7B@abc")
-    assert (found.images, found.text, found.backbone) == (tmp_path / "vae", tmp_path, tmp_path)
+    assert (found.layout.images.module, found.text, found.backbone) == (tmp_path / "vae", tmp_path, tmp_path)
     wanted = {repository: (options["revision"], options["allow_patterns"]) for repository, options in asked}
     assert wanted == {
         "showlab/show-o2-7B": ("abc", ["*.json", "*.safetensors", "*.bin"]),

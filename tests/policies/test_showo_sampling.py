@@ -11,8 +11,8 @@ from torch import Tensor
 
 from pararl.options import Sampling
 from pararl.types import Modality, Output, Prompt, Rollout
+from policies import Policy
 from policies.families.mmada import Branch
-from policies.families.showo import ShowoPolicy
 from policies.layout import Span
 from policies.sampling.denoise import denoise
 from tests.policies import showo_by_hand as hand
@@ -41,7 +41,7 @@ def noise_of(seed: int, words: int, steps: int, tokens: int) -> tuple[list[float
     return every[:words].tolist(), every[words:].view(2, steps, tokens)
 
 
-def leaning(make_showo: MakeShowo, token: int, by: float = 50.0, **settings: Any) -> ShowoPolicy:
+def leaning(make_showo: MakeShowo, token: int, by: float = 50.0, **settings: Any) -> Policy:
     """A policy that nearly always says one token."""
     own = make_showo(**settings)
     with torch.no_grad():
@@ -69,7 +69,7 @@ def test_text_is_that_of_a_full_forward_for_every_token(make_showo: MakeShowo, k
         assert segment.tokens.tolist() == tokens + [tokens[-1]] * (words - n), "what has ended stays ended"
         assert np.allclose(segment.logprob[:n], logp, rtol=0, atol=1e-4) and not segment.logprob[n:].any()
         assert (segment.commit_step[n:] == -1).all() and (segment.commit_step[:n] >= 0).all()
-        assert rollout.output.text == " ".join(showo.tokenizer.convert_ids_to_tokens(hand.said(tokens)))
+        assert rollout.output.text == " ".join(showo.layout.text.tokenizer.convert_ids_to_tokens(hand.said(tokens)))
         lengths.add(n)
     assert len(lengths) >= 3, "the texts of the batch end in different places"
 
@@ -78,7 +78,7 @@ def test_text_is_that_of_a_full_forward_for_every_token(make_showo: MakeShowo, k
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("scales", [(0.0, 0.0), (1.5, 0.0), (1.5, 0.7)])
 def test_images_are_those_of_a_full_forward_at_every_step(
-    showo: ShowoPolicy, kind: Kind, temperature: float, scales: tuple[float, float]
+    showo: Policy, kind: Kind, temperature: float, scales: tuple[float, float]
 ) -> None:
     """Guided away from the prompt without its text and, at the second scale, from that without its image; the text that was written
     stands in front of the image in both."""
@@ -108,7 +108,7 @@ def test_images_are_those_of_a_full_forward_at_every_step(
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", GUIDED)
-def test_an_image_behind_what_was_read_once_is_that_of_the_whole_canvas_at_every_step(showo: ShowoPolicy, kind: Kind) -> None:
+def test_an_image_behind_what_was_read_once_is_that_of_the_whole_canvas_at_every_step(showo: Policy, kind: Kind) -> None:
     """The denoising loop with ``policy.hidden`` over all of the canvas, padding and text included, in the place of kept keys."""
     sampling, batch, scale = Sampling(steps=STEPS, guidance=1.5), prompts(kind), 1.5
     blank, branches = showo._canvases(batch, sampling)
@@ -122,7 +122,7 @@ def test_an_image_behind_what_was_read_once_is_that_of_the_whole_canvas_at_every
     def logits(ids: Tensor, spans: Sequence[Span]) -> list[tuple[Tensor, Tensor]]:
         free = torch.cat((whole[1].ids[:, : span.start - 1], ids[:, span.start - 1 :]), 1)
         both = zip((ids, free), whole, strict=True)
-        plain, without = (showo.rows(showo.hidden(x, canvas.attention, [span])[0], "image") for x, canvas in both)
+        plain, without = (showo.tokens.rows(showo.hidden(x, canvas.attention, [span])[0], "image") for x, canvas in both)
         return [(plain, (1 + scale) * plain - scale * without)]
 
     only = replace(whole[0], spans=(span,))
@@ -134,9 +134,9 @@ def test_an_image_behind_what_was_read_once_is_that_of_the_whole_canvas_at_every
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", GUIDED)
-def test_guided_logits_are_those_of_two_forwards(showo: ShowoPolicy, kind: Kind) -> None:
+def test_guided_logits_are_those_of_two_forwards(showo: Policy, kind: Kind) -> None:
     batch, scale, generator = prompts(kind), 1.5, torch.Generator().manual_seed(0)
-    blank, free = showo.canvases(batch, [None, "text"], showo.shown(batch))
+    blank, free = showo.layout.canvases(batch, [None, "text"], showo.layout.shown(batch))
     given: dict[Modality, Tensor] = {}
     if kind in SPOKEN:
         given["text"] = torch.randint(9, 15, (5, 8), generator=generator).masked_fill(torch.arange(8) >= torch.arange(5)[:, None], hand.SOI)
@@ -182,7 +182,7 @@ def test_a_text_that_never_ends_fills_its_window(make_showo: MakeShowo, kind: Ki
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_text_position_yields_an_image_code_no_image_position_a_text_token_and_none_yields_mask(showo: ShowoPolicy, kind: Kind) -> None:
+def test_no_text_position_yields_an_image_code_no_image_position_a_text_token_and_none_yields_mask(showo: Policy, kind: Kind) -> None:
     """At a temperature that flattens everything, over hundreds of samples, guesses included."""
     found: dict[Modality, set[int]] = {}
     sampling = Sampling(steps=STEPS, recorded=STEPS, guesses=0, temperature=100.0, guidance=1.0)
@@ -197,7 +197,7 @@ def test_no_text_position_yields_an_image_code_no_image_position_a_text_token_an
 # ---- how much is computed
 
 
-def reads(showo: ShowoPolicy, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+def reads(showo: Policy, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """Rows and columns of what the backbone is given from here on."""
     given: list[tuple[int, int]] = []
     hidden = showo.model.hidden
@@ -213,7 +213,7 @@ def reads(showo: ShowoPolicy, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int
 def test_what_stands_in_front_is_read_once_for_a_text_and_once_for_an_image(make_showo: MakeShowo, monkeypatch: pytest.MonkeyPatch) -> None:
     own = leaning(make_showo, hand.WORDS[0])
     batch = prompts("interleaved")
-    front = own.canvas(batch).prefix
+    front = own.layout.canvas(batch).prefix
     given = reads(own, monkeypatch)
     own.generate(batch, range(5), Sampling(steps=STEPS, guidance=1.0))
     text = [(5, front)] + [(5, 1)] * 7
@@ -225,14 +225,14 @@ def test_a_batch_that_has_ended_is_not_computed_any_further(make_showo: MakeShow
     batch = prompts("i2t")
     given = reads(own, monkeypatch)
     own.generate(batch, range(5), Sampling(steps=STEPS, guidance=1.0))
-    assert given == [(5, own.canvas(batch).prefix)], "nor does a text pay for guidance"
+    assert given == [(5, own.layout.canvas(batch).prefix)], "nor does a text pay for guidance"
 
 
 # ---- what a rollout depends on
 
 
 @pytest.mark.parametrize("extra", [{}, {"guidance": 2.0}, {"guidance": 1.0, "image_sampler": "emerge"}], ids=str)
-def test_a_rollout_depends_on_its_own_prompt_and_seed_only(showo: ShowoPolicy, extra: dict[str, Any]) -> None:
+def test_a_rollout_depends_on_its_own_prompt_and_seed_only(showo: Policy, extra: dict[str, Any]) -> None:
     sampling = Sampling(steps=STEPS, recorded=2, **extra)
     batch = [prompt for kind in KINDS for prompt in prompts(kind, 3)]
     seeds = list(range(100, 100 + len(batch)))
@@ -253,7 +253,7 @@ def test_a_rollout_depends_on_its_own_prompt_and_seed_only(showo: ShowoPolicy, e
 
 
 @pytest.mark.parametrize("kind", SHOWN)
-def test_a_rollout_depends_on_its_input_image(showo: ShowoPolicy, kind: Kind) -> None:
+def test_a_rollout_depends_on_its_input_image(showo: Policy, kind: Kind) -> None:
     asked = prompts(kind)
     others = [replace(prompt, image=picture(9)) for prompt in asked]
     first, second = (showo.generate(batch, range(5), Sampling(steps=STEPS)) for batch in (asked, others))
@@ -262,7 +262,7 @@ def test_a_rollout_depends_on_its_input_image(showo: ShowoPolicy, kind: Kind) ->
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_guesses_of_a_text_are_the_text_and_the_last_guess_is_the_output(showo: ShowoPolicy, kind: Kind) -> None:
+def test_guesses_of_a_text_are_the_text_and_the_last_guess_is_the_output(showo: Policy, kind: Kind) -> None:
     """Where the image is not finished, its guess stands beside the text that was written before it."""
     changed = 0
     for rollout in showo.generate(prompts(kind), range(5), Sampling(steps=STEPS, recorded=STEPS)):
@@ -278,12 +278,12 @@ def test_guesses_of_a_text_are_the_text_and_the_last_guess_is_the_output(showo: 
     assert changed > 0 or kind not in GUIDED
 
 
-def test_guidance_of_a_text_is_an_error_that_names_its_setting(showo: ShowoPolicy) -> None:
+def test_guidance_of_a_text_is_an_error_that_names_its_setting(showo: Policy) -> None:
     with pytest.raises(ValueError, match=r"not guided: set text_guidance \(rollout.text_guidance\) to 0"):
         showo.generate(prompts("interleaved", 1), [0], Sampling(steps=STEPS, text_guidance=1.0))
 
 
-def test_the_settings_of_a_rollout_are_recorded(showo: ShowoPolicy) -> None:
+def test_the_settings_of_a_rollout_are_recorded(showo: Policy) -> None:
     (rollout,) = showo.generate(prompts("interleaved", 1), [9], Sampling(steps=STEPS, recorded=2))
     assert [s.modality for s in rollout.segments] == ["text", "image"] and rollout.steps == STEPS
     for segment in rollout.segments:
@@ -292,7 +292,7 @@ def test_the_settings_of_a_rollout_are_recorded(showo: ShowoPolicy) -> None:
         assert segment.guesses.shape == (2, len(segment.tokens))
 
 
-def test_sample_takes_plain_texts_and_images(showo: ShowoPolicy) -> None:
+def test_sample_takes_plain_texts_and_images(showo: Policy) -> None:
     outputs = showo.sample(["red circle", "green"], seed=3, task="i2t", images=[picture(0), picture(1)], sampling=Sampling(steps=STEPS))
     pair = [Prompt("text-0", "i2t", "red circle", image=picture(0)), Prompt("text-1", "i2t", "green", image=picture(1))]
     expected = showo.generate(pair, [3, 4], Sampling(steps=STEPS))

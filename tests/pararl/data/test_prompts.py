@@ -14,7 +14,7 @@ import policies
 from pararl import scenes
 from pararl.data.prompts import read_prompts, unfit
 from pararl.types import KINDS, Prompt
-from policies.families.mmada import MMadaPolicy
+from policies import Policy
 
 # The form of GenEval's evaluation_metadata.jsonl: nothing but tag, include, exclude and prompt.
 GENEVAL = [
@@ -119,13 +119,13 @@ def test_texts_too_long_and_images_of_another_size_are_told_before_anything_star
     fits = [Prompt("a", "t2i", "red " * 32), Prompt("b", "i2t", "red " * 31, image=black), Prompt("c", "edit", "red", image=black)]
     assert unfit(fits, directory) == []
     policy = policies.load(directory)
-    assert isinstance(policy, MMadaPolicy)
-    policy.canvas(fits[:1]), policy.canvas(fits[1:2])
+    assert isinstance(policy, Policy)
+    policy.layout.canvas(fits[:1]), policy.layout.canvas(fits[1:2])
     misfits = [Prompt("a", "t2i", "red " * 33), Prompt("b", "i2t", "red " * 32, image=black), Prompt("c", "edit", "red", image=black[:16])]
     assert [line.split(":")[0].split(" has")[0] for line in unfit(misfits, directory)] == ["prompt a", "prompt b", "prompt c"]
     for prompt in misfits:
         with pytest.raises(ValueError, match=f"prompt {prompt.id}"):
-            policy.canvas([prompt])
+            policy.layout.canvas([prompt])
 
 
 def test_values_that_are_not_json_are_refused_while_reading(tmp_path: Path) -> None:

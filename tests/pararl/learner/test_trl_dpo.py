@@ -23,8 +23,7 @@ from pararl.learner.prefer import Feedback
 from pararl.learner.trl_dpo import Row, TrlLearner, token_rows
 from pararl.learner.trl_view import TextView
 from pararl.types import Pair, Rollout, Task
-from policies import Sampling
-from policies.families.showo import ShowoPolicy
+from policies import Policy, Sampling
 from tests.pararl.learner.learning import adapter_of
 
 RANK, ALPHA, SEED, UPDATES = 4, 8, 1, 3
@@ -36,9 +35,9 @@ BOTH: tuple[Task, ...] = ("i2t", "t2t")
 GROUP = 4
 
 
-def policy_in(directory: Path) -> ShowoPolicy:
+def policy_in(directory: Path) -> Policy:
     policy = policies.load(directory)
-    assert isinstance(policy, ShowoPolicy)
+    assert isinstance(policy, Policy)
     return policy
 
 
@@ -51,7 +50,7 @@ def by_trl(directory: Path, config: LearnerConfig = CONFIG) -> TrlLearner:
     return TrlLearner(policy_in(directory), RANK, ALPHA, config, ARM, SEED, UPDATES)
 
 
-def sample(policy: ShowoPolicy, tasks: tuple[Task, ...]) -> list[Rollout]:
+def sample(policy: Policy, tasks: tuple[Task, ...]) -> list[Rollout]:
     """Two groups of each task, whose texts end at different places."""
     prompts = [scenes.prompt("train", i, task=task) for task in tasks for i in range(2) for _ in range(GROUP)]
     rollouts = policy.generate(prompts, list(range(len(prompts))), Sampling(steps=4, recorded=2))
@@ -65,18 +64,18 @@ def taught(rollouts: list[Rollout], weights: tuple[float, ...] = (1.0,)) -> Feed
     return Feedback(pairs=tuple(Pair(i, j, weights[n % len(weights)]) for n, (i, j) in enumerate(pairs)))
 
 
-def rows_by_hand(policy: ShowoPolicy, rollouts: list[Rollout], feedback: Feedback) -> list[Row]:
+def rows_by_hand(policy: Policy, rollouts: list[Rollout], feedback: Feedback) -> list[Row]:
     """Read off what the policy is shown: a prompt's canvas without its padding, and a text's tokens until one ends it."""
 
     def said(rollout: Rollout) -> list[int]:
         tokens = rollout.segments[0].tokens.tolist()
-        ends = [i for i, token in enumerate(tokens) if token in policy.ends]
+        ends = [i for i, token in enumerate(tokens) if token in policy.layout.text.ends]
         return tokens[: ends[0] + 1] if ends else tokens
 
     rows = []
     for pair in feedback.pairs:
         chosen, rejected = rollouts[pair.chosen], rollouts[pair.rejected]
-        canvas = policy.canvas([chosen.prompt])
+        canvas = policy.layout.canvas([chosen.prompt])
         prompt = canvas.ids[0, : canvas.prefix][canvas.attention[0, : canvas.prefix]].tolist()
         rows.append({"prompt_ids": prompt, "chosen_ids": said(chosen), "rejected_ids": said(rejected)})
     return rows
@@ -107,7 +106,7 @@ def test_our_loss_and_its_gradient_are_those_of_trls_dpo_trainer(speaking_showo_
     learner, theirs = ours(speaking_showo_dir), by_trl(speaking_showo_dir)
     assert torch.equal(adapter_of(learner), adapter_of(theirs)), "TRL draws the adapter that we draw"
     policy = learner.policy
-    assert isinstance(policy, ShowoPolicy)
+    assert isinstance(policy, Policy)
     rollouts = sample(policy, tasks)
     feedback = taught(rollouts)
     if stirred:
@@ -133,7 +132,7 @@ def causal_images(learner: TrlLearner) -> None:
 
 
 def free_rows(learner: TrlLearner) -> None:
-    learner.policy.text_bias.zero_()  # type: ignore[attr-defined]
+    learner.policy.tokens.text_bias.zero_()  # type: ignore[attr-defined]
 
 
 def other_beta(learner: TrlLearner) -> None:
@@ -146,7 +145,7 @@ def test_that_comparison_sees_what_could_be_wrong_with_the_model_or_the_loss(
 ) -> None:
     theirs = by_trl(speaking_showo_dir)
     policy = theirs.policy
-    assert isinstance(policy, ShowoPolicy)
+    assert isinstance(policy, Policy)
     rollouts = sample(policy, I2T)
     rows = rows_by_hand(policy, rollouts, taught(rollouts))
     stir(theirs)
@@ -171,7 +170,7 @@ def without_image(row: Row) -> Row:
 def test_that_comparison_sees_what_could_be_wrong_with_the_tokens(speaking_showo_dir: Path, deviation: Callable[[Row], Row]) -> None:
     theirs = by_trl(speaking_showo_dir)
     policy = theirs.policy
-    assert isinstance(policy, ShowoPolicy)
+    assert isinstance(policy, Policy)
     rollouts = sample(policy, I2T)
     rows = rows_by_hand(policy, rollouts, taught(rollouts))
     stir(theirs)
@@ -185,7 +184,7 @@ def test_updates_by_trl_are_our_updates_weights_micro_batches_and_schedule_inclu
     config = replace(CONFIG, schedule="linear", clip_norm=0.1, text_weight=0.5, micro=6)
     learner, theirs = ours(speaking_showo_dir, config), by_trl(speaking_showo_dir, config)
     policy = learner.policy
-    assert isinstance(policy, ShowoPolicy)
+    assert isinstance(policy, Policy)
     rollouts = sample(policy, BOTH)
     feedback, start = taught(rollouts, weights), adapter_of(learner)
     for _ in range(UPDATES):
@@ -243,7 +242,7 @@ def test_updates_by_trl_leave_what_one_training_by_trl_leaves(speaking_showo_dir
         TextView(policy),
         args=arguments,
         train_dataset=Dataset.from_list(rows_by_hand(policy, rollouts, feedback)),
-        processing_class=policy.tokenizer,
+        processing_class=policy.layout.text.tokenizer,
         peft_config=adapter.lora_config(policy, RANK, ALPHA),
     )
     trainer.train()

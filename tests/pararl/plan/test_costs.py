@@ -20,7 +20,6 @@ from pararl.plan.costs import KL_ROLLOUTS, attention_flops, forward_flops, gradi
 from pararl.plan.shapes import ModelShape, shape_of
 from pararl.types import Kind, Pair, Prompt, Rollout
 from policies import Policy, Sampling
-from policies.families.mmada import MMadaPolicy
 from tests.pararl.learner.learning import teach
 
 RANK = 4
@@ -50,12 +49,12 @@ def tiny(directory: Path) -> Policy:
 def test_a_rollout_takes_the_operations_that_torch_counts(kind: Kind, recorded: int, tiny_policy_dir: Path) -> None:
     """With no step recorded and with all: whole outputs at all steps, or only what advances, which differ by the text blocks."""
     policy, shape = tiny(tiny_policy_dir), shape_of(str(tiny_policy_dir), tiny_policy_dir)
-    assert isinstance(policy, MMadaPolicy)
+    assert isinstance(policy, Policy)
     prompts = [Prompt("a", "interleaved" if kind == "interleaved" else "t2i", PROMPT)]
     with FlopCounterMode(display=False) as counter:
         policy.generate(prompts, [0], Sampling(steps=4, recorded=recorded, guesses=0, guidance=1.0))
     with FlopCounterMode(display=False) as decoding:
-        policy.decode_images(torch.full((1, 16), policy.vocabulary.text_size))
+        policy.layout.images.decode(torch.full((1, 16), policy.layout.text.vocabulary.text_size))
     found = counter.get_total_flops() - decoding.get_total_flops()
     rollout = replace(RolloutConfig(), steps=4, recorded=recorded, guidance=1.0)
     assert found == pytest.approx(rollout_cost(shape, kind, rollout, RANK).flops, rel=1e-9)

@@ -15,7 +15,7 @@ from pararl.plan.shapes import shape_of
 from pararl.sampling import sampling_of
 from pararl.steps import Decoding
 from pararl.types import KINDS, Kind, Prompt, Task
-from policies.families.mmada import MMadaPolicy
+from policies import Policy
 
 STEPS = 8
 
@@ -30,10 +30,10 @@ def given(kind: Kind) -> Prompt:
 @pytest.mark.parametrize("decoding", ["parallel", "semi_parallel", "sequential", "released"])
 def test_segments_advance_when_the_plans_of_the_policy_do(decoding: Decoding, image_steps: int, tiny_policy_dir: Path) -> None:
     policy, shape = policies.load(tiny_policy_dir), shape_of(str(tiny_policy_dir), tiny_policy_dir)
-    assert isinstance(policy, MMadaPolicy)
+    assert isinstance(policy, Policy)
     rollout = replace(RolloutConfig(), steps=STEPS, decoding=decoding, image_steps=image_steps)
     for kind in KINDS:
-        plans = policy.plans(policy.canvas([given(kind)]), sampling_of(rollout))
+        plans = policy.plans(policy.layout.canvas([given(kind)]), sampling_of(rollout))
         real = [{p.span.modality for p in plans if p.moves(step)} for step in range(STEPS)]
         assert [set(now) for now in moving(shape, kind, rollout)] == real, kind
 

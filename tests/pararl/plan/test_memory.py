@@ -17,7 +17,7 @@ from pararl.plan.shapes import ModelShape, shape_of
 from pararl.types import Prompt
 from policies import Sampling
 from policies.backbones.llada import MMadaConfig, MMadaModelLM
-from policies.families.mmada import MMadaPolicy
+from policies.families.mmada import MMADA
 from tests.pararl.learner.learning import CONFIG, sample, teach
 from tests.pararl.plan.live_bytes import LiveBytes
 
@@ -29,7 +29,7 @@ def backbone(dtype: torch.dtype, layers: int = SHAPE.layers) -> MMadaModelLM:
     """The real class with the sizes of SHAPE, an adapter in it."""
     sizes = {"d_model": SHAPE.width, "n_layers": layers, "n_heads": SHAPE.heads, "mlp_hidden_size": SHAPE.mlp}
     model = MMadaModelLM(MMadaConfig(**sizes, embedding_size=SHAPE.rows)).eval().to(dtype)
-    get_peft_model(model, LoraConfig(r=RANK, lora_alpha=RANK, target_modules=MMadaPolicy.lora_targets)).eval()
+    get_peft_model(model, LoraConfig(r=RANK, lora_alpha=RANK, target_modules=MMADA.lora_targets)).eval()
     return model
 
 
@@ -98,7 +98,7 @@ def test_sampling_takes_no_more_than_planned_and_not_much_less(guidance: float, 
     values["curriculum.tasks"] = ("interleaved",)
     planned = rollout_memory(changed(Config(), values), shape_of(str(tiny_policy_dir), tiny_policy_dir), gpu=False).parts
     prompts = [Prompt("a", "interleaved", " ".join(["red"] * 48))] * chunk
-    images: torch.nn.Module = policy.images  # type: ignore[attr-defined]
+    images: torch.nn.Module = policy.layout.images.module  # type: ignore[attr-defined]
     with LiveBytes() as live:
         live.ignore([*model.parameters(), *images.parameters(), *images.buffers()])
         policy.generate(prompts, range(chunk), Sampling(steps=4, guesses=0, recorded=1, guidance=guidance))

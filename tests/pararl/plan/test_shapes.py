@@ -17,8 +17,8 @@ from pararl.plan.shapes import COUNTED, ModelShape, held_bytes, shape_of
 from pararl.policy_files import image_shape
 from pararl.releases import RELEASES, release_of
 from pararl.types import KINDS, Kind, Prompt, Task
+from policies import Policy
 from policies.backbones.llada import MMadaConfig, MMadaModelLM
-from policies.families.mmada import MMadaPolicy
 from policies.image.continuous import ContinuousVAE, ContinuousVAEConfig
 from policies.image.latents import read_vae
 from policies.image.magvitv2 import MAGVITv2, MAGVITv2Config
@@ -70,12 +70,12 @@ def test_the_image_tokenizer_of_a_release_is_the_default_one() -> None:
 
 def test_a_directory_tells_the_sizes_of_what_it_holds(tiny_policy_dir: Path) -> None:
     policy, shape = policies.load(tiny_policy_dir), shape_of(str(tiny_policy_dir), tiny_policy_dir)
-    assert isinstance(policy, MMadaPolicy)
+    assert isinstance(policy, Policy)
     assert shape.parameters == sum(p.numel() for p in policy.model.parameters())
-    assert isinstance(policy.images, MAGVITv2)
-    images = sum(t.numel() for t in (*policy.images.parameters(), *policy.images.buffers()))
+    assert isinstance(policy.layout.images.module, MAGVITv2)
+    images = sum(t.numel() for t in (*policy.layout.images.module.parameters(), *policy.layout.images.module.buffers()))
     assert images <= shape.image_weights < 1.2 * images, "the file has a header"
-    assert (shape.pixels, shape.codes) == (32 * 32, policy.images.codebook_size) and shape.weight_bytes == 4
+    assert (shape.pixels, shape.codes) == (32 * 32, policy.layout.images.module.codebook_size) and shape.weight_bytes == 4
     model = adapter.attach(policy, rank=4, alpha=8)
     assert shape.adapter_parameters(4) == sum(x.numel() for x in adapter.tensors(model).values())
 
@@ -83,17 +83,17 @@ def test_a_directory_tells_the_sizes_of_what_it_holds(tiny_policy_dir: Path) -> 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_sequence_is_as_long_as_the_canvas_of_the_longest_prompt(kind: Kind, tiny_policy_dir: Path) -> None:
     policy, shape = policies.load(tiny_policy_dir), shape_of(str(tiny_policy_dir), tiny_policy_dir)
-    assert isinstance(policy, MMadaPolicy)
+    assert isinstance(policy, Policy)
     image = np.zeros((32, 32, 3), np.uint8) if kind in ("i2t", "edit", "interleaved_edit") else None
     task: Task = "interleaved" if kind == "interleaved_edit" else kind
     # The tiny policy's dialogue adds one token to a question.
     words = policy.settings.prompt_tokens - (task in ("t2t", "i2t"))
-    canvas = policy.canvas([Prompt("long", task, " ".join(["red"] * words), image=image)])
+    canvas = policy.layout.canvas([Prompt("long", task, " ".join(["red"] * words), image=image)])
     assert shape.length(kind) == canvas.ids.shape[1]
     assert {m: tokens for m, (tokens, _) in shape.outputs(kind).items()} == {s.modality: len(s) for s in canvas.spans}
     rows = {m: rows for m, (_, rows) in shape.outputs(kind).items()}
     for span in canvas.spans:
-        real = policy.vocabulary.rows(span.modality)
+        real = policy.layout.text.vocabulary.rows(span.modality)
         assert real.stop - real.start <= rows[span.modality] <= real.stop - real.start + 1
 
 
@@ -105,7 +105,7 @@ def test_sequences_of_a_release_are_as_long_as_its_policy_makes_them(name: str, 
     if "Parallel-A" in name:
         shutil.copytree(golden / "amused_vq", directory / "vqvae", ignore=shutil.ignore_patterns("cases*", "README*"))
     policy = policies.load(directory, image_tokenizer=None if "Parallel-A" in name else releases.image_tokenizer(tmp_path / "images"))
-    assert isinstance(policy, MMadaPolicy) and release_of(str(directory)) == name
+    assert isinstance(policy, Policy) and release_of(str(directory)) == name
     shape, codes = shape_of(str(directory), directory), shape_of(name, NOWHERE).image_tokens
     assert shape.parameters == sum(p.numel() for p in policy.model.parameters())
     kinds = [kind for kind in KINDS if kind.partition("_")[0] in policy.tasks]
@@ -117,9 +117,9 @@ def test_sequences_of_a_release_are_as_long_as_its_policy_makes_them(name: str, 
         read = policy.settings.prompt_tokens
         while (made := try_prefix(policy, Prompt("long", task, " ".join(["w5"] * read), image=image), shown)) is None:
             read -= 1
-        assert shape.length(kind) == len(made) + len(policy.tail(task).ids)
+        assert shape.length(kind) == len(made) + len(policy.layout.tail(task).ids)
         assert shape.length(kind) == shape_of(name, NOWHERE).length(kind)
-        assert {m: n for m, (n, _) in shape.outputs(kind).items()} == {s.modality: len(s) for s in policy.tail(task).spans}
+        assert {m: n for m, (n, _) in shape.outputs(kind).items()} == {s.modality: len(s) for s in policy.layout.tail(task).spans}
 
 
 def test_a_saved_policy_of_the_parallel_a_family_is_read_like_any_other(tmp_path: Path, golden: Path) -> None:
@@ -128,14 +128,18 @@ def test_a_saved_policy_of_the_parallel_a_family_is_read_like_any_other(tmp_path
     releases.backbone(copy, parallel_a=True)
     shutil.copytree(golden / "amused_vq", copy / "vqvae", ignore=shutil.ignore_patterns("cases*", "README*"))
     policy = policies.load(copy)
-    assert isinstance(policy, MMadaPolicy)
+    assert isinstance(policy, Policy)
     policy.save(saved)
-    weights = sum(p.numel() for p in policy.images.parameters())
+    weights = sum(p.numel() for p in policy.layout.images.module.parameters())
     for directory in (copy, saved):
         shape = shape_of(str(directory), directory)
-        assert (shape.codes, shape.pixels, shape.line_breaks) == (policy.images.codebook_size, 1024 * policy.images.factor**2, 32)
+        assert (shape.codes, shape.pixels, shape.line_breaks) == (
+            policy.layout.images.module.codebook_size,
+            1024 * policy.layout.images.module.factor**2,
+            32,
+        )
         assert weights <= shape.image_weights < 1.2 * weights
-    side = 32 * policy.images.factor
+    side = 32 * policy.layout.images.module.factor
     sizes = [np.zeros((n, n, 3), np.uint8) for n in (side, side + 1)]
     prompts = [Prompt(f"{len(image)}", "edit", "w5 w6", image=image) for image in sizes]
     assert unfit(prompts, saved) == [f"prompt {side + 1}: its image has [{side + 1}, {side + 1}] pixels, saved reads [{side}, {side}]"]
@@ -169,7 +173,7 @@ def test_prompts_that_a_saved_showo_does_not_read_are_told(name: str, side: int,
     made = showo_releases.showo2(tmp_path / name) if second else showo_releases.showo(tmp_path / name, 256)
     text = showo_releases.qwen(tmp_path / "t") if second else showo_releases.phi(tmp_path / "t")
     policy = policies.load(made, image_tokenizer=images, text_tokenizer=text)
-    assert isinstance(policy, MMadaPolicy) and policy.image_size == (side, side)
+    assert isinstance(policy, Policy) and policy.layout.images.size == (side, side)
     policy.save(saved)
     shown, most = np.zeros((side, side, 3), np.uint8), policy.settings.prompt_tokens
     read = most
@@ -193,10 +197,10 @@ def test_a_plan_of_a_family_that_it_does_not_count_is_one_line_that_names_it(nam
     assert family not in COUNTED and held_bytes(name, NOWHERE) is None
 
 
-def try_prefix(policy: MMadaPolicy, prompt: Prompt, shown: list[int]) -> list[int] | None:
+def try_prefix(policy: Policy, prompt: Prompt, shown: list[int]) -> list[int] | None:
     """The ids in front of the output; None where the text is too long."""
     try:
-        return policy.prefix(prompt, shown)
+        return policy.layout.prefix(prompt, shown)
     except ValueError:
         return None
 

@@ -13,9 +13,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
+from policies import Policy
 from policies.backbones.llada import MMadaConfig, MMadaModelLM
 from policies.cpu import computing
-from policies.families.mmada import MMadaPolicy
+from policies.families.mmada import MMADA
 
 TARGETS = {"q_proj", "k_proj", "v_proj", "attn_out", "ff_proj", "up_proj", "ff_out"}
 
@@ -87,7 +88,7 @@ def test_loading_leaves_no_key_over_and_none_missing(golden: Path) -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("width", [1, 5, 40])
-def test_left_padding_of_any_width_never_changes_a_logit(policy: MMadaPolicy, width: int) -> None:
+def test_left_padding_of_any_width_never_changes_a_logit(policy: Policy, width: int) -> None:
     model = policy.model
     ids = torch.randint(0, model.config.embedding_size, (3, 11), generator=torch.Generator().manual_seed(1))
     padded = torch.cat((torch.full((3, width), policy.settings.specials.pad), ids), 1)
@@ -97,7 +98,7 @@ def test_left_padding_of_any_width_never_changes_a_logit(policy: MMadaPolicy, wi
 
 
 @torch.no_grad()
-def test_batch_mates_of_other_lengths_never_change_a_logit(policy: MMadaPolicy) -> None:
+def test_batch_mates_of_other_lengths_never_change_a_logit(policy: Policy) -> None:
     model = policy.model
     generator = torch.Generator().manual_seed(2)
     rows = [torch.randint(0, model.config.embedding_size, (n,), generator=generator) for n in (3, 17, 8, 12)]
@@ -110,7 +111,7 @@ def test_batch_mates_of_other_lengths_never_change_a_logit(policy: MMadaPolicy) 
 
 
 @torch.no_grad()
-def test_attention_is_bidirectional_with_and_without_padding(policy: MMadaPolicy) -> None:
+def test_attention_is_bidirectional_with_and_without_padding(policy: Policy) -> None:
     ids = torch.randint(0, 16, (2, 9), generator=torch.Generator().manual_seed(3))
     other = ids.clone()
     other[:, -1] = (other[:, -1] + 1) % 16
@@ -136,23 +137,23 @@ def test_grouped_queries_are_full_attention_with_repeated_keys_and_values() -> N
 
 
 @torch.no_grad()
-def test_the_head_on_some_rows_is_a_slice_of_the_full_logits(policy: MMadaPolicy) -> None:
+def test_the_head_on_some_rows_is_a_slice_of_the_full_logits(policy: Policy) -> None:
     ids = torch.arange(12)[None]
-    hidden = policy.model.hidden(ids)
+    hidden = policy.model.states(ids)
     assert torch.allclose(policy.model.head(hidden, slice(5, 9)), policy.model(ids)[..., 5:9], rtol=0, atol=1e-6)
 
 
 @torch.no_grad()
-def test_an_adapter_on_the_head_counts_in_a_slice_too(policy: MMadaPolicy) -> None:
+def test_an_adapter_on_the_head_counts_in_a_slice_too(policy: Policy) -> None:
     """Users who name ``ff_out`` in a list of target modules wrap the head with the blocks' second matrices."""
     model, ids = copy.deepcopy(policy.model), torch.arange(12)[None]
     get_peft_model(model, LoraConfig(r=2, target_modules=["ff_out"], init_lora_weights=False))
-    hidden = model.hidden(ids)
+    hidden = model.states(ids)
     assert torch.allclose(model.head(hidden, slice(5, 9)), model(ids)[..., 5:9], rtol=0, atol=1e-6)
     assert (model.head(hidden, slice(5, 9)) - policy.model.head(hidden, slice(5, 9))).abs().max() > 1e-2
 
 
-def test_gradient_checkpointing_gives_the_same_gradients(policy: MMadaPolicy) -> None:
+def test_gradient_checkpointing_gives_the_same_gradients(policy: Policy) -> None:
     ids = torch.arange(12)[None]
     grads, forwards = [], []
     for enable in (False, True):
@@ -173,24 +174,24 @@ def test_gradient_checkpointing_gives_the_same_gradients(policy: MMadaPolicy) ->
 # ---- where an adapter goes
 
 
-def with_adapter(policy: MMadaPolicy) -> nn.Module:
+def with_adapter(policy: Policy) -> nn.Module:
     config = LoraConfig(r=2, lora_alpha=4, target_modules=policy.lora_targets)
     return get_peft_model(copy.deepcopy(policy.model), config)
 
 
-def test_an_adapter_wraps_the_seven_projections_of_every_block_and_never_the_head(policy: MMadaPolicy) -> None:
+def test_an_adapter_wraps_the_seven_projections_of_every_block_and_never_the_head(policy: Policy) -> None:
     wrapped = [name.removesuffix(".lora_A.default") for name, _ in with_adapter(policy).named_modules() if name.endswith(".lora_A.default")]
     blocks = [f"base_model.model.model.transformer.blocks.{i}.{target}" for i in range(2) for target in TARGETS]
     assert sorted(wrapped) == sorted(blocks)
 
 
 def test_an_adapter_wraps_224_modules_of_the_released_model(released: MMadaModelLM) -> None:
-    names = [n for n, m in released.named_modules() if isinstance(m, nn.Linear) and re.fullmatch(MMadaPolicy.lora_targets, n)]
+    names = [n for n, m in released.named_modules() if isinstance(m, nn.Linear) and re.fullmatch(MMADA.lora_targets, n)]
     assert len(names) == 7 * 32 and {n.split(".")[-1] for n in names} == TARGETS
     assert all(".blocks." in n for n in names)
 
 
-def test_adapter_off_is_the_base_exactly_and_every_target_gets_a_gradient(policy: MMadaPolicy) -> None:
+def test_adapter_off_is_the_base_exactly_and_every_target_gets_a_gradient(policy: Policy) -> None:
     adapted = with_adapter(policy)
     ids = torch.arange(12)[None]
     base = policy.model(ids)
@@ -207,8 +208,8 @@ def test_adapter_off_is_the_base_exactly_and_every_target_gets_a_gradient(policy
 
 
 @torch.no_grad()
-def test_some_columns_alone_are_those_of_all(policy: MMadaPolicy) -> None:
+def test_some_columns_alone_are_those_of_all(policy: Policy) -> None:
     ids, attention = torch.randint(10, 24, (3, 12), generator=torch.Generator().manual_seed(0)), torch.ones(3, 12, dtype=torch.bool)
     attention[1, :4] = False
     columns = torch.tensor([11, 5, 6])
-    assert torch.allclose(policy.model.hidden(ids, attention, columns), policy.model.hidden(ids, attention)[:, columns], rtol=0, atol=1e-5)
+    assert torch.allclose(policy.model.states(ids, attention, columns), policy.model.states(ids, attention)[:, columns], rtol=0, atol=1e-5)

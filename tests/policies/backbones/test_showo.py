@@ -15,9 +15,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache
 
+from policies import Policy
 from policies.backbones.showo import Showo, ShowoConfig
 from policies.cpu import computing
-from policies.families.showo import ShowoPolicy
+from policies.families.showo import SHOWO
 from policies.weights import read_model
 
 TARGETS = {"q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"}
@@ -88,7 +89,7 @@ def test_queries_and_keys_are_normalised_whatever_the_config_of_phi_says(golden:
     assert sum(name.endswith("_layernorm.weight") and "self_attn" in name for name in model.state_dict()) == 4
 
 
-def test_weights_without_the_norms_of_queries_and_keys_are_an_error(showo: ShowoPolicy, tmp_path: Path) -> None:
+def test_weights_without_the_norms_of_queries_and_keys_are_an_error(showo: Policy, tmp_path: Path) -> None:
     """Plain Phi has none: transformers would fill them in and go on."""
     showo.model.save_pretrained(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
@@ -103,7 +104,7 @@ def test_a_release_that_reads_clip_features_is_refused(golden: Path) -> None:
         ShowoConfig(**{**raw, "w_clip_vit": True})
 
 
-def test_a_saved_model_loads_as_it_was(showo: ShowoPolicy, tmp_path: Path) -> None:
+def test_a_saved_model_loads_as_it_was(showo: Policy, tmp_path: Path) -> None:
     showo.model.save_pretrained(tmp_path)
     loaded: Any = Showo.from_pretrained(tmp_path, output_loading_info=True)
     model, info = loaded
@@ -119,9 +120,9 @@ def test_a_saved_model_loads_as_it_was(showo: ShowoPolicy, tmp_path: Path) -> No
 
 
 @torch.no_grad()
-def test_the_head_on_some_rows_is_a_slice_of_the_full_logits(showo: ShowoPolicy) -> None:
+def test_the_head_on_some_rows_is_a_slice_of_the_full_logits(showo: Policy) -> None:
     ids = torch.arange(12)[None]
-    hidden = showo.model.hidden(ids, *causal(ids))
+    hidden = showo.model.states(ids, *causal(ids))
     full = showo.model(ids, *causal(ids))
     head = showo.model.showo.lm_head
     assert full.shape == (1, 12, 24) and torch.allclose(full, hidden @ head.weight.T + head.bias, rtol=0, atol=1e-5)
@@ -130,18 +131,18 @@ def test_the_head_on_some_rows_is_a_slice_of_the_full_logits(showo: ShowoPolicy)
 
 @torch.no_grad()
 @pytest.mark.usefixtures("products")
-def test_a_sequence_read_in_parts_is_the_sequence_read_at_once(showo: ShowoPolicy) -> None:
+def test_a_sequence_read_in_parts_is_the_sequence_read_at_once(showo: Policy) -> None:
     ids = torch.randint(0, 23, (3, 12), generator=torch.Generator().manual_seed(0))
     seen, places = causal(ids)
     cache, parts = DynamicCache(), []
     for part in (slice(0, 5), slice(5, 6), slice(6, 12)):
-        parts.append(showo.model.hidden(ids[:, part], seen[:, part, : part.stop], places[:, part], cache))
-    assert torch.allclose(torch.cat(parts, 1), showo.model.hidden(ids, seen, places), rtol=0, atol=1e-5)
+        parts.append(showo.model.states(ids[:, part], seen[:, part, : part.stop], places[:, part], cache))
+    assert torch.allclose(torch.cat(parts, 1), showo.model.states(ids, seen, places), rtol=0, atol=1e-5)
     assert cache.get_seq_length() == 12
 
 
 @torch.no_grad()
-def test_hidden_keys_and_positions_are_what_they_say(showo: ShowoPolicy) -> None:
+def test_hidden_keys_and_positions_are_what_they_say(showo: Policy) -> None:
     ids = torch.randint(0, 23, (1, 9), generator=torch.Generator().manual_seed(1))
     seen, places = causal(ids)
     without = seen.clone()
@@ -153,7 +154,7 @@ def test_hidden_keys_and_positions_are_what_they_say(showo: ShowoPolicy) -> None
     assert not torch.allclose(showo.model(ids, without, places)[:, gone], plain, atol=1e-2), "positions matter"
 
 
-def test_gradient_checkpointing_gives_the_same_gradients(showo: ShowoPolicy) -> None:
+def test_gradient_checkpointing_gives_the_same_gradients(showo: Policy) -> None:
     ids = torch.arange(12)[None]
     grads, forwards = [], []
     for enable in (False, True):
@@ -172,23 +173,23 @@ def test_gradient_checkpointing_gives_the_same_gradients(showo: ShowoPolicy) -> 
 
 
 @torch.no_grad()
-def test_a_checkpointing_model_that_samples_runs_every_layer_once(showo: ShowoPolicy) -> None:
+def test_a_checkpointing_model_that_samples_runs_every_layer_once(showo: Policy) -> None:
     model = copy.deepcopy(showo.model)
-    showo_like = ShowoPolicy(model, showo.tokenizer, showo.images, showo.settings)
+    showo_like = SHOWO.policy(model, showo.layout.text.tokenizer, showo.layout.images.module, showo.settings)
     showo_like.checkpoint_gradients(True)
     calls: list[int] = []
     model.showo.model.layers[1].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
     ids = torch.arange(12)[None]
     cache = DynamicCache()
-    hidden = model.hidden(ids, *causal(ids), cache)
+    hidden = model.states(ids, *causal(ids), cache)
     assert calls == [1] and cache.get_seq_length() == 12
-    assert torch.equal(hidden, showo.model.hidden(ids, *causal(ids)))
+    assert torch.equal(hidden, showo.model.states(ids, *causal(ids)))
 
 
 # ---- where an adapter goes
 
 
-def test_an_adapter_wraps_the_six_projections_of_every_layer_and_never_the_head(showo: ShowoPolicy) -> None:
+def test_an_adapter_wraps_the_six_projections_of_every_layer_and_never_the_head(showo: Policy) -> None:
     adapted: nn.Module = get_peft_model(copy.deepcopy(showo.model), LoraConfig(r=2, lora_alpha=4, target_modules=showo.lora_targets))
     wrapped = [name.removesuffix(".lora_A.default") for name, _ in adapted.named_modules() if name.endswith(".lora_A.default")]
     inner = {"q_proj": "self_attn", "k_proj": "self_attn", "v_proj": "self_attn", "dense": "self_attn", "fc1": "mlp", "fc2": "mlp"}
@@ -197,5 +198,5 @@ def test_an_adapter_wraps_the_six_projections_of_every_layer_and_never_the_head(
 
 
 def test_an_adapter_wraps_144_modules_of_the_released_model(released: Showo) -> None:
-    names = [n for n, m in released.named_modules() if isinstance(m, nn.Linear) and re.fullmatch(ShowoPolicy.lora_targets, n)]
+    names = [n for n, m in released.named_modules() if isinstance(m, nn.Linear) and re.fullmatch(SHOWO.lora_targets, n)]
     assert len(names) == 6 * 24 and {n.split(".")[-1] for n in names} == TARGETS

@@ -17,7 +17,8 @@ from policies.attention.omni import omni
 from policies.backbones.showo2 import Showo2
 from policies.backbones.showo2_config import LARGE, Showo2Config
 from policies.backbones.showo2_layers import frequencies, stretched
-from policies.backbones.showo2_state import Prefix, patched, unpatched
+from policies.backbones.showo2_state import Prefix
+from policies.image.codec import patched, unpatched
 from policies.weights import read_model
 
 SIZES: dict[str, Any] = {
@@ -231,8 +232,8 @@ def test_columns_and_rows_alone_equal_those_of_the_whole(model: Showo2) -> None:
     moved = padded(given, real)
     mask, x = omni(moved["blocks"], real), model.embed(moved["ids"], moved["blocks"], given["latents"], given["times"])
     columns = torch.tensor([25, 9, 17])
-    hidden = model.hidden(x, mask, columns)
-    assert torch.allclose(hidden, model.hidden(x, mask)[:, columns], rtol=0, atol=1e-5)
+    hidden = model.states(x, mask, columns)
+    assert torch.allclose(hidden, model.states(x, mask)[:, columns], rtol=0, atol=1e-5)
     assert torch.allclose(model.head(hidden, slice(4, 20)), model.head(hidden)[..., 4:20], rtol=0, atol=1e-6)
 
 
@@ -284,7 +285,7 @@ def test_a_sequence_read_in_pieces_equals_the_whole(model: Showo2, pad: int) -> 
     real = (column >= first) & (column < first + length)
     given = padded(given, real)
     mask = omni(given["blocks"], real)
-    whole = model.hidden(model.embed(given["ids"], given["blocks"], given["latents"], given["times"]), mask)
+    whole = model.states(model.embed(given["ids"], given["blocks"], given["latents"], given["times"]), mask)
     ids, blocks = given["ids"], given["blocks"]
     prefix: Prefix | None = None
     # With padding the images are in other columns of every row, and no cut between two of them is one for all.

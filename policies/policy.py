@@ -1,0 +1,340 @@
+"""A policy: a layout, a text head and an image head over a backbone. It samples, and tells what samples are worth to it."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pararl.options import Drawing, Sampling
+from pararl.types import MODALITIES, Latents, Modality, Output, Prompt, Rollout, Segment, Task
+from policies.batch import Batch
+from policies.families.layout import Layout
+from policies.heads.base import Branch, Head, Scene, Trace, drawn
+from policies.heads.tokens import TokenLogits
+from policies.layout import Canvas, Span
+from policies.likelihood.masked import elbo
+from policies.records import Draws, DrawTokens, StepTokens
+from policies.sequences import Seen, View
+from policies.settings import IMAGE_INPUT, Part, Settings
+from policies.sources import POLICY_FILE
+from policies.weights import check_plain, no_progress_bars
+
+
+class Policy:
+    """One unified model.
+
+    Likelihoods are guidance-free, over the vocabulary rows of the modality, in nats, and normalised per modality by its number of tokens.
+    Methods that take rollouts take them as they are, or as ``prepare`` has laid them out.
+    """
+
+    model: Any
+    """The backbone, an ordinary torch module: ``model(input_ids)`` gives its logits. Adapters are injected into it."""
+
+    def __init__(
+        self,
+        family: str,
+        model: Any,
+        layout: Layout,
+        *,
+        tokens: TokenLogits,
+        text: Head,
+        image: Head,
+        lora_targets: str,
+        flow_noise: float = 0.0,
+    ) -> None:
+        """``text`` and ``image`` may be one head, which then samples both together. ``lora_targets``: regular expression of the linear
+        layers that an adapter wraps. ``flow_noise``: of the sampler of continuous images, where nobody says otherwise.
+
+        Raises ValueError where the vocabulary does not fit the backbone.
+        """
+        self.family, self.model, self.layout, self.lora_targets = family, model.eval(), layout, lora_targets
+        self.tokens = tokens
+        """Logits of the vocabulary by modality."""
+        self.heads: Mapping[Modality, Head] = {"text": text, "image": image}
+        vocabulary = layout.text.vocabulary
+        if vocabulary.rows("image").stop > model.config.embedding_size:
+            raise ValueError(
+                f"{vocabulary.text_size} text ids and {vocabulary.codes} codes do not fit {model.config.embedding_size} embedding rows"
+            )
+        self.tasks: tuple[Task, ...] = self.settings.tasks
+        """What this checkpoint was trained for."""
+        self.grid: tuple[int, int] = self.settings.grid
+        """Rows and columns of the tokens of an image, in raster order."""
+        self.sampling = Sampling(
+            steps=self.settings.steps,
+            choice_temperature=self.settings.choice_temperature,
+            flow_noise=flow_noise,
+        )
+        """How this checkpoint is best sampled; what ``sample`` uses when nothing else is asked for."""
+
+    @property
+    def settings(self) -> Settings:
+        """What its ``policy.json`` says."""
+        return self.layout.settings
+
+    @property
+    def device(self) -> torch.device:
+        """Where the backbone computes; weights that a device map keeps on disk or on the CPU are on ``meta`` meanwhile."""
+        return next(p.device for p in self.model.parameters() if not p.is_meta)
+
+    def to(self, device: str, dtype: torch.dtype | None = None) -> "Policy":
+        """Move every part that is a torch module, the backbone as ``dtype`` (None = as it is); returns the policy itself.
+
+        Other parts keep their dtype: the image tokenizer's codes are the signs of numbers near 0. Cast before an adapter is attached,
+        which is float32 then whatever the backbone is.
+        """
+        self.layout.images.module.to(device)
+        self.model.to(device, dtype) if dtype else self.model.to(device)
+        return self
+
+    def checkpoint_gradients(self, on: bool) -> None:
+        """Whether the backward pass computes the blocks of the backbone again, of which only the inputs are kept then.
+
+        Raises ValueError where the backbone has no such switch.
+        """
+        if on and not hasattr(self.model, "gradient_checkpointing"):
+            raise ValueError(f"{type(self.model).__name__} cannot checkpoint gradients: set learner.gradient_checkpointing to false")
+        self.model.gradient_checkpointing = on
+
+    def save(self, directory: Path) -> None:
+        """Write what ``policies.load`` reads: safetensors and JSON only. Raises ValueError while ``model`` carries an adapter."""
+        check_plain(self.model)
+        with no_progress_bars():
+            self.model.save_pretrained(directory)
+            self.layout.text.tokenizer.save_pretrained(directory)
+            self.layout.images.module.save_pretrained(directory / "image_tokenizer")
+        (directory / POLICY_FILE).write_text(json.dumps({"family": self.family, "settings": asdict(self.settings)}, indent=1) + "\n")
+
+    # ---- sampling
+
+    @torch.no_grad()
+    def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int], sampling: Sampling, version: int = 0) -> list[Rollout]:
+        """One rollout per prompt, each a function of its prompt, its seed and the weights; the group index is left at 0.
+
+        Prompts may mix tasks. Raises ValueError for a task that the policy does not do, a prompt that is too long, or an input image that
+        is missing, unasked or not of the policy's size.
+        """
+        done: dict[int, Rollout] = {}
+        for task in dict.fromkeys(p.task for p in prompts):
+            index = [i for i, p in enumerate(prompts) if p.task == task]
+            batch = self._generate([prompts[i] for i in index], [seeds[i] for i in index], sampling, version)
+            done.update(zip(index, batch, strict=True))
+        return [done[i] for i in range(len(prompts))]
+
+    def _generate(self, prompts: list[Prompt], seeds: list[int], sampling: Sampling, version: int) -> list[Rollout]:
+        recorded, decoded = zip(*(recorded_steps(prompt, sampling) for prompt in prompts), strict=True)
+        scene = self.scene(prompts, sampling)
+        traces = self._traces(scene, seeds, sampling, recorded)
+        outputs, guesses = self._outputs(traces, None), self._guesses(traces, recorded, decoded)
+        asked = scene.blank.ids[:, : scene.blank.prefix].cpu().numpy()
+        real = scene.blank.attention[:, : scene.blank.prefix].cpu().numpy()
+        return [
+            Rollout(
+                prompt=prompt,
+                index=0,
+                seed=seeds[i],
+                version=version,
+                steps=sampling.steps,
+                recorded=recorded[i],
+                segments=tuple(trace.record(i, recorded[i]) for trace in traces),
+                output=outputs[i],
+                guesses=guesses[i],
+                prompt_ids=asked[i][real[i]],
+            )
+            for i, prompt in enumerate(prompts)
+        ]
+
+    def scene(self, prompts: Sequence[Prompt], sampling: Sampling) -> Scene:
+        """The blank canvas of prompts of one task, and the branches of guidance."""
+        makes = {span.modality for span in self.layout.tail(prompts[0].task).spans}
+        scales: dict[Part, dict[Modality, float]] = {}
+        # Answers in text alone are not guided.
+        if "image" in makes and (sampling.guidance or ("text" in makes and sampling.text_guidance)):
+            scales["text"] = {"image": sampling.guidance, "text": sampling.text_guidance}
+        if "image" in makes and sampling.input_guidance and any(p.image is not None for p in prompts):
+            scales["image"] = {"image": sampling.input_guidance, "text": 0.0}
+        blank, *without = self.layout.canvases(prompts, [None, *scales], self.layout.shown(prompts))
+        branches = [Branch(c.to(self.device), scale) for c, scale in zip(without, scales.values(), strict=True)]
+        return Scene(self.layout, blank.to(self.device), tuple(branches))
+
+    def _traces(self, scene: Scene, seeds: Sequence[int], sampling: Sampling, recorded: Sequence[tuple[int, ...]]) -> list[Trace]:
+        """What happens to the segments of a scene, head by head: each sees what those before it have made."""
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        stages = self._stages(scene.blank.spans)
+        chances = list(zip(*(drawn(stages, generator, sampling) for generator in generators), strict=True))
+        traces: list[Trace] = []
+        for place, ((head, spans), chance) in enumerate(zip(stages, chances, strict=True)):
+            found = head.sample(scene, spans, chance, sampling, recorded)
+            traces += found
+            if place + 1 < len(stages):
+                views = {span: head.view(trace.tokens) for span, trace in zip(spans, found, strict=True)}
+                scene = scene.changed(lambda canvas, views=views: self.layout.put(canvas, views))  # type: ignore[misc]
+        return traces
+
+    def _stages(self, spans: Sequence[Span]) -> list[tuple[Head, list[Span]]]:
+        """The spans of a canvas by the head that samples them, in their order."""
+        heads = list(dict.fromkeys(self.heads[span.modality] for span in spans))
+        return [(head, [span for span in spans if self.heads[span.modality] is head]) for head in heads]
+
+    def _guesses(
+        self, traces: Sequence[Trace], recorded: Sequence[tuple[int, ...]], decoded: Sequence[tuple[int, ...]]
+    ) -> list[tuple[Output | None, ...]]:
+        """Per row its guesses at the recorded steps, None where not decoded; an empty tuple where none is wanted at all."""
+        if not decoded[0]:
+            return [()] * len(decoded)
+        columns = [self._outputs(traces, [row[k] for row in decoded]) for k in range(len(decoded[0]))]
+        found = [dict(zip(row, outputs, strict=True)) for row, *outputs in zip(decoded, *columns, strict=True)]
+        return [tuple(by_step.get(step) for step in steps) for steps, by_step in zip(recorded, found, strict=True)]
+
+    def _outputs(self, traces: Sequence[Trace], steps: Sequence[int] | None) -> list[Output]:
+        """Decoded outputs, final (None) or the guess of each row at its given step."""
+        parts: dict[str, list[Any]] = {}
+        for trace in traces:
+            batch = len(trace.tokens)
+            tokens = trace.tokens if steps is None else trace.guesses[torch.tensor(steps), torch.arange(batch)]
+            if trace.modality == "image":
+                parts["image"] = list(self.layout.images.decode(tokens))
+            else:
+                parts["text"] = [self.layout.text.decode(row) for row in tokens.tolist()]
+        count = len(traces[0].tokens)
+        return [Output(**{name: values[i] for name, values in parts.items()}) for i in range(count)]
+
+    def sample(
+        self,
+        texts: Sequence[str] | str,
+        seed: int = 0,
+        task: Task = "t2i",
+        sampling: Sampling | None = None,
+        images: Sequence[np.ndarray] | None = None,
+    ) -> list[Output]:
+        """Outputs for plain prompt texts: the short way for a person. Text i is sampled with seed + i.
+
+        ``images``: one input image per text, uint8 [height, width, 3], for the tasks that read one. Raises ValueError for another number
+        of images than of texts.
+        """
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        if images is not None and len(images) != len(texts):
+            raise ValueError(f"{len(images)} images for {len(texts)} texts: give one image per text")
+        given = [None] * len(texts) if images is None else images
+        pairs = zip(texts, given, strict=True)
+        prompts = [Prompt(id=f"text-{i}", task=task, text=text, image=image) for i, (text, image) in enumerate(pairs)]
+        return [r.output for r in self.generate(prompts, [seed + i for i in range(len(texts))], sampling or self.sampling)]
+
+    def mixed(self, prompt: Prompt, seed: int = 0, sampling: Sampling | None = None, images: int = 4) -> list[Output]:
+        """Texts and images as the policy alternates them; see ``policies.sampling.mixed``."""
+        from policies.sampling.mixed import mixed
+
+        return mixed(self, prompt, seed, sampling or self.sampling, images)
+
+    # ---- likelihoods
+
+    def prepare(self, rollouts: Sequence[Rollout]) -> Batch:
+        """Rollouts of any tasks laid out for likelihoods: their prompts as ids, their input images encoded, each once."""
+        return rollouts if isinstance(rollouts, Batch) else Batch.of(self.layout, self.device, rollouts)
+
+    def draws(self, rollouts: Sequence[Rollout], n: int, generator: torch.Generator, drawing: Drawing | None = None) -> Draws:
+        """Shared randomness for ``n`` Monte-Carlo draws, made as ``drawing`` says; rollouts of one prompt get the same."""
+        batch = self.prepare(rollouts)
+        prompts = list(dict.fromkeys(r.prompt.id for r in batch))
+        which = torch.tensor([prompts.index(r.prompt.id) for r in batch])
+        first, *others = (
+            head.draws(batch, [span.modality for span in spans], which, n, generator, drawing or Drawing())
+            for head, spans in self._stages(batch.canvas.spans)
+        )
+        return first.joined(others)
+
+    def log_likelihood(self, rollouts: Sequence[Rollout], draws: Draws) -> Tensor:
+        """Mean over the draws of the estimated log-likelihood per token, float32 [batch, modality], differentiable; 0 where absent."""
+        batch = self.prepare(rollouts)
+        total = torch.zeros(len(batch), len(MODALITIES), device=self.device)
+        for draw in draws:
+            found = self.draw_tokens(batch, draw)
+            absent = torch.zeros(len(batch), device=self.device)
+            columns = [elbo(found[m].logprob, draw.weights[m][0]) if m in found else absent for m in MODALITIES]
+            total = total + torch.stack(columns, -1)
+        return total / len(draws)
+
+    def draw_tokens(self, rollouts: Sequence[Rollout], draw: Draws) -> dict[Modality, DrawTokens]:
+        """The tokens that one draw counts, per modality, differentiable: ``log_likelihood`` is their mean, and that over draws."""
+        batch = self.prepare(rollouts)
+        spans = batch.canvas.spans
+        seen = self._look(batch.canvas, {s: self.heads[s.modality].at_draw(batch, s.modality, draw) for s in spans})
+        return {s.modality: self.heads[s.modality].draw_tokens(seen[s], batch, s.modality, draw) for s in spans}
+
+    def step_tokens(self, rollouts: Sequence[Rollout], steps: Sequence[Sequence[int]]) -> dict[Modality, StepTokens]:
+        """Conditionals of the tokens that each rollout committed at its given steps (equally many for all), differentiable.
+
+        Raises ValueError for a head whose moves are known at the recorded steps alone.
+        """
+        batch, when = self.prepare(rollouts), torch.tensor(steps, device=self.device)
+        spans = batch.canvas.spans
+        # Where nothing in the sequence changes from step to step, one forward tells the tokens of all.
+        copies = when.shape[1] if any(self.heads[s.modality].by_step for s in spans) else 1
+        views = {s: self.heads[s.modality].at_steps(batch, s.modality, when[:, :copies]) for s in spans}
+        seen = self._look(batch.canvas.repeated(copies), views)
+        return {s.modality: self.heads[s.modality].step_tokens(seen[s], batch, s.modality, when, copies) for s in spans}
+
+    def _look(self, canvas: Canvas, views: Mapping[Span, View]) -> dict[Span, Seen]:
+        """One forward of a canvas whose segments hold the ``views``: what it tells of each."""
+        sequences = self.layout.sequences(canvas, views)
+        heads = {span: self.heads[span.modality] for span in views}
+        columns = {span: head.columns(span).to(sequences.ids.device) for span, head in heads.items()}
+        if any(head.whole for head in heads.values()):
+            every = self.model.hidden(sequences)
+            return {s: Seen(every if head.whole else every[:, columns[s]], sequences) for s, head in heads.items()}
+        found = self.model.hidden(sequences, torch.cat(list(columns.values())))
+        parts = found.split([len(c) for c in columns.values()], 1)
+        return {span: Seen(part, sequences) for span, part in zip(columns, parts, strict=True)}
+
+    # ---- what a segment means
+
+    def fill(self, segment: Segment | Latents) -> np.ndarray:
+        """Which tokens of a segment mean nothing, bool [n]: those behind the end of a text."""
+        if segment.modality == "text" and isinstance(segment, Segment):
+            return self.layout.text.fill(segment)
+        return np.zeros(len(segment.tokens), bool)
+
+    def words(self, segment: Segment | Latents) -> np.ndarray:
+        """Which word of a text, parted by white space, each of its tokens belongs to, int64 [n]; -1 where to none."""
+        if segment.modality == "text" and isinstance(segment, Segment):
+            return self.layout.text.words(segment)
+        return np.full(len(segment.tokens), -1)
+
+    # ---- training, and proof of an adapter
+
+    def lessons(self, canvas: Canvas, clean: Mapping[Span, Tensor], generator: torch.Generator) -> dict[Modality, Tensor]:
+        """The supervised losses of clean tokens in the spans of a canvas."""
+        lessons = {
+            span: lesson
+            for head, spans in self._stages(canvas.spans)
+            for span, lesson in head.lessons({span: clean[span] for span in spans}, generator).items()
+        }
+        seen = self._look(canvas, {span: lessons[span].view for span in canvas.spans})
+        return {span.modality: lessons[span].loss(seen[span]) for span in canvas.spans}
+
+    @torch.no_grad()
+    def canary(self) -> Tensor:
+        """Numbers of a small fixed batch, float32: what tells whether an adapter changes the model's output."""
+        task = "t2i" if "t2i" in self.tasks else self.tasks[0]
+        black = np.zeros((*self.layout.images.size, 3), np.uint8) if IMAGE_INPUT[task] else None
+        blank = self.layout.canvas([Prompt("canary", task, "", image=black)]).to(self.device)
+        shown = next((span for span in blank.spans if span.modality == "image"), blank.spans[0])
+        seen = self._look(blank, {span: self.heads[span.modality].canary_view(span, self.device) for span in blank.spans})
+        return self.heads[shown.modality].canary(seen[shown], shown.modality).float().cpu()
+
+
+def recorded_steps(prompt: Prompt, sampling: Sampling) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The random subset of steps whose guesses are kept, and the subset of these that is decoded: functions of the prompt and
+    ``sampling.round``. Raises ValueError for more than there are."""
+    wanted = sampling.recorded if sampling.guesses is None else sampling.guesses
+    if not wanted <= sampling.recorded <= sampling.steps:
+        raise ValueError(f"{wanted} decoded of {sampling.recorded} recorded of {sampling.steps} steps: there are not that many")
+    rng = np.random.default_rng(int.from_bytes(hashlib.blake2b(f"{prompt.id}|{sampling.round}".encode(), digest_size=8).digest()))
+    recorded = sorted(rng.choice(sampling.steps, sampling.recorded, replace=False).tolist())
+    return tuple(recorded), tuple(sorted(rng.choice(recorded, wanted, replace=False).tolist() if wanted else []))

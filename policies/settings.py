@@ -1,0 +1,63 @@
+"""What a directory's ``policy.json`` says beside the weights, and what every family's tasks have in common."""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Self
+
+from pararl.types import TASKS, Task
+from policies.layout import Specials
+
+TEXT_ONLY: tuple[Task, ...] = ("t2t", "i2t")
+"""Tasks whose output is text alone."""
+IMAGE_INPUT: dict[Task, bool | None] = {"t2t": False, "i2t": True, "t2i": False, "edit": True, "interleaved": None}
+"""Whether a task reads an image; None = with or without."""
+Part = Literal["text", "image"]
+"""What guidance may leave out of a prompt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Sizes and ids of a policy; the defaults are those of the MMaDA releases. A family with more to say adds fields."""
+
+    grid: tuple[int, int] = (32, 32)
+    """Image tokens, rows and columns."""
+    prompt_tokens: int = 512
+    """Longest prompt text in tokens."""
+    text_tokens: int = 256
+    """Generated text window of interleaved outputs, in tokens."""
+    text_block: int = 64
+    """Block of the text sampler there, in tokens."""
+    answer_tokens: int = 512
+    """Generated text window of tasks that produce text alone, in tokens."""
+    answer_block: int = 128
+    """Block of the text sampler there, in tokens."""
+    dialogue: str = (
+        "<|start_header_id|>user<|end_header_id|>\n{text}<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n"  # as released
+    )
+    """How a question stands in front of its answer, special tokens spelled out; ``{text}`` is the prompt's text."""
+    tasks: tuple[Task, ...] = TASKS
+    """Tasks that this checkpoint was trained for."""
+    image_ratio: tuple[float, float] = (0.6, 1.0)
+    """Mask ratios at which image likelihoods are drawn (MaskGRPO: high ratios carry the signal)."""
+    text_ratio: tuple[float, float] = (0.0, 1.0)
+    """Mask ratios at which text likelihoods are drawn."""
+    steps: int = 128
+    """Denoising steps of a sample, where nobody says otherwise."""
+    choice_temperature: float = 1.0
+    """Likewise the Gumbel temperature of the image sampler's choices."""
+    blank_image: int | None = None
+    """Token that stands in every place of an input image that is not there; None = a prompt without an image has no such place."""
+    text_only_task: int | None = None
+    """Task token of an image and a text asked for in words alone; None = that of an edit."""
+    specials: Specials = field(default_factory=Specials)
+
+    specials_class: ClassVar[type[Specials]] = Specials
+
+    @classmethod
+    def read(cls, raw: dict[str, Any]) -> Self:
+        """The settings of a ``policy.json``."""
+        values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in raw.items()}
+        return cls(**{**values, "specials": cls.specials_class(**raw["specials"])})
+
+    def words(self, task: Task) -> int:
+        """Tokens of the text that a task generates; 0 = none."""
+        return self.answer_tokens if task in TEXT_ONLY else self.text_tokens if task == "interleaved" else 0
