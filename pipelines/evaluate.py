@@ -71,7 +71,8 @@ def main() -> None:
     args, settings = arguments()
     given = ["--config", str(args.run / "config.yaml"), "--run.name", ""] if args.run else ["--policy.name", args.policy]
     config = parse([*given, *settings]).config
-    adapters = sorted(p.parent for p in args.run.glob("adapters/*/adapter_model.safetensors")) if args.run else args.adapter
+    # Folders with a dot in front are what a killed writer left.
+    adapters = sorted(p.parent for p in args.run.glob("adapters/[!.]*/adapter_model.safetensors")) if args.run else args.adapter
     if args.run and not adapters:
         fail(f"{args.run} has no adapters yet: let an arm finish first (--resume {args.run})")
     if missing := [folder for folder in adapters if not (folder / "adapter_model.safetensors").exists()]:
