@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from pararl.options import Sampling
-from pararl.steps import shared_steps
-from pararl.types import MODALITIES, Modality, Output, Prompt, Rollout, Segment
+from pararl.steps import stretch
+from pararl.types import Modality, Output, Prompt, Rollout, Segment
 from policies.backbones.llada import MMadaModelLM
 from policies.image.base import ImageTokenizer
 from policies.layout import Canvas, Span
@@ -134,11 +134,8 @@ class MMadaPolicy(MMadaLikelihood):
             raise ValueError("the emerge sampler does not go with the released decoding: take image_sampler maskgit or another decoding")
         plans = []
         for span in blank.spans:
-            active = range(sampling.steps)
-            if joint:
-                active = shared_steps(sampling.steps, sampling.decoding)[MODALITIES.index(span.modality)]
+            active, updates = stretch(span.modality, joint, sampling.steps, sampling.decoding, sampling.image_steps)
             if span.modality == "image":
-                updates = (sampling.image_steps if joint else 0) or len(active)
                 if emerge:
                     plan = emerge_plan(span, updates, len(active), sampling.temperature)
                 else:
