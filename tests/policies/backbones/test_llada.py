@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -168,6 +169,15 @@ def test_gradient_checkpointing_gives_the_same_gradients(policy: MMadaPolicy) ->
     for name, grad in plain.items():
         again = checkpointed[name]
         assert grad is not None and again is not None and torch.allclose(grad, again, atol=1e-5), name
+
+
+def test_peft_and_trl_may_ask_by_the_old_name_whether_a_backbone_checkpoints(policy: MMadaPolicy) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model: Any = with_adapter(policy)
+        assert not model.is_gradient_checkpointing
+        model.activation_checkpointing_enable()
+        assert model.is_gradient_checkpointing and model.is_activation_checkpointing
 
 
 # ---- where an adapter goes
