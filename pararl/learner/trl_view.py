@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 from transformers.modeling_outputs import BaseModelOutput
 
-from policies.attention.omni import omni
+from policies.attention.masks import omni
 from policies.backbones.layers import Backbone
 from policies.backbones.showo import ShowoConfig
 from policies.families.showo import ShowoPolicy

@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
+from policies.attention.core import attention
+from policies.attention.masks import Full
 from policies.backbones.layers import Angles, Backbone, RMSNorm, angles, frequencies, rotate
-from policies.cpu import attention
 
 ARCHITECTURE = {
     "activation_type": "silu",
@@ -162,25 +163,25 @@ class MMadaModelLM(Backbone):
     def get_output_embeddings(self) -> nn.Module:
         return self.model.transformer["ff_out"]
 
-    def hidden(self, input_ids: Tensor, attention_mask: Tensor | None = None, columns: Tensor | None = None) -> Tensor:
+    def hidden(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, columns: Tensor | None = None, positions: Tensor | None = None
+    ) -> Tensor:
         """Last hidden states after the final norm, [batch, length, d_model], or of the ``columns`` int64 [n] alone, [batch, n, d_model],
         for which the last layer does less.
 
-        ``attention_mask`` [batch, length]: true or 1 at real tokens; padding is hidden as a key, attention stays bidirectional. Positions
-        are relative (rotary), so left padding of any width leaves the hidden states of real tokens unchanged.
+        ``attention_mask`` [batch, length]: true or 1 at real tokens; padding is hidden as a key, attention stays bidirectional.
+        ``positions`` int64 [length] or [batch, length]: where in its sequence each column stands, None = in the order given. They are
+        relative (rotary), so left padding of any width leaves the hidden states of real tokens unchanged.
         """
         layers = self.model.transformer
         x = layers["wte"](input_ids)
-        positions = torch.arange(input_ids.shape[1], device=x.device)[None]
-        turn = angles(positions, frequencies(self.config.d_model // self.config.n_heads, self.config.rope_theta, x.device))
-        mask = None
-        if attention_mask is not None:
-            # A padding query may look at everything: a row without any key would be undefined, and nobody reads it.
-            keys = attention_mask.bool()
-            mask = (keys[:, None, :] | ~keys[:, :, None])[:, None]
+        places = torch.arange(input_ids.shape[1], device=x.device) if positions is None else positions.to(x.device)
+        inverse = frequencies(self.config.d_model // self.config.n_heads, self.config.rope_theta, x.device)
+        turn = angles(places.view(-1, input_ids.shape[1]), inverse)
+        seen = None if attention_mask is None else Full(attention_mask.bool()).dense()
         last = len(layers["blocks"]) - 1
         for i, block in enumerate(layers["blocks"]):
-            x = self.run(block, x, turn, mask, columns if i == last else None)
+            x = self.run(block, x, turn, seen, columns if i == last else None)
         # Layers may lie on several devices (device_map): what is made of their states goes on where the ids are.
         found: Tensor = layers["ln_f"](x)
         return found.to(input_ids.device)

@@ -2,7 +2,7 @@
 
 Facts: showlab/Show-o, ``models/modeling_showo.py`` and ``models/phi.py``. Its Phi normalises queries and keys in every layer, whatever the
 configuration of Phi says. Text is causal, an image is seen whole by its own tokens: who sees whom is the caller's mask
-(``policies.attention.omni``), so that one call serves a whole sequence and the continuation of a cached one.
+(``policies.attention.masks``), so that one call serves a whole sequence and the continuation of a cached one.
 """
 
 from typing import Any
@@ -13,8 +13,8 @@ from transformers import PhiConfig, PhiForCausalLM, PretrainedConfig
 from transformers.cache_utils import Cache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from policies.attention.core import attention
 from policies.backbones.layers import Backbone
-from policies.cpu import attention
 
 ATTENTION = "pararl"
 """Our attention under a name that transformers knows."""

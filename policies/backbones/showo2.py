@@ -5,7 +5,7 @@ key. Facts: showlab/Show-o, ``show-o2/models/modeling_showo2_qwen2_5.py``.
 
 A sequence is ids [batch, length] with blocks [batch, length] (0 = text, k = the k-th image of the row): an image has one column for its
 time, then one for each patch of its latents, in raster order. Latents [images, channels, height, width] and times [images] (0 = noise,
-1 = clean) belong to the blocks in row-major order, and all images of a batch have one size. The omni mask (``policies/attention/omni.py``)
+1 = clean) belong to the blocks in row-major order, and all images of a batch have one size. The omni mask (``policies/attention/masks.py``)
 holds both in the language model and in the diffusion head. Unlike the released class, padding is hidden, wherever it stands, positions
 count real tokens, and what was read once is not read again (``read``, ``canvas``).
 """
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import Qwen2Config, Qwen2ForCausalLM, SiglipVisionConfig
 from transformers.models.siglip.modeling_siglip import SiglipEncoder
 
-from policies.attention.omni import Omni, omni
+from policies.attention.masks import Omni, omni
 from policies.backbones.layers import Backbone, RMSNorm, angles, frequencies
 from policies.backbones.showo2_config import Showo2Config
 from policies.backbones.showo2_layers import (

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 
+from policies.attention.core import attention
 from policies.backbones.layers import Angles, RMSNorm, rotate
-from policies.cpu import attention
 
 Keys = tuple[Tensor, Tensor]
 """Rotated keys, and values, of the columns that a layer has seen, each [batch, kv heads, columns, head_dim]."""

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from pararl.options import Drawing, Sampling
 from pararl.types import Modality, Output, Prompt, Rollout, Task
-from policies.attention.omni import between, omni
+from policies.attention.masks import between, omni
 from policies.backbones.showo import Showo
 from policies.base import Draws, StepTokens
 from policies.families.mmada import Branch, MMadaPolicy

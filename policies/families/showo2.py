@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pararl.options import Drawing, Sampling
 from pararl.types import MODALITIES, Latents, Modality, Prompt, Rollout, Segment
-from policies.attention.omni import Omni, omni
+from policies.attention.masks import Omni, omni
 from policies.backbones.showo2 import Showo2
 from policies.backbones.showo2_state import Prefix, first_columns, owners, patched
 from policies.base import Draws, DrawTokens, StepTokens

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pararl.types import Modality
-from policies.attention.omni import omni
+from policies.attention.masks import omni
 from policies.families.showo import ShowoPolicy
 from policies.layout import Canvas, Span, pad_left
 from tests.policies import showo_by_hand as hand

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import LlamaConfig, Qwen2Config, Qwen2ForCausalLM
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from policies.attention.omni import omni
+from policies.attention.masks import omni
 from policies.backbones.layers import frequencies
 from policies.backbones.showo2 import Showo2
 from policies.backbones.showo2_config import LARGE, Showo2Config
