@@ -26,7 +26,7 @@ import policies
 from pararl.pretraining.recipes import PHI, new_showo
 from pararl.types import Prompt
 from policies import Policy, cpu
-from policies.attention.omni import omni
+from policies.attention.masks import omni
 from policies.backbones.showo import Showo, ShowoConfig
 from policies.families.showo import SHOWO
 from policies.layout import pad_left

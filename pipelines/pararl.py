@@ -6,10 +6,8 @@ python pipelines/pararl.py [--config FILE.yaml] [--section.key VALUE ...] [--res
 import sys
 from pathlib import Path
 
-# Python puts this file's folder first on sys.path, where `import pararl` would find this very file instead of the package, here and,
-# because Ray hands the driver's path on, in every worker. The repository root takes its place, before any import of ours.
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:] = [str(ROOT), *(entry for entry in sys.path if Path(entry).resolve() not in (ROOT, ROOT / "pipelines"))]
+if not (__package__ or sys.flags.safe_path):
+    import _root  # noqa: F401
 
 from typing import TYPE_CHECKING
 
@@ -25,7 +23,7 @@ if TYPE_CHECKING:
     from pararl.evaluation.summary import ArmResult
     from pararl.loop.session import Session
 
-DEFAULT = ROOT / "pipelines" / "configs" / "default.yaml"
+DEFAULT = Path(__file__).resolve().with_name("configs") / "default.yaml"
 
 
 def train(session: "Session", arm: Arm) -> "ArmResult":

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from pararl.types import Prompt, Task
-from policies.attention.masks import Full, Mask
-from policies.attention.omni import Omni, omni
+from policies.attention.masks import Full, Mask, Omni, omni
 from policies.codec import TextCodec
 from policies.image.codec import ImageCodec, LatentImages
 from policies.layout import Canvas, Span, Tail, canvas

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from pararl.types import Prompt, Task
-from policies.attention.omni import between
+from policies.attention.masks import between
 from policies.backbones.showo import Showo
 from policies.families.family import Family
 from policies.families.layout import Layout

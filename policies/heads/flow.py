@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pararl.options import Drawing, Sampling
 from pararl.types import Latents, Modality
-from policies.attention.omni import Omni
+from policies.attention.masks import Omni
 from policies.backbones.showo2_state import Canvas as Place
 from policies.backbones.showo2_state import Prefix, owners
 from policies.batch import Batch
