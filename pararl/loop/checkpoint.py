@@ -46,6 +46,8 @@ def save_rollouts(directory: Path, rollouts: Sequence[Rollout], judgements: Sequ
             listed.append({**asdict(replace(prompt, image=None)), "shown": prompt.image is not None})
             if prompt.image is not None:
                 arrays[f"shown.{place}"] = prompt.image
+            if rollout.prompt_ids is not None:
+                arrays[f"prompt_ids.{place}"] = rollout.prompt_ids
         row = {name: getattr(rollout, name) for name in ("index", "seed", "version", "steps", "recorded")}
         row |= {"prompt": place, "segments": [_key(s) for s in rollout.segments]}
         row |= {"value": None if final is None else final.value, "strict": None if final is None else final.strict}
@@ -96,6 +98,7 @@ def load_rollouts(directory: Path) -> tuple[list[Rollout], list[Judgement]] | No
             segments=tuple(segments),
             output=Output(),
             guesses=(),
+            prompt_ids=arrays.get(f"prompt_ids.{row['prompt']}"),
         )
         rollouts.append(rollout)
         judgements.append(Judgement(None if row["value"] is None else Score(row["value"], row["strict"])))
