@@ -14,10 +14,10 @@ from torch import Tensor
 from pararl.options import Drawing, Sampling
 from pararl.types import MODALITIES, Latents, Modality, Output, Prompt, Rollout, Segment, Task
 from policies.batch import Batch
-from policies.families.layout import Layout
+from policies.canvas import Canvas, Span
 from policies.heads.base import Branch, Head, Scene, Trace, drawn
 from policies.heads.tokens import TokenLogits
-from policies.layout import Canvas, Span
+from policies.layout import Layout
 from policies.likelihood.masked import elbo
 from policies.records import Draws, DrawTokens, StepTokens
 from policies.sequences import Seen, View

@@ -10,8 +10,8 @@ from torch import Tensor
 from pararl.options import Drawing, Sampling
 from pararl.types import Latents, Modality, Segment
 from policies.batch import Batch
-from policies.families.layout import Layout
-from policies.layout import Canvas, Span
+from policies.canvas import Canvas, Span
+from policies.layout import Layout
 from policies.records import Draws, DrawTokens, StepTokens
 from policies.sequences import Seen, View
 

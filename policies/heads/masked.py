@@ -10,9 +10,9 @@ from pararl.options import Drawing, Sampling
 from pararl.steps import stretch
 from pararl.types import Modality
 from policies.batch import Batch
+from policies.canvas import Span
 from policies.heads.base import Branch, Lesson, Scene
 from policies.heads.tokens import TokenLogits
-from policies.layout import Span
 from policies.likelihood.masked import hidden_sets, mask_ratios
 from policies.records import Draws, DrawTokens, StepTokens
 from policies.sampling.denoise import (

@@ -7,10 +7,10 @@ import torch
 
 from pararl.options import Sampling
 from pararl.types import Output, Prompt
-from policies.families.layout import extended
+from policies.canvas import Span
 from policies.heads.base import drawn
 from policies.heads.causal import CausalHead, check_guidance
-from policies.layout import Span
+from policies.layout import extended
 
 if TYPE_CHECKING:
     from policies.policy import Policy

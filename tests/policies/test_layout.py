@@ -20,7 +20,7 @@ from policies import Policy, Sampling
 from policies.backbones.llada import MMadaConfig, MMadaModelLM
 from policies.families.mmada import MMADA
 from policies.image.magvitv2 import MAGVITv2, MAGVITv2Config
-from policies.layout import Span, Specials, Vocabulary, canvas, pad_left, tail
+from policies.canvas import Span, Specials, Vocabulary, canvas, pad_left, tail
 from policies.settings import Settings
 from tests.policies.by_hand import GUIDED, KINDS, Kind, picture, prefix, prompts, sequence, task_of, text_length
 from tests.policies.conftest import MakePolicy

@@ -18,7 +18,7 @@ from policies import Policy
 from policies.backbones.llada import MMadaModelLM
 from policies.families.mmada import MMADA, Branch
 from policies.image.magvitv2 import MAGVITv2
-from policies.layout import Canvas, Specials, canvas
+from policies.canvas import Canvas, Specials, canvas
 from policies.settings import Part, Settings
 from tests.policies.by_hand import KINDS, Kind, draw_one, prompts, sequence, text_length
 
