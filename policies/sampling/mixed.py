@@ -35,7 +35,7 @@ def mixed(policy: "Policy", prompt: Prompt, seed: int, sampling: Sampling, image
     tail = layout.tail("interleaved")
     text, image = tail.spans
     words = len(text)
-    scene = policy.scene([prompt], sampling).changed(lambda canvas: canvas.front(canvas.prefix))
+    scene = policy.sampler.scene([prompt], sampling).changed(lambda canvas: canvas.front(canvas.prefix))
     generator = torch.Generator().manual_seed(seed)
     parts: list[Output] = []
     while True:
