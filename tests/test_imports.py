@@ -8,7 +8,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_every_module_can_be_imported_first() -> None:
-    names = [".".join(file.relative_to(ROOT).with_suffix("").parts) for file in (file for room in ("pararl", "policies", "rewards") for file in sorted((ROOT / room).rglob("*.py")))]
+    names = [
+        ".".join(file.relative_to(ROOT).with_suffix("").parts)
+        for file in (file for room in ("pararl", "policies", "rewards") for file in sorted((ROOT / room).rglob("*.py")))
+    ]
     modules = [name.removesuffix(".__init__") for name in names if not name.endswith("__main__")]
     # torch and transformers once, then each module in a fresh table of ours.
     code = """

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
+from pararl import optimizer_state
 from pararl.files import atomic_folder, atomic_path, latest, write_json
 
 STATE, TENSORS = "state.json", "tensors.safetensors"
@@ -57,9 +58,8 @@ class PretrainingState:
 
     def save(self) -> None:
         """Write the state so that an interrupted save leaves the previous one."""
-        moments = {f"{i}.{name}": x for i, state in self.optimizer.state_dict()["state"].items() for name, x in state.items()}
         tensors = {f"model.{name}": x.contiguous().clone() for name, x in self.model.state_dict().items()}  # tied ones are kept twice
-        tensors |= {f"optimizer.{name}": x.contiguous() for name, x in moments.items()}
+        tensors |= {f"optimizer.{name}": x.contiguous() for name, x in optimizer_state.flattened(self.optimizer).items()}
         with atomic_folder(self.folder) as part:
             save_file(tensors, part / TENSORS)
             write_json(part / STATE, {"step": self.step, **self.recipe(), "seconds": self.seconds, "curve": self.curve})
@@ -77,12 +77,8 @@ class PretrainingState:
                 )
         tensors = load_file(place / TENSORS)
         self.model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, value in tensors.items():
-            if key.startswith("optimizer."):
-                _, index, name = key.split(".")
-                state.setdefault(int(index), {})[name] = value
-        self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        moments = {key.removeprefix("optimizer."): value for key, value in tensors.items() if key.startswith("optimizer.")}
+        optimizer_state.load_flattened(self.optimizer, moments)
         self.step, self.seconds, self.curve = facts["step"], facts["seconds"], facts["curve"]
 
     def record(self, out: Path, name: str, result: dict[str, Any]) -> None:
