@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from pararl.files import atomic_files
 from pararl.options import Sampling
 from pararl.steps import stretch
 from pararl.types import Modality, Output, Prompt, Rollout, Segment
@@ -92,11 +93,12 @@ class MMadaPolicy(MMadaLikelihood):
 
     def save(self, directory: Path) -> None:
         check_plain(self.model)
-        with no_progress_bars():
-            self.model.save_pretrained(directory)
-            self.tokenizer.save_pretrained(directory)
-            self.images.save_pretrained(directory / "image_tokenizer")
-        (directory / POLICY_FILE).write_text(json.dumps({"family": self.family, "settings": asdict(self.settings)}, indent=1) + "\n")
+        # Files that other stages of a pretraining left in the directory stay.
+        with no_progress_bars(), atomic_files(directory, last=POLICY_FILE) as part:
+            self.model.save_pretrained(part)
+            self.tokenizer.save_pretrained(part)
+            self.images.save_pretrained(part / "image_tokenizer")
+            (part / POLICY_FILE).write_text(json.dumps({"family": self.family, "settings": asdict(self.settings)}, indent=1) + "\n")
 
     # ---- sampling
 
