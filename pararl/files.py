@@ -42,9 +42,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
-        for place, _, names in os.walk(temporary):
-            for name in (*names, ""):
-                _to_disk(Path(place, name))
+        _all_to_disk(temporary)
         if folder.exists():
             # Only while the folder itself is there: without it a killed writer's `old` is the last that anyone has.
             shutil.rmtree(old, ignore_errors=True)
@@ -63,6 +61,28 @@ def latest(folder: Path) -> Path:
     """
     folder = folder.resolve()
     return folder if folder.exists() or not _old(folder).exists() else _old(folder)
+
+
+@contextmanager
+def atomic_files(folder: Path, last: str) -> Iterator[Path]:
+    """A new folder whose files take the places of those of the same names in `folder` when the block ends; what else lies there stays.
+
+    For a folder that holds other things as well. It is made where it is missing. Every file is whole at any moment, all of them together
+    are not: the one called `last` comes last, so that a new folder that has it has all. A block that raises leaves the old ones. Raises
+    what the block raises, and OSError where the disk does.
+    """
+    temporary = _beside(folder / "files", "files")
+    temporary.mkdir()
+    try:
+        yield temporary
+        _all_to_disk(temporary)
+        for file in sorted((path for path in temporary.rglob("*") if path.is_file()), key=lambda path: path.name == last):
+            place = folder / file.relative_to(temporary)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(file, place)
+        _to_disk(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _old(folder: Path) -> Path:
@@ -91,6 +111,12 @@ def _another_runs(process: int) -> bool:
     except PermissionError:
         return True
     return process != os.getpid()
+
+
+def _all_to_disk(folder: Path) -> None:
+    for place, _, names in os.walk(folder):
+        for name in (*names, ""):
+            _to_disk(Path(place, name))
 
 
 def _to_disk(path: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pararl.files import atomic_files
 from pararl.options import Drawing, Sampling
 from pararl.types import MODALITIES, Latents, Modality, Output, Prompt, Rollout, Segment, Task
 from policies.batch import Batch
@@ -106,11 +107,12 @@ class Policy:
     def save(self, directory: Path) -> None:
         """Write what ``policies.load`` reads: safetensors and JSON only. Raises ValueError while ``model`` carries an adapter."""
         check_plain(self.model)
-        with no_progress_bars():
-            self.model.save_pretrained(directory)
-            self.layout.text.tokenizer.save_pretrained(directory)
-            self.layout.images.module.save_pretrained(directory / "image_tokenizer")
-        (directory / POLICY_FILE).write_text(json.dumps({"family": self.family, "settings": asdict(self.settings)}, indent=1) + "\n")
+        # Files that other stages of a pretraining left in the directory stay.
+        with no_progress_bars(), atomic_files(directory, last=POLICY_FILE) as part:
+            self.model.save_pretrained(part)
+            self.layout.text.tokenizer.save_pretrained(part)
+            self.layout.images.module.save_pretrained(part / "image_tokenizer")
+            (part / POLICY_FILE).write_text(json.dumps({"family": self.family, "settings": asdict(self.settings)}, indent=1) + "\n")
 
     # ---- sampling
 

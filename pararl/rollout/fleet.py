@@ -40,7 +40,7 @@ def in_order(chunks: Iterator[Chunk]) -> list[Rollout]:
 
 
 class Fleet(ABC):
-    """What the loop asks of rollout workers; below, the three things that differ where they are in this process or in others."""
+    """What the loop asks of rollout workers; below, what differs where they are in this process or in others."""
 
     def __init__(self, config: Config) -> None:
         self.chunk = config.rollout.chunk

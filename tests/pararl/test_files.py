@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pararl.files import append_line, atomic_folder, atomic_path, keep_lines, latest, read_lines, write_json
+from pararl.files import append_line, atomic_files, atomic_folder, atomic_path, keep_lines, latest, read_lines, write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -144,6 +144,28 @@ def test_the_working_folder_and_a_link_are_replaced_where_they_are(tmp_path: Pat
     monkeypatch.chdir(tmp_path / "a")
     put(Path("."), "newer")
     assert held(tmp_path / "a") == "newer"
+
+
+def test_files_take_their_places_one_by_one_and_leave_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, moved, real = tmp_path / "made" / "a", list[str](), os.replace
+
+    def noted(source: Path, target: Path) -> None:
+        moved.append(str(target.relative_to(folder)))
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", noted)
+    for text in ("old", "new"):
+        with atomic_files(folder, last="facts") as part:
+            (part / "inner").mkdir()
+            for name in ("facts", "weights", "inner/more"):
+                (part / name).write_text(text)
+        (folder / "other").touch()
+        assert {moved.pop(0), moved.pop(0)} == {"weights", "inner/more"} and moved.pop() == "facts"
+    with pytest.raises(OSError, match="No space left"), atomic_files(folder, last="facts") as part:
+        (part / "weights").write_text("half")
+        raise OSError("No space left on device")
+    assert {path.name for path in folder.iterdir()} == {"facts", "weights", "inner", "other"}
+    assert {(folder / name).read_text() for name in ("facts", "weights", "inner/more")} == {"new"}
 
 
 def test_lines_round_trip_to_the_last_bit_and_an_unfinished_one_is_passed_over(tmp_path: Path) -> None:
