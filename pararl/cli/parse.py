@@ -19,7 +19,7 @@ import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
 
 from pararl.cli.validation import validate
-from pararl.config import ARMS, PER_ARM, SECTIONS, SETTINGS, Config, ConfigError, arm_defaults, changed, flat
+from pararl.config import ARMS, INHERITED, PER_ARM, SECTIONS, SETTINGS, Config, ConfigError, arm_defaults, changed, flat
 from pararl.files import atomic_path
 
 USAGE = "python pipelines/pararl.py [--config FILE.yaml] [--section.key VALUE ...] [--resume RUN] [--plan [GPU]]"
@@ -41,6 +41,8 @@ OPTIONS = (
 )
 ALONE = ("config", "resume", "plan")
 """Options that are no settings."""
+ORDER = {key: place + len(SETTINGS) * (key in INHERITED) for place, key in enumerate(SETTINGS)}
+"""Where ``--help`` shows each setting."""
 ON_COMMAND_LINE = "on the command line"
 FREE_ON_RESUME = tuple(
     "run.dir run.name run.checkpoint_every rollout.workers rollout.gpus reward.workers learner.gpus learner.gradient_checkpointing "
@@ -156,6 +158,8 @@ def _parser() -> ArgumentParser:
     for action in parser._actions:
         if action.option_strings and action.option_strings[0].removeprefix("--") in SECTIONS:
             action.help = argparse.SUPPRESS  # jsonargparse's own `--learner FILE`: one way to read a file is enough
+    for group in parser._action_groups:  # the options that a section inherits behind its own, in their order
+        group._group_actions.sort(key=lambda action: ORDER.get(action.dest, -1))
     return parser
 
 

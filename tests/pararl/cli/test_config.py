@@ -195,6 +195,13 @@ def test_help_shows_every_setting_with_its_meaning_and_the_default_in_force(caps
     assert "AdamW learning rate." in shown and "default: 0.125" in shown
     assert shown.index("How outputs are sampled") < shown.index("--rollout.prompts") < shown.index("How the adapter is updated")
     assert "--learner CONFIG" not in shown
+    assert "Gumbel temperature of the confidence" in shown and "default: 8.0" in shown, "inherited, with the default of a run"
+    assert shown.index("--rollout.prompts PROMPTS") < shown.index("--rollout.steps STEPS") < shown.index("--rollout.recorded RECORDED")
+
+
+def test_every_setting_has_a_meaning() -> None:
+    actions = cli._parser()._actions
+    assert [action.dest for action in actions if action.dest in SETTINGS and not action.help] == []
 
 
 @pytest.fixture
