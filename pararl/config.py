@@ -14,6 +14,9 @@ from pararl.options import DrawingOptions, SamplingOptions
 Arm = Literal["pararl", "pararl_grpo", "online_dpo", "offline_dpo", "offline_stream", "best_of_n", "hermesflow"]
 ARMS: tuple[Arm, ...] = ("pararl", "pararl_grpo", "online_dpo", "offline_dpo", "offline_stream", "best_of_n", "hermesflow")
 
+RENAMED: dict[str, Arm] = {"output": "online_dpo"}
+"""Names that arms had in earlier versions, which command lines, files and run folders may still hold."""
+
 
 def arm_defaults() -> dict[str, dict[str, Any]]:
     """What some arms need otherwise than the others, by the sweep in docs/results.md.

@@ -56,7 +56,7 @@ def test_a_reward_that_fails_ends_the_run_with_one_line_and_keeps_it(tmp_path: P
 
 
 def test_gpus_that_are_not_there_and_a_missing_login_are_told_before_any_folder_is_made(tmp_path: Path) -> None:
-    for options, told in ((("--rollout.gpus", "64"), "128 GPUs, but the Ray cluster has"), (("--track.mode", "online"), "wandb login")):
+    for options, told in ((("--rollout.gpus", "64"), "128 GPUs, but this machine has"), (("--track.mode", "online"), "wandb login")):
         environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")} | {"HOME": str(tmp_path)}
         process = start(*SMALL, "--rollout.workers", "2", "--run.dir", str(tmp_path / "runs"), *options, env=environment)
         output, _ = process.communicate(timeout=120)
