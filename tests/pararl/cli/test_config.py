@@ -223,3 +223,35 @@ def test_no_shipped_configuration_pushes_text_away_from_its_prompt(shipped: list
     for file in shipped:
         rollout = cli.parse(["--config", str(file), "--plan"]).config.rollout
         assert rollout.text_guidance >= 0 and rollout.decoding == "parallel", file.name
+
+
+OLD_FILE = "run:\n  arms: [output, pararl]\narm:\n  output:\n    learner.lr: 3e-4\n    prefer: {min_margin: 0.5}\n"
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--run.arms", "output,pararl", "--arm.output.learner.lr", "3e-4", "--arm.output.prefer.min_margin", "0.5"],
+        ["--run.arms", "[output, pararl]", "--arm.output.learner.lr=3e-4", "--arm.online_dpo.prefer.min_margin=0.5"],
+        ["--config", "old.yaml"],
+        ["--resume", "outputs/old"],
+    ],
+)
+def test_an_arm_by_the_name_it_had_is_the_arm_and_one_line_says_so(
+    argv: list[str], elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written(OLD_FILE, "old.yaml")
+    (elsewhere / "outputs" / "old").mkdir(parents=True)
+    written(OLD_FILE, "outputs/old/config.yaml")
+    config = cli.parse(argv).config
+    assert config.run.arms == ("online_dpo", "pararl")
+    assert config.arm["online_dpo"] == {"learner.lr": 3e-4, "prefer.min_margin": 0.5} and "output" not in config.arm
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and "arm output is called online_dpo now" in told
+
+
+def test_both_names_of_an_arm_are_one_arm_twice(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.parse(["--run.arms", "output,online_dpo"])
+    assert "run.arms names 'online_dpo' more than once" in capsys.readouterr().err
+    assert cli.parse(["--run.name", "output", "--run.dir", "output"]).config.run.name == "output"
