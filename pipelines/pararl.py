@@ -57,10 +57,14 @@ def main() -> None:
             return show_plan(invocation.config, invocation.plan)
         except ConfigError as error:
             fail(str(error))
-    # What loads torch or Ray is imported below this line only, so that --help and mistakes are answered within a second.
-    from pararl.loop.session import Session
+    # What loads Ray is imported below this line only, so that --help, mistakes and finished runs are answered within a second.
+    from pararl.loop.resumed import closing, finished
 
     try:
+        if invocation.resume and (summary := finished(invocation.resume, invocation.config.run.arms)):
+            return print(closing(invocation.resume, summary))
+        from pararl.loop.session import Session
+
         with Session.open(invocation) as session:
             session.base()
             session.finish({arm: session.finished(arm) or train(session, arm) for arm in session.arms})

@@ -17,6 +17,9 @@ from pararl.config import Config, ConfigError
 from pararl.rollout.reward_worker import RewardError
 from pararl.sync import SyncError
 
+CLUSTER = ("RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR")
+"""Environment variables of which either says that there is a cluster: the user's choice, and a Ray job's own."""
+
 
 class Shell:
     """An object of a plain class in a process of its own."""
@@ -121,6 +124,11 @@ def results_of(refs: Sequence[ray.ObjectRef], whats: Sequence[str]) -> list[Any]
     return results
 
 
+def starts_own_ray() -> bool:
+    """Whether ``start_ray`` starts a private Ray on this machine, whose GPUs are then all there are."""
+    return not (ray.is_initialized() or any(name in os.environ for name in CLUSTER))
+
+
 def start_ray(config: Config) -> None:
     """Connect to the cluster of this process (``RAY_ADDRESS``, or a Ray job's own), else start a private one on this machine.
 
@@ -128,19 +136,26 @@ def start_ray(config: Config) -> None:
     """
     if not ray.is_initialized():
         _connect()
+    if told := lacking_gpus(config, ray.cluster_resources().get("GPU", 0.0), "the Ray cluster"):
+        raise ConfigError(told)
+
+
+def lacking_gpus(config: Config, there: float, where: str) -> str | None:
+    """What is wrong with a run on ``where``, which has so many GPUs; None = nothing."""
     rollout, learner = config.rollout, config.learner
-    wanted, there = rollout.workers * rollout.gpus + learner.gpus, ray.cluster_resources().get("GPU", 0.0)
-    if wanted > there:
-        raise ConfigError(
-            f"rollout.workers {rollout.workers} x rollout.gpus {rollout.gpus} + learner.gpus {learner.gpus} = {wanted:g} GPUs, but the Ray "
-            f"cluster has {there:g} (set --rollout.gpus, --rollout.workers or --learner.gpus)"
-        )
+    wanted = rollout.workers * rollout.gpus + learner.gpus
+    if wanted <= there:
+        return None
+    return (
+        f"rollout.workers {rollout.workers} x rollout.gpus {rollout.gpus} + learner.gpus {learner.gpus} = {wanted:g} GPUs, but {where} has "
+        f"{there:g} (set --rollout.gpus, --rollout.workers or --learner.gpus)"
+    )
 
 
 def _connect() -> None:
     # Errors of actors come back as exceptions; the rest of their output stays in Ray's log folder, out of the way of the progress bar.
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if "RAY_ADDRESS" in os.environ or "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
+    if any(name in os.environ for name in CLUSTER):
         try:
             ray.init(**quiet)  # an existing cluster refuses resource counts
         except ConnectionError as error:
