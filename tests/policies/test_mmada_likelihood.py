@@ -6,12 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from policies.base import Draws
 from torch import Tensor
 
 from pararl.types import MODALITIES, Modality, Prompt, Rollout, Task
 from policies import Policy
 from policies.families.mmada import MMADA
+from policies.records import Draws
 from tests.policies.by_hand import (
     GUIDED,
     KINDS,

@@ -12,7 +12,7 @@ from pararl.arms import ARM_SPECS, ArmSpec
 from pararl.config import Arm, LearnerConfig, PreferConfig
 from pararl.learner.learner import Learner
 from pararl.learner.prefer import Feedback, prefer
-from pararl.types import TASKS, Judgement, Prompt, Rollout, Score, Segment, Task
+from pararl.types import TASKS, Judgement, Latents, Prompt, Rollout, Score, Segment, Task
 from policies import Sampling
 
 SAMPLING = Sampling(steps=4, recorded=2, temperature=1.0)
@@ -50,7 +50,7 @@ def judge(rollouts: list[Rollout]) -> list[Judgement]:
     return [Judgement(*scores(r.segment("image") or r.segments[0])) for r in rollouts]
 
 
-def scores(part: Segment) -> tuple[Score, tuple[Score, ...]]:
+def scores(part: Segment | Latents) -> tuple[Score, tuple[Score, ...]]:
     return Score(float((part.tokens % 2).mean())), tuple(Score(float((g % 2).mean())) for g in part.guesses)
 
 

@@ -14,7 +14,7 @@ from pararl.config import Arm
 from pararl.learner.learner import Learner
 from pararl.learner.prefer import Feedback
 from pararl.learner.tables import Table, kl_figures, step_table
-from pararl.types import KINDS, MODALITIES, TASKS, Rollout, Segment, Task
+from pararl.types import KINDS, MODALITIES, TASKS, Latents, Rollout, Segment, Task
 from policies import Policy
 from policies.text import SHOWO_TOKENS, word_tokenizer
 from tests.pararl.learner.learning import ALL_TASKS, CONFIG, ONE_TASK, adapter_of, judge, make, sample, teach
@@ -29,7 +29,7 @@ ENDS = {
 """By the fixture of a policy, the ids that end its texts."""
 
 
-def length(segment: Segment, ends: tuple[int, ...]) -> int:
+def length(segment: Segment | Latents, ends: tuple[int, ...]) -> int:
     """Tokens of a segment up to and with its end."""
     tokens = segment.tokens.tolist()
     found = [i for i, token in enumerate(tokens) if segment.modality == "text" and token in ends]

@@ -95,7 +95,7 @@ def gradient(learner: Learner) -> Tensor:
 
 def trls_loss(learner: TrlLearner, rows: list[Row]) -> Tensor:
     """TRL's own loss of rows in TRL's own batch, none of our code about it but the view."""
-    batch = DataCollatorForPreference(learner.policy.settings.specials.pad)(rows)  # type: ignore[attr-defined]
+    batch = DataCollatorForPreference(learner.policy.settings.specials.pad)(rows)
     loss: Tensor = DPOTrainer.compute_loss(learner.trainer, learner.trainer.model, batch)
     return loss
 
@@ -132,7 +132,7 @@ def causal_images(learner: TrlLearner) -> None:
 
 
 def free_rows(learner: TrlLearner) -> None:
-    learner.policy.tokens.text_bias.zero_()  # type: ignore[attr-defined]
+    learner.policy.tokens.text_bias.zero_()
 
 
 def other_beta(learner: TrlLearner) -> None:
