@@ -128,7 +128,7 @@ def sums(learner: TrlLearner) -> None:
 
 
 def causal_images(learner: TrlLearner) -> None:
-    learner.policy.blocks = torch.zeros_like  # type: ignore[attr-defined]
+    learner.policy.layout.blocks = torch.zeros_like  # type: ignore[method-assign]
 
 
 def free_rows(learner: TrlLearner) -> None:
