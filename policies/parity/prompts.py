@@ -22,6 +22,7 @@ from policies.families.layout import Layout, Shown
 from policies.families.mmada import MMadaLayout, code_layout
 from policies.families.showo import ShowoLayout
 from policies.image.magvitv2 import MAGVITv2, MAGVITv2Config
+from policies.layout import pad_left
 from policies.parity.case import Case, Comparison
 from policies.sequences import View
 from policies.settings import Settings
@@ -63,15 +64,20 @@ class Recording:
             settings = replace(settings, dialogue="{text}")
         else:
             named = (roles[0], "user"), (roles[1], "assistant"), *((self.raw["special"][token], token) for token in HEADERS)
-        with torch.device("meta"):  # its weights do not matter: images are given as ids
-            images = MAGVITv2(MAGVITv2Config())
         tokenizer = numbers(self.raw["len_tokenizer"], named)
-        return code_layout(KINDS[self.family][1], tokenizer, images, settings, (settings.specials.eos,))
+        return code_layout(KINDS[self.family][1], tokenizer, no_images(), settings, (settings.specials.eos,))
 
     @property
     def filling(self) -> int:
         """What fills a row behind the ``<eos>`` of its text."""
         return self.settings.specials.eos if self.family == "mmada" else self.settings.specials.pad
+
+
+@cache
+def no_images() -> MAGVITv2:
+    """The released image tokenizer without its weights: recorded images are ids."""
+    with torch.device("meta"):
+        return MAGVITv2(MAGVITv2Config())
 
 
 @cache
@@ -123,7 +129,7 @@ def _specials(found: Comparison, recording: Recording) -> None:
 def _images(found: Comparison, title: str, recording: Recording, entry: Entry) -> None:
     """A prompt and its image, some tokens of which may be there; and the prompt that guidance compares with, which is that of no text."""
     out, longest = entry["out"], recording.raw["max_text_len"]
-    layout, specials = recording.layout(longest - 2), recording.settings.specials
+    layout = recording.layout(longest - 2)
     prompts = [Prompt(str(i), "t2i", cut(text, longest - 2)) for i, text in enumerate(entry["texts"])]
     blank = layout.lay_out("t2i", [layout.prefix(p) for p in prompts], [Shown()] * len(prompts), longest + 1)
     ids, real = layout.filled(blank, {blank.spans[0]: View(torch.tensor(entry["image_ids"]))})
@@ -131,9 +137,8 @@ def _images(found: Comparison, title: str, recording: Recording, entry: Entry) -
     if recording.family == "mmada":
         found.equal(f"{title}.attention_mask", real.long(), torch.tensor(out["attention_mask"]))
     if "" in entry["texts"]:
-        row = out["input_ids"][entry["texts"].index("")]
-        theirs = row[row.index(specials.t2i) : row.index(specials.soi)]
-        found.equal(f"{title}.without_text", layout.prefix(prompts[0], without="text"), theirs)
+        ours, _ = pad_left([layout.prefix(prompts[0], without="text")], recording.settings.specials.pad, longest + 1)
+        found.equal(f"{title}.without_text", ours[0], out["input_ids"][entry["texts"].index("")][: longest + 1])
 
 
 def _answers(found: Comparison, title: str, recording: Recording, entry: Entry) -> None:
