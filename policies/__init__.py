@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from policies.batch import Batch
-    from policies.families import FAMILIES
+    from policies.families.table import FAMILIES
     from policies.policy import Policy
     from policies.records import Draws, DrawTokens, StepTokens
     from policies.sources import CHECKPOINTS
@@ -29,7 +29,7 @@ LAZY = {
     **dict.fromkeys(("DrawTokens", "Draws", "StepTokens"), "policies.records"),
     "Batch": "policies.batch",
     "Policy": "policies.policy",
-    "FAMILIES": "policies.families",
+    "FAMILIES": "policies.families.table",
     "CHECKPOINTS": "policies.sources",
 }
 """Where the names live that load torch."""
@@ -63,7 +63,7 @@ def load(
     vocabulary that are not exactly those of the model, with the keys.
     """
     from policies import sources
-    from policies.families import FAMILIES
+    from policies.families.table import FAMILIES
 
     parts = replace(sources.find(name, release, image_tokenizer, text_tokenizer), dtype=dtype, device_map=device_map)
     if parts.family not in FAMILIES:

@@ -1,19 +1,22 @@
 """Recorded cases of the reference implementations, loaded as a release is and compared tensor by tensor.
 
-    python -m policies.parity tests/golden/mmada
+    python -m policies.parity tests/golden/*
 
-A case is a folder: ``config.json``, ``model.safetensors`` and ``cases.safetensors`` (inputs and what came out), or ``schedules.json``; its
-README.md holds the settings of the recorded runs, as JSON behind "Layout numbers:" and "Settings:".
+A case is a folder with one of these: ``config.json``, ``model.safetensors`` and ``cases.safetensors`` (inputs and what came out), of which
+README.md holds the settings of the recorded runs, as JSON behind "Layout numbers:" and "Settings:"; the tables of ``schedules.json``; the
+rows of ``prompts.json``; the parameters of released models, ``mmada_8b.json`` and the like.
 """
 
 from collections.abc import Callable
 from pathlib import Path
 
-from policies.parity import amused, magvitv2, mmada, parallel, schedules, showo, showo2
+from policies.parity import amused, keys, magvitv2, mmada, parallel, prompts, schedules, showo, showo2
 from policies.parity.case import Case, Comparison, read_case
 
 FAMILIES: dict[str, Callable[[Case], Comparison]] = {
     "schedules": schedules.compare,
+    "prompts": prompts.compare,
+    "released_keys": keys.compare,
     "magvitv2": magvitv2.compare,
     "amused_vq": amused.compare,
     "mmada": mmada.compare,

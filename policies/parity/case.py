@@ -14,6 +14,9 @@ from torch import Tensor
 LOGITS, LOSSES, PROBABILITIES, PIXELS, PIXELS_FULL = 2e-4, 1e-4, 2e-5, 1e-4, 1e-3
 """Largest differences that still count as the same, absolute; agreeing implementations come to 1e-5. Ids and counts must be equal."""
 
+LISTS = ("magvitv2", "mmada_8b", "showo_1.3b", "showo2_1.5b")
+"""Files of a case that lists the parameters of released models."""
+
 
 @dataclass(frozen=True, slots=True)
 class Case:
@@ -65,7 +68,7 @@ class Comparison:
     """Per tensor its largest absolute ``difference`` and the ``tolerance``; ids and counts: how many are not equal, and 0. The difference
     is infinite for another shape, for what is not a number, and where nothing was left to compare."""
     left_out: dict[str, str] = field(default_factory=dict)
-    """What is not compared, each with the reason: a tensor, or all behind ``name.``."""
+    """What is not compared, each with the reason: a tensor, or until ``account`` all behind ``name.``."""
     unread: list[str] = field(default_factory=list)
     """Recorded tensors that nothing looked at: they might be anything, so the case does not hold."""
 
@@ -87,9 +90,16 @@ class Comparison:
         self.tensors[name] = {"difference": difference, "tolerance": tolerance}
 
     def account(self, recorded: Recorded) -> None:
-        """Note which recorded tensors nothing looked at."""
-        behind = tuple(f"{name}." for name in self.left_out)
-        self.unread += sorted(name for name in recorded.keys() - recorded.read - self.left_out.keys() if not name.startswith(behind))
+        """Note which recorded tensors nothing looked at, and name each that was left out."""
+        if not recorded:
+            return
+        reasons, self.left_out = self.left_out, {}
+        for name in sorted(recorded.keys() - recorded.read):
+            reason = next((why for group, why in reasons.items() if f"{name}.".startswith(f"{group}.")), None)
+            if reason is None:
+                self.unread.append(name)
+            else:
+                self.left_out[name] = reason
 
     @property
     def ok(self) -> bool:
@@ -100,10 +110,15 @@ class Comparison:
 
 def read_case(directory: Path) -> Case:
     """The case in ``directory``. Raises ValueError where there is none that is known."""
-    if (directory / "schedules.json").exists():
-        return Case(directory, "schedules", json.loads((directory / "schedules.json").read_text()), Recorded({}), {}, {})
+    for name in ("schedules", "prompts"):
+        if (directory / f"{name}.json").exists():
+            return Case(directory, name, json.loads((directory / f"{name}.json").read_text()), Recorded({}), {}, {})
+    if any((directory / f"{name}.json").exists() for name in LISTS):
+        lists = {path.stem: json.loads(path.read_text()) for path in sorted(directory.glob("*.json"))}
+        return Case(directory, "released_keys", lists, Recorded({}), {}, {})
     if not (directory / "config.json").exists() or not (directory / "cases.safetensors").exists():
-        raise ValueError(f"{directory} holds no recorded case: neither schedules.json nor config.json with cases.safetensors")
+        known = ", ".join(f"{name}.json" for name in ("schedules", "prompts", *LISTS))
+        raise ValueError(f"{directory} holds no recorded case: none of {known}, and no config.json with cases.safetensors")
     config = json.loads((directory / "config.json").read_text())
     tensors = Recorded(load_file(directory / "cases.safetensors"))
     readme = directory / "README.md"

@@ -10,7 +10,6 @@ from torch import Tensor
 from pararl.options import ImageRows, Sampling
 from pararl.types import MODALITIES, Modality, Prompt, Rollout, Task
 from policies import Policy
-from policies.policy import Policy
 
 Kind = Literal["t2t", "i2t", "t2i", "edit", "interleaved", "interleaved+image"]
 KINDS: tuple[Kind, ...] = ("t2t", "i2t", "t2i", "edit", "interleaved", "interleaved+image")

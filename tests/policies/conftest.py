@@ -1,6 +1,6 @@
 """Random policies of a few thousand parameters, and the recorded reference models."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,12 @@ from policies.backbones.llada import MMadaConfig, MMadaModelLM
 from policies.backbones.showo import Showo, ShowoConfig
 from policies.families.mmada import MMADA
 from policies.families.showo import SHOWO
+from policies.heads.base import Branch, Scene
+from policies.heads.masked import MaskedHead
 from policies.image.magvitv2 import MAGVITv2, MAGVITv2Config
+from policies.layout import Canvas
+from policies.sampling.denoise import Logits
+from policies.sampling.look import whole
 from policies.settings import Settings
 from policies.text import SHOWO_TOKENS, word_tokenizer
 
@@ -71,6 +76,18 @@ def build_showo(seed: int = 0, **settings: Any) -> Policy:
         for name, parameter in model.named_parameters():
             torch.nn.init.normal_(parameter, mean=float("norm.weight" in name), std=0.3)
     return SHOWO.policy(model, tokenizer, images, Settings(**{**DEFAULTS, **settings}, specials=specials))
+
+
+def masked_head(policy: Policy) -> MaskedHead:
+    """The head that denoises images, where it does."""
+    head = policy.heads["image"]
+    assert isinstance(head, MaskedHead)
+    return head
+
+
+def logits_of(policy: Policy, blank: Canvas, branches: Sequence[Branch] = ()) -> Logits:
+    """What ``denoise`` is given to call, of sequences in which every token sees every other."""
+    return masked_head(policy).logits(whole(Scene(policy.layout, blank, tuple(branches)), policy.model), branches)
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Sequential, semi-parallel and parallel decoding of joint outputs: the same forwards, the same code, another order."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,8 +11,10 @@ from pararl.options import Sampling
 from pararl.steps import Decoding, late_updates, shared_steps
 from pararl.types import Prompt, Rollout, Task
 from policies import Policy
-from policies.families.mmada import MMADA
+from policies.heads.masked import MaskedHead
+from policies.layout import Span
 from policies.sampling import released
+from policies.sequences import Sequences
 from tests.policies.by_hand import picture
 
 STEPS = 8
@@ -46,9 +48,9 @@ def test_all_three_take_one_forward_a_step(policy: Policy, monkeypatch: pytest.M
     forwards = [0]
     hidden = policy.model.hidden
 
-    def counted(*given: torch.Tensor) -> torch.Tensor:
+    def counted(sequences: Sequences, columns: torch.Tensor) -> torch.Tensor:
         forwards[0] += 1
-        return hidden(*given)
+        return hidden(sequences, columns)
 
     monkeypatch.setattr(policy.model, "hidden", counted)
     for decoding in WHEN:
@@ -67,16 +69,16 @@ def test_recorded_likelihoods_are_those_of_the_policy_in_every_order(policy: Pol
 
 def test_sequential_text_does_not_see_the_image_and_the_image_sees_all_of_the_text(policy: Policy) -> None:
     """With the image's noise replaced, the text stays what it was; with the text's, the image changes."""
-    noise = MMADA._noise
+    chance = MaskedHead.chance
 
     def text_of(change: Callable[[torch.Tensor], None]) -> tuple[np.ndarray, np.ndarray]:
-        def changed(seed: int, steps: int, tokens: int) -> torch.Tensor:
-            drawn = noise(seed, steps, tokens)
+        def changed(head: MaskedHead, generator: torch.Generator, spans: Sequence[Span], sampling: Sampling) -> torch.Tensor:
+            drawn = chance(head, generator, spans, sampling)
             change(drawn)
             return drawn
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Policy, "_noise", staticmethod(changed))
+            patch.setattr(MaskedHead, "chance", changed)
             rollouts = sampled(policy, "sequential")
         image, text = (np.stack([r.segments[place].tokens for r in rollouts]) for place in (0, 1))
         return text, image
@@ -167,7 +169,7 @@ def test_released_decoding_is_that_of_the_released_sampler(policy: Policy, image
             text_cfg=-text_guidance,
             image_cfg=1.5,
         )
-        uniforms = MMADA._noise(rollout.seed, STEPS, len(image) + len(text))[1, :, : len(image)]
+        uniforms = torch.rand(2, STEPS, len(image) + len(text), generator=torch.Generator().manual_seed(rollout.seed))[1, :, : len(image)]
         chance = Noise(uniforms, late_updates(STEPS, image_steps))
         prompt = torch.cat((torch.zeros(1, shift, dtype=torch.long), free.ids[:, : image.start - 1 - shift]), 1)
         last, trace = released.parallel_m(forward, blank.ids, prompt, plan, chance)
@@ -189,9 +191,9 @@ def test_what_is_recorded_does_not_change_what_is_sampled(policy: Policy, monkey
     rows: list[int] = []
     hidden = policy.model.hidden
 
-    def counted(ids: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
-        rows.append(len(ids))
-        return hidden(ids, *others)
+    def counted(sequences: Sequences, columns: torch.Tensor) -> torch.Tensor:
+        rows.append(len(sequences.ids))
+        return hidden(sequences, columns)
 
     monkeypatch.setattr(policy.model, "hidden", counted)
     sampling = Sampling(steps=STEPS, decoding="released", image_steps=3, guidance=1.5, recorded=STEPS)

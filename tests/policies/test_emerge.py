@@ -28,7 +28,7 @@ def run(plan: SegmentPlan, logits: Tensor, seed: int = 0) -> SegmentTrace:
     def call(ids: Tensor, spans: Sequence[Span]) -> list[tuple[Tensor, Tensor]]:
         return [(logits, logits)]
 
-    (trace,) = denoise(call, canvas, [plan], noise, MASK, [0])
+    (trace,) = denoise(call, canvas.ids, [plan], noise, MASK, [0])
     return trace
 
 

@@ -119,13 +119,13 @@ def test_questions_about_an_image_equal_the_recorded_prompts(released: Policy, r
     for text, codes, row in zip(case["texts"], case["image_ids"], case["out"]["input_ids"], strict=True):
         words = row.index(126081) - row.index(126080) - 1
         prompt = Prompt("x", "i2t", " ".join(text.split()[:words]), image=BLACK)
-        assert plain(released).prefix(prompt, codes) == row[: row.index(126081)] and words >= 4
+        assert plain(released).layout.prefix(prompt, codes) == row[: row.index(126081)] and words >= 4
 
 
 def test_the_default_dialogue_gives_the_recorded_question_about_an_image(chat: Policy, recorded: dict[str, Any]) -> None:
     case = recorded["cases"]["mmu"]
     row, question = case["out"]["input_ids"][0], case["out"]["prompt_mask"][0]
-    ours = chat.prefix(Prompt("x", "i2t", "929 785", image=BLACK), case["image_ids"][0])
+    ours = chat.layout.prefix(Prompt("x", "i2t", "929 785", image=BLACK), case["image_ids"][0])
     assert row[sum(question) : -1] == [929, 785, 126348, 126346, 6], "the recorded row is cut inside the assistant's header"
     assert ours == [*row[:-1], 126347]
 
@@ -133,7 +133,7 @@ def test_the_default_dialogue_gives_the_recorded_question_about_an_image(chat: P
 def test_the_default_dialogue_gives_the_recorded_question(chat: Policy, recorded: dict[str, Any]) -> None:
     case = recorded["cases"]["lm_chat"]
     row, question = case["out"]["input_ids"][0], sum(case["out"]["prompt_mask"][0])
-    blank = chat.canvas([Prompt("x", "t2t", "929 785")])
+    blank = chat.layout.canvas([Prompt("x", "t2t", "929 785")])
     assert blank.ids.tolist() == [row[:question] + [126336] * 4], "the answer goes on where the recorded one does"
     assert blank.spans == (Span("text", question, question + 4),)
 
@@ -142,13 +142,13 @@ def test_the_default_dialogue_gives_the_recorded_question(chat: Policy, recorded
 def test_questions_without_an_image_equal_the_recorded_prompts(released: Policy, recorded: dict[str, Any], case: str) -> None:
     texts, rows = recorded["cases"][case]["texts"], recorded["cases"][case]["out"]["input_ids"]
     for text, row in zip(texts, rows, strict=True):
-        assert plain(released).prefix(Prompt("x", "t2t", text)) == row[: row.index(126081)]
+        assert plain(released).layout.prefix(Prompt("x", "t2t", text)) == row[: row.index(126081)]
 
 
 def test_braces_in_a_text_or_a_dialogue_stay_as_they_are(released: Policy) -> None:
     settings = replace(released.settings, dialogue="{} {text} {4}")
     braced = MMADA.policy(released.model, released.layout.text.tokenizer, released.layout.images.module, settings)
-    assert braced.prefix(Prompt("x", "t2t", "7 {text}")) == [126080, 0, 7, 0, 0], "0 is what this tokenizer does not know"
+    assert braced.layout.prefix(Prompt("x", "t2t", "7 {text}")) == [126080, 0, 7, 0, 0], "0 is what this tokenizer does not know"
 
 
 @pytest.mark.parametrize("kind", KINDS)

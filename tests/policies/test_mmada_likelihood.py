@@ -6,12 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from policies.base import Draws
 from torch import Tensor
 
 from pararl.types import MODALITIES, Modality, Prompt, Rollout, Task
 from policies import Policy
 from policies.families.mmada import MMADA
+from policies.records import Draws
 from tests.policies.by_hand import (
     GUIDED,
     KINDS,
@@ -131,7 +131,7 @@ def test_padding_never_changes_a_logit(policy: Policy, kind: Kind) -> None:
 @pytest.mark.parametrize("kind", SHOWN)
 def test_likelihoods_depend_on_the_input_image(policy: Policy, kind: Kind) -> None:
     batch = rollouts(policy, kind)
-    others = [replace(r, prompt=replace(r.prompt, image=picture(9))) for r in batch]
+    others = [replace(r, prompt=replace(r.prompt, image=picture(9)), prompt_ids=None) for r in batch]
     draws = policy.draws(batch, 2, torch.Generator().manual_seed(0))
     change = (policy.log_likelihood(others, draws) - policy.log_likelihood(batch, draws)).abs().sum(1)
     assert change.min() > 1e-3

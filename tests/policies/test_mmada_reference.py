@@ -16,11 +16,13 @@ from pararl.options import Sampling
 from pararl.types import Modality, Prompt
 from policies import Policy
 from policies.backbones.llada import MMadaModelLM
-from policies.families.mmada import MMADA, Branch
+from policies.families.mmada import MMADA
+from policies.heads.base import Branch
 from policies.image.magvitv2 import MAGVITv2
 from policies.canvas import Canvas, Specials, canvas
 from policies.settings import Part, Settings
 from tests.policies.by_hand import KINDS, Kind, draw_one, prompts, sequence, text_length
+from tests.policies.conftest import logits_of
 
 STEPS = 4
 
@@ -175,7 +177,7 @@ def test_guided_probabilities_equal_the_recorded_ones_at_every_step(released: Po
     for name, ours in (("", blank), ("uncond_", free)):
         assert torch.equal(ours.ids, mmada_cases[f"t2igen.{name}input_ids"])
         assert torch.equal(ours.attention.long(), mmada_cases[f"t2igen.{name}attention_mask"])
-    call = released.logits(blank, [Branch(free, {"image": 3.5})])
+    call = logits_of(released, blank, [Branch(free, {"image": 3.5})])
     for step, given in enumerate(mmada_cases["t2igen.trace_model_input"]):
         ((_, guided),) = call(given[:3], blank.spans)
         assert torch.allclose(guided.softmax(-1), mmada_cases["t2igen.trace_probs"][step], rtol=0, atol=2e-5), step
@@ -188,7 +190,7 @@ def test_a_blank_canvas_of_wider_padding_gives_the_same_guided_probabilities(rel
     outcomes = []
     for width in (13, 13 + 9):
         blank, free = both_canvases(released, some, width)
-        ((_, guided),) = released.logits(blank, [Branch(free, {"image": 3.5})])(blank.ids, blank.spans)
+        ((_, guided),) = logits_of(released, blank, [Branch(free, {"image": 3.5})])(blank.ids, blank.spans)
         outcomes.append(guided.softmax(-1))
     assert torch.allclose(outcomes[0], outcomes[1], rtol=0, atol=2e-5)
     assert torch.allclose(outcomes[0], mmada_cases["t2igen.trace_probs"][0], rtol=0, atol=2e-5)

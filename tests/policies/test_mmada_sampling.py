@@ -10,7 +10,9 @@ from torch import Tensor
 from pararl.options import Sampling
 from pararl.types import Modality, Output, Prompt, Rollout, Segment, Task
 from policies import Policy
-from policies.families.mmada import Branch, recorded_steps
+from policies.heads.base import Branch
+from policies.policy import recorded_steps
+from policies.sequences import Sequences
 from tests.policies.by_hand import (
     CODES,
     GUIDED,
@@ -26,7 +28,7 @@ from tests.policies.by_hand import (
     task_of,
     text_length,
 )
-from tests.policies.conftest import MakePolicy
+from tests.policies.conftest import MakePolicy, logits_of
 
 STEPS = 4
 
@@ -291,7 +293,7 @@ def test_codes_of_an_input_image_do_not_depend_on_its_batch_mates(policy: Policy
     get_code = policy.layout.images.module.get_code
     monkeypatch.setattr(policy.layout.images.module, "get_code", lambda pixels: get_code(pixels) ^ (len(pixels) - 1))
     batch = prompts("i2t", 3)
-    assert policy.layout.shown(batch) == [code_ids(policy, p.image) for p in batch if p.image is not None]
+    assert [list(image.ids) for image in policy.layout.shown(batch)] == [code_ids(policy, p.image) for p in batch if p.image is not None]
 
 
 @torch.no_grad()
@@ -304,7 +306,7 @@ def test_guidance_in_one_batch_equals_two_separate_forwards(policy: Policy, kind
     ids[:, blank.spans[0].start + 2] = torch.randint(16, 24, (len(batch),), generator=generator)
     if kind in SPOKEN:
         ids[:, blank.spans[1].start + 1] = torch.randint(10, 16, (len(batch),), generator=generator)
-    image, *text = policy.logits(blank, [Branch(free, {"image": scale, "text": 0.0})])(ids, blank.spans)
+    image, *text = logits_of(policy, blank, [Branch(free, {"image": scale, "text": 0.0})])(ids, blank.spans)
     for row, prompt in enumerate(batch):
         filled = {span.modality: ids[row, span.columns].tolist() for span in blank.spans}
         (given, starts), (dropped, places) = (sequence(policy, prompt, filled, with_text) for with_text in (True, False))
@@ -329,9 +331,9 @@ def test_tasks_of_text_alone_ignore_guidance(policy: Policy, monkeypatch: pytest
     rows: list[int] = []
     hidden = policy.model.hidden
 
-    def counted(ids: Tensor, *others: Tensor) -> Tensor:
-        rows.append(len(ids))
-        return hidden(ids, *others)
+    def counted(sequences: Sequences, columns: Tensor) -> Tensor:
+        rows.append(len(sequences.ids))
+        return hidden(sequences, columns)
 
     monkeypatch.setattr(policy.model, "hidden", counted)
     guided = policy.generate(prompts(kind), range(5), Sampling(steps=STEPS, recorded=2, guidance=3.0))
@@ -343,7 +345,7 @@ def test_tasks_of_text_alone_ignore_guidance(policy: Policy, monkeypatch: pytest
 @pytest.mark.parametrize("kind", ["interleaved", "interleaved+image"])
 def test_each_modality_sees_what_the_other_committed(policy: Policy, kind: Kind) -> None:
     blank = policy.layout.canvas(prompts(kind, 1))
-    call = policy.logits(blank)
+    call = logits_of(policy, blank)
     (image, _), (text, _) = call(blank.ids, blank.spans)
     for span, token in ((blank.spans[0], 17), (blank.spans[1], 11)):
         ids = blank.ids.clone()

@@ -24,12 +24,14 @@ from pararl.options import Sampling
 from pararl.types import Output, Prompt
 from policies import Policy
 from policies.backbones.llada import MMadaConfig, MMadaModelLM
+from policies.families.layout import Shown
 from policies.families.mmada import MMADA
-from policies.families.parallel_a import MMADA_PARALLEL_A
-from policies.policy import Policy
+from policies.families.parallel_a import MMADA_PARALLEL_A, ParallelASettings
 from policies.pretraining import supervised_loss
+from policies.sequences import Sequences
 from policies.settings import Part
 from tests.policies import releases
+from tests.policies.conftest import logits_of
 
 MASK, BOS, EOS, SOI, EOI, T2I, MMU, INTERLEAVE, T2IT = 126336, 126080, 126081, 126084, 126085, 126088, 126089, 126095, 126096
 HEAD, TAIL, EOT = 126346, 126347, 126348
@@ -74,7 +76,7 @@ def test_the_folder_of_the_hubs_cache_says_the_release_too(hub: Path, tmp_path: 
 
 def test_prompts_of_mmada_have_the_released_ids(hub: Path) -> None:
     policy = load(hub, "MMaDA-8B-Base")
-    shown = policy.layout.shown([Prompt("x", "i2t", "w5", image=BLACK)])[0]
+    shown = policy.layout.shown([Prompt("x", "i2t", "w5", image=BLACK)])[0].ids
     assert len(shown) == 1024 and min(shown) >= 126349 and max(shown) < 134541
     assert policy.layout.prefix(Prompt("x", "t2i", "w5 w6")) == [T2I, BOS, 5, 6, EOS]
     chat = [HEAD, 0, TAIL, 5, EOT, HEAD, 0, TAIL]  # "user" and "assistant" are not words of this tokenizer
@@ -220,26 +222,26 @@ def test_an_image_tokenizer_beside_the_backbone_is_taken(hub: Path, tmp_path: Pa
     shutil.copytree(hub / "magvitv2", folder / "image_tokenizer")
     found = policies.load(folder)
     assert isinstance(found, Policy)
-    assert found.layout.images.encode(BLACK[None]).tolist() == load(hub, "MMaDA-8B-Base").encode_images(BLACK[None]).tolist()
+    assert found.layout.images.encode(BLACK[None]).tolist() == load(hub, "MMaDA-8B-Base").layout.images.encode(BLACK[None]).tolist()
 
 
 # ---- -A
 
 
-def layout_of_a(golden: Path, hub: Path) -> tuple[Policy, dict[str, torch.Tensor]]:
+def layout_of_a(golden: Path, hub: Path) -> tuple[Policy, ParallelASettings, dict[str, torch.Tensor]]:
     recorded = load_file(golden / "mmada_parallel_a" / "cases.safetensors")
     directory = hub / "MMaDA-Parallel-A"
     if not directory.exists():
         releases.backbone(directory, parallel_a=True)
         shutil.copytree(golden / "amused_vq", directory / "vqvae", ignore=shutil.ignore_patterns("cases*", "README*"))
     found = policies.load(directory)
-    assert isinstance(found, Policy)
-    return found, recorded
+    assert isinstance(found.settings, ParallelASettings)
+    return found, found.settings, recorded
 
 
 def test_prompts_of_parallel_a_equal_the_recorded_ones(golden: Path, hub: Path) -> None:
-    policy, recorded = layout_of_a(golden, hub)
-    released = policy.settings.specials
+    policy, settings, recorded = layout_of_a(golden, hub)
+    released = settings.specials
     assert (released.mask, released.newline, released.soi, released.eoi) == (126336, 126084, 126349, 126350)
     assert (released.answer_start, released.answer_end) == (126354, 126355)
     prompt, free = recorded["a.uncon_image"][0].tolist(), recorded["a.uncon_text"][0].tolist()
@@ -248,7 +250,7 @@ def test_prompts_of_parallel_a_equal_the_recorded_ones(golden: Path, hub: Path) 
     spell = lambda row: " ".join(f"w{i}" for i in row)  # noqa: E731
     nobody = free[: free.index(121)]
     settings = replace(
-        policy.settings,
+        settings,
         grid=(4, 4),
         text_tokens=12,
         dialogue="{text} " + spell(prompt[-1:]),
@@ -261,7 +263,7 @@ def test_prompts_of_parallel_a_equal_the_recorded_ones(golden: Path, hub: Path) 
     assert rows * 4 == len(shown) and own.layout.prefix(asked, shown, without="image") == prompt
     assert own.layout.prefix(asked, shown) + list(own.layout.tail("interleaved").ids) == ids
     assert own.layout.prefix(asked, shown, without="text") == free
-    blank = own.layout.canvas([asked], [shown])
+    (blank,) = own.layout.canvases([asked], [None], [Shown(tuple(shown))])
     image, text = blank.spans
     assert (text.start, text.stop) == (49, 61) and blank.ids[0, image.columns].eq(110).all() and len(image) == 16
 
@@ -274,16 +276,19 @@ def test_a_copy_of_parallel_a_without_its_image_tokenizer_says_what_is_missing(g
 
 
 def test_parallel_a_puts_its_system_message_and_its_tags_in_front(golden: Path, hub: Path) -> None:
-    policy, _ = layout_of_a(golden, hub)
-    system = [0] * len(policy.settings.system_new.split())
+    policy, settings, _ = layout_of_a(golden, hub)
+    system = [0] * len(settings.system_new.split())
     assert policy.layout.prefix(Prompt("x", "t2i", "w5")) == [126352, *system, 126353, 7, 5, 8]
     assert policy.layout.prefix(Prompt("x", "t2i", "w5"), without="text") == [126352, *system, 126353, 7, 126351, 8]
 
 
 def test_every_row_of_a_parallel_a_image_ends_behind_its_columns(golden: Path, hub: Path) -> None:
-    whole, _ = layout_of_a(golden, hub)
+    whole, _, _ = layout_of_a(golden, hub)
     policy = MMADA_PARALLEL_A.policy(
-        whole.model, whole.tokenizer, whole.images, replace(whole.settings, grid=(2, 3), text_tokens=2, text_block=2)
+        whole.model,
+        whole.layout.text.tokenizer,
+        whole.layout.images.module,
+        replace(whole.settings, grid=(2, 3), text_tokens=2, text_block=2),
     )
     tail = policy.layout.tail("interleaved")
     assert list(tail.ids) == [126354, 126349, *[MASK] * 3, 126084, *[MASK] * 3, 126084, 126350, MASK, MASK, 126355]
@@ -296,15 +301,15 @@ def test_every_row_of_a_parallel_a_image_ends_behind_its_columns(golden: Path, h
 def test_prompts_of_parallel_a_dropped_in_training_are_those_that_guidance_compares_with(
     golden: Path, hub: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, _ = layout_of_a(golden, hub)
+    whole, _, _ = layout_of_a(golden, hub)
     settings = replace(whole.settings, grid=(2, 3), text_tokens=2, text_block=2)
-    policy = MMADA_PARALLEL_A.policy(whole.model.float(), whole.tokenizer, whole.images, settings)
+    policy = MMADA_PARALLEL_A.policy(whole.model.float(), whole.layout.text.tokenizer, whole.layout.images.module, settings)
     given: list[torch.Tensor] = []
     hidden = policy.model.hidden
 
-    def watched(ids: torch.Tensor, attention: torch.Tensor) -> torch.Tensor:
-        given.append(ids.clone())
-        return hidden(ids, attention)
+    def watched(sequences: Sequences, columns: torch.Tensor) -> torch.Tensor:
+        given.append(sequences.ids.clone())
+        return hidden(sequences, columns)
 
     monkeypatch.setattr(policy.model, "hidden", watched)
     image = np.zeros((8, 12, 3), np.uint8)
@@ -316,7 +321,7 @@ def test_prompts_of_parallel_a_dropped_in_training_are_those_that_guidance_compa
 
 @torch.no_grad()
 def test_parallel_a_samples_with_three_branches_as_three_forwards_would(golden: Path, hub: Path) -> None:
-    policy, _ = layout_of_a(golden, hub)
+    policy, _, _ = layout_of_a(golden, hub)
     policy = MMADA_PARALLEL_A.policy(
         policy.model.float(),
         policy.layout.text.tokenizer,
@@ -326,9 +331,10 @@ def test_parallel_a_samples_with_three_branches_as_three_forwards_would(golden: 
     rng = np.random.default_rng(0)
     asked = [Prompt(f"{i}", "interleaved", "w5 " * (i + 1), image=rng.integers(0, 256, (8, 12, 3), dtype=np.uint8)) for i in range(3)]
     sampling = Sampling(steps=2, guidance=2.5, input_guidance=4.0)
-    blank, branches = policy._canvases(asked, sampling)
-    assert [dict(b.scales) for b in branches] == [{"image": 2.5, "text": 0.0}, {"image": 4.0, "text": 0.0}]
-    (_, image), (text, same) = policy.logits(blank, branches)(blank.ids, blank.spans)
+    scene = policy.scene(asked, sampling)
+    blank = scene.blank
+    assert [dict(b.scales) for b in scene.branches] == [{"image": 2.5, "text": 0.0}, {"image": 4.0, "text": 0.0}]
+    (_, image), (text, same) = logits_of(policy, blank, scene.branches)(blank.ids, blank.spans)
     assert torch.equal(text, same)
     shown, span = policy.layout.shown(asked), blank.spans[0]
     parts: tuple[Part | None, ...] = (None, "text", "image")
@@ -336,7 +342,7 @@ def test_parallel_a_samples_with_three_branches_as_three_forwards_would(golden: 
         behind = list(policy.layout.tail("interleaved").ids)
         logits = []
         for part in parts:
-            prefix = policy.layout.prefix(prompt, shown[row], without=part)
+            prefix = policy.layout.prefix(prompt, shown[row].ids, without=part)
             whole = policy.model(torch.tensor([prefix + behind]))[0]
             logits.append(
                 whole[len(prefix) + 2 :][: 2 * 4]

@@ -40,7 +40,7 @@ def tiny(directory: Path) -> Policy:
     policy = policies.load(directory)
     adapter.attach(policy, RANK, 8)
     # With a gradient in its embedding the first block is like all others; without one it saves the way back to it.
-    policy.model.get_input_embeddings().register_forward_hook(lambda *given: given[2].requires_grad_())  # type: ignore[operator]
+    policy.model.get_input_embeddings().register_forward_hook(lambda *given: given[2].requires_grad_())
     return policy
 
 
@@ -78,7 +78,7 @@ class Counted:
 
     def __init__(self, policy: Policy) -> None:
         self.forwards = 0
-        policy.model.get_input_embeddings().register_forward_hook(self.see)  # type: ignore[operator]
+        policy.model.get_input_embeddings().register_forward_hook(self.see)
 
     def see(self, module: object, given: tuple[torch.Tensor, ...], out: object) -> None:
         self.forwards += len(given[0])

@@ -15,7 +15,7 @@ from pararl.plan.shapes import shape_of
 from pararl.sampling import sampling_of
 from pararl.steps import Decoding
 from pararl.types import KINDS, Kind, Prompt, Task
-from policies import Policy
+from policies.heads.masked import MaskedHead
 
 STEPS = 8
 
@@ -30,10 +30,11 @@ def given(kind: Kind) -> Prompt:
 @pytest.mark.parametrize("decoding", ["parallel", "semi_parallel", "sequential", "released"])
 def test_segments_advance_when_the_plans_of_the_policy_do(decoding: Decoding, image_steps: int, tiny_policy_dir: Path) -> None:
     policy, shape = policies.load(tiny_policy_dir), shape_of(str(tiny_policy_dir), tiny_policy_dir)
-    assert isinstance(policy, Policy)
+    head = policy.heads["image"]
+    assert isinstance(head, MaskedHead)
     rollout = replace(RolloutConfig(), steps=STEPS, decoding=decoding, image_steps=image_steps)
     for kind in KINDS:
-        plans = policy.plans(policy.layout.canvas([given(kind)]), sampling_of(rollout))
+        plans = head.plans(policy.layout.canvas([given(kind)]).spans, sampling_of(rollout))
         real = [{p.span.modality for p in plans if p.moves(step)} for step in range(STEPS)]
         assert [set(now) for now in moving(shape, kind, rollout)] == real, kind
 
@@ -48,7 +49,7 @@ def test_a_rollout_takes_the_sequences_that_pass_through_the_backbone(
     rollout = replace(RolloutConfig(), steps=STEPS, recorded=recorded, image_steps=3, decoding="semi_parallel")
     rollout = replace(rollout, guidance=scales[0], text_guidance=scales[1], input_guidance=scales[2])
     rows: list[int] = []
-    policy.model.get_input_embeddings().register_forward_pre_hook(lambda _, ids: rows.append(len(ids[0])))  # type: ignore[operator]
+    policy.model.get_input_embeddings().register_forward_pre_hook(lambda _, ids: rows.append(len(ids[0])))
     with torch.no_grad():
         policy.generate([given(kind)], [0], replace(sampling_of(rollout), guesses=0))
     assert sum(rows) == sum(often * step.sequences for often, step in steps_of(shape, kind, rollout))

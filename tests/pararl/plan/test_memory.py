@@ -16,8 +16,10 @@ from pararl.plan.memory import block_saved, learner_memory, learner_pass, rollou
 from pararl.plan.shapes import ModelShape, shape_of
 from pararl.types import Prompt
 from policies import Sampling
+from policies.attention.masks import Full
 from policies.backbones.llada import MMadaConfig, MMadaModelLM
 from policies.families.mmada import MMADA
+from policies.sequences import Sequences
 from tests.pararl.learner.learning import CONFIG, sample, teach
 from tests.pararl.plan.live_bytes import LiveBytes
 
@@ -42,7 +44,7 @@ def test_a_pass_of_the_learner_takes_no_more_than_planned_and_not_much_less(dtyp
     attention[:, :9] = False
     with LiveBytes() as live:
         live.ignore([*model.parameters(), ids, attention])
-        model.hidden(ids, attention).float().sum().backward()
+        model.hidden(Sequences(ids, Full(attention))).float().sum().backward()
     assert SHAPE.length("t2i") == LENGTH
     planned = learner_pass(SHAPE, "t2i", SEQUENCES, dtype.itemsize, RANK, checkpointing)
     assert live.peak <= planned <= 1.5 * live.peak
@@ -66,7 +68,7 @@ def kept(model: MMadaModelLM) -> int:
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-        out = model.hidden(torch.zeros(SEQUENCES, LENGTH, dtype=torch.long))
+        out = model.states(torch.zeros(SEQUENCES, LENGTH, dtype=torch.long))
     assert out.requires_grad
     return sum(x.untyped_storage().nbytes() for x in found.values())
 
@@ -98,7 +100,7 @@ def test_sampling_takes_no_more_than_planned_and_not_much_less(guidance: float, 
     values["curriculum.tasks"] = ("interleaved",)
     planned = rollout_memory(changed(Config(), values), shape_of(str(tiny_policy_dir), tiny_policy_dir), gpu=False).parts
     prompts = [Prompt("a", "interleaved", " ".join(["red"] * 48))] * chunk
-    images: torch.nn.Module = policy.layout.images.module  # type: ignore[attr-defined]
+    images: torch.nn.Module = policy.layout.images.module
     with LiveBytes() as live:
         live.ignore([*model.parameters(), *images.parameters(), *images.buffers()])
         policy.generate(prompts, range(chunk), Sampling(steps=4, guesses=0, recorded=1, guidance=guidance))

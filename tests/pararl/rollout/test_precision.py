@@ -38,7 +38,7 @@ def test_only_the_backbone_is_bfloat16(tiny_policy_dir: Path) -> None:
     assert {dtype for name, dtype in kinds.items() if "lora_" not in name} == {torch.bfloat16}
     moments = [x for state in learner.optimizer.state_dict()["state"].values() for n, x in state.items() if n.startswith("exp_avg")]
     assert len(moments) == 2 * len(learner.parameters) and {x.dtype for x in moments} == {torch.float32}
-    images: torch.nn.Module = learner.policy.layout.images.module  # type: ignore[attr-defined]
+    images: torch.nn.Module = learner.policy.layout.images.module
     assert {p.dtype for p in images.parameters()} == {torch.float32}
     assert {s.logprob.dtype for r in rollouts for s in r.segments} == {np.dtype(np.float32)}
 
