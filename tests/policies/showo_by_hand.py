@@ -143,7 +143,9 @@ def revealed(policy: Policy, blank: Canvas, tokens: Mapping[Modality, Tensor], v
     views = {}
     for span in blank.spans:
         own = tokens[span.modality]
-        hidden = View(own.where(visible["image"], MASK)) if span.modality == "image" else policy.heads["text"].view(own)
+        hidden = (
+            View(own.where(visible["image"], policy.settings.specials.mask)) if span.modality == "image" else policy.heads["text"].view(own)
+        )
         views[span] = hidden
     return policy.layout.filled(blank, views)
 

@@ -136,9 +136,9 @@ def test_prompts_dropped_in_training_are_those_that_guidance_compares_with(
     given: list[Tensor] = []
     hidden = own.model.hidden
 
-    def watched(ids: Tensor, attention: Tensor) -> Tensor:
-        given.append(ids.clone())
-        return hidden(ids, attention)
+    def watched(sequences: Sequences, columns: Tensor | None = None) -> Tensor:
+        given.append(sequences.ids.clone())
+        return hidden(sequences, columns)
 
     monkeypatch.setattr(own.model, "hidden", watched)
     asked, outputs = batch(kind)

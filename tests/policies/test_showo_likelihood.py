@@ -92,13 +92,13 @@ def test_step_probabilities_equal_one_full_forward_per_step(showo: Policy, kind:
 def test_a_text_alone_takes_one_forward_whatever_the_steps(showo: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     batch = rollouts(showo, "i2t")
     given: list[int] = []
-    hidden = showo.model.hidden
+    states = showo.model.states
 
     def counted(ids: Tensor, *others: Tensor) -> Tensor:
         given.append(len(ids))
-        return hidden(ids, *others)
+        return states(ids, *others)
 
-    monkeypatch.setattr(showo.model, "hidden", counted)
+    monkeypatch.setattr(showo.model, "states", counted)
     showo.step_tokens(batch, [range(STEPS)] * 4)
     assert given == [4]
 
@@ -233,7 +233,7 @@ def test_padding_never_changes_a_likelihood(showo: Policy, kind: Kind) -> None:
 @pytest.mark.parametrize("kind", SHOWN)
 def test_likelihoods_depend_on_the_input_image(showo: Policy, kind: Kind) -> None:
     batch = rollouts(showo, kind)
-    others = [replace(r, prompt=replace(r.prompt, image=picture(9))) for r in batch]
+    others = [replace(r, prompt=replace(r.prompt, image=picture(9)), prompt_ids=None) for r in batch]
     draws = showo.draws(batch, 2, torch.Generator().manual_seed(0))
     assert (showo.log_likelihood(others, draws) - showo.log_likelihood(batch, draws)).abs().sum(1).min() > 1e-3
 
@@ -274,4 +274,4 @@ def test_the_canary_is_the_logits_of_a_blank_image_and_moves_with_the_weights(ma
 def test_a_policy_that_answers_alone_has_a_canary_of_text(make_showo: MakeShowo) -> None:
     own = make_showo(tasks=("i2t",))
     canary = own.canary()
-    assert canary.shape == (1, 6, 15) and torch.isfinite(canary).all()
+    assert canary.shape == (1, 15) and torch.isfinite(canary).all()

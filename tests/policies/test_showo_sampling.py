@@ -214,13 +214,13 @@ def test_no_text_position_yields_an_image_code_no_image_position_a_text_token_an
 def reads(showo: Policy, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """Rows and columns of what the backbone is given from here on."""
     given: list[tuple[int, int]] = []
-    hidden = showo.model.hidden
+    states = showo.model.states
 
     def watched(ids: Tensor, *others: Any) -> Tensor:
         given.append((ids.shape[0], ids.shape[1]))
-        return hidden(ids, *others)
+        return states(ids, *others)
 
-    monkeypatch.setattr(showo.model, "hidden", watched)
+    monkeypatch.setattr(showo.model, "states", watched)
     return given
 
 

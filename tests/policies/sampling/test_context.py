@@ -35,7 +35,7 @@ def scattered(part: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def new(showo: Policy, batch: int = 3) -> Context:
-    return Context(showo.model.hidden, batch, showo.device)
+    return Context(showo.model.states, batch, showo.device)
 
 
 def read(showo: Policy, context: Context, part: int) -> tuple[Tensor, Tensor]:
