@@ -17,7 +17,7 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import PreTrainedTokenizerFast
 
 from pararl.releases import RELEASES
-from pararl.types import Prompt
+from pararl.types import Prompt, Task
 from policies.families.layout import Layout, Shown
 from policies.families.mmada import MMadaLayout, code_layout
 from policies.families.showo import ShowoLayout
@@ -144,7 +144,8 @@ def _images(found: Comparison, title: str, recording: Recording, entry: Entry) -
 def _answers(found: Comparison, title: str, recording: Recording, entry: Entry) -> None:
     """A question, about an image where there is one, and its answer, which to the layout is all one text. Where the text is a dialogue, its
     question is laid out in ours as well, which goes on where the answer begins."""
-    out, task = entry["out"], "i2t" if "image_ids" in entry else "t2t"
+    out = entry["out"]
+    task: Task = "i2t" if "image_ids" in entry else "t2t"
     rows, images = out["input_ids"], entry.get("image_ids") or [()] * len(out["input_ids"])
     width = len(rows[0])
     layout, eos, start = recording.layout(width), recording.settings.specials.eos, recording.raw["special"].get(HEADERS[0])

@@ -128,7 +128,7 @@ def sums(learner: TrlLearner) -> None:
 
 
 def causal_images(learner: TrlLearner) -> None:
-    learner.policy.layout.blocks = torch.zeros_like  # type: ignore[method-assign]
+    learner.policy.layout.blocks = torch.zeros_like  # type: ignore[method-assign,assignment]
 
 
 def free_rows(learner: TrlLearner) -> None:
