@@ -26,10 +26,10 @@ import policies
 from pararl.pretraining.recipes import PHI, new_showo
 from pararl.types import Prompt
 from policies import Policy, cpu
-from policies.attention.omni import omni
+from policies.attention.masks import omni
 from policies.backbones.showo import Showo, ShowoConfig
+from policies.canvas import pad_left
 from policies.families.showo import SHOWO
-from policies.layout import pad_left
 from policies.sampling.context import Context, write
 from policies.sampling.denoise import draw
 

@@ -9,10 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal
 
-from pararl.steps import Decoding
+from pararl.options import DrawingOptions, SamplingOptions
 
 Arm = Literal["pararl", "pararl_grpo", "online_dpo", "offline_dpo", "offline_stream", "best_of_n", "hermesflow"]
 ARMS: tuple[Arm, ...] = ("pararl", "pararl_grpo", "online_dpo", "offline_dpo", "offline_stream", "best_of_n", "hermesflow")
+
+RENAMED: dict[str, Arm] = {"output": "online_dpo"}
+"""Names that arms had in earlier versions, which command lines, files and run folders may still hold."""
 
 
 def arm_defaults() -> dict[str, dict[str, Any]]:
@@ -89,45 +92,22 @@ class CurriculumConfig:
 
 
 @dataclass(frozen=True)
-class RolloutConfig:
+class RolloutConfig(SamplingOptions):
     """How outputs are sampled."""
 
     prompts: int = 16
     """Prompts per update."""
     group: int = 8
     """Rollouts per prompt (K)."""
-    steps: int = 8
-    """Denoising steps of one output."""
-    recorded: int = 4
-    """Steps whose committed tokens the learner sees: a random subset, the same within a group."""
     scored: int = 1
     """How many of the recorded steps have their complete guess scored as well (s), for arms with step rewards."""
     equal_calls: bool = True
     """Arms that score final outputs only sample (1 + scored) times as many rollouts per prompt: every arm makes equally many reward
     calls."""
-    temperature: float = 1.0
-    """Temperature of the token draws."""
+    # What training wants otherwise than one sample does: steps to learn from, groups that differ, and images with a density.
+    recorded: int = 4
     choice_temperature: float = 8.0
-    """Gumbel temperature of the confidence that picks which drawn tokens are committed, annealed to 0."""
-    image_sampler: Literal["maskgit", "emerge"] = "maskgit"
-    """Which drawn image tokens are committed at a step. maskgit: the most confident. emerge: each by its own chance, as many on average
-    (MaskGRPO's, for groups that differ more); choice_temperature has then no effect."""
     flow_noise: float = 0.7
-    """Noise level of the sampler of continuous images (Show-o2), 0 to sqrt(2): steps of 0 (an ODE) have no density to learn from, and need
-    learner.likelihood elbo. Policies whose images are tokens have no use for it."""
-    decoding: Decoding = "parallel"
-    """How text and image of one output share the steps. parallel: both throughout. sequential: the text in the first half, the image
-    in the second. semi_parallel: the text in the first three quarters, the image in the last three. released: as MMaDA-Parallel's code
-    does, the text without blocks, the image from a quarter of the steps on."""
-    image_steps: int = 0
-    """Steps at which the image of such an output advances, spread over `rollout.steps`; 0 = at all of them."""
-    guidance: float = 0.0
-    """Classifier-free guidance scale s of images: logits (1 + s) conditional - s unconditional; 0 = one forward, no guidance."""
-    text_guidance: float = 0.0
-    """The same for the text of outputs that have both; below 0 it pushes the text away from its prompt, as MMaDA-Parallel's code does by
-    default (-2.5)."""
-    input_guidance: float = 0.0
-    """Scale s of images towards the input image of their prompt: s (logits - those of the prompt without it) is added; 0 = none."""
     workers: int = 2
     """Rollout actors."""
     threads: int = 1
@@ -175,7 +155,7 @@ class PreferConfig:
 
 
 @dataclass(frozen=True)
-class LearnerConfig:
+class LearnerConfig(DrawingOptions):
     """How the adapter is updated."""
 
     trainer: Literal["pararl", "trl"] = "pararl"
@@ -205,15 +185,9 @@ class LearnerConfig:
     alone."""
     draws: int = 4
     """Monte-Carlo draws of an ELBO."""
+    # The command line and YAML write -1 for None.
     image_ratio: float = -1.0
-    """Lowest share of an image's tokens that a draw hides, up to 1 = always all; -1 = the policy's own setting (0.6, after MaskGRPO)."""
     text_ratio: float = -1.0
-    """The same for a text, or for the block of it that a draw is about; -1 = the policy's own setting (0)."""
-    text_masks: Literal["random", "block"] = "random"
-    """Which text tokens a draw hides. random: any. block: some of one block and all behind it, as the block-wise sampler meets them (SPG);
-    those behind it do not count."""
-    image_rows: Literal["codes", "all"] = "codes"
-    """Whether the probability of an image token of an ELBO is shared with the other image codes alone, or with the whole vocabulary."""
     negatives: Literal["elbo", "spg"] = "elbo"
     """What the rejected side of a pair is measured by under likelihood elbo. spg: spg_mix x upper bound + (1 - spg_mix) x ELBO."""
     spg_mix: float = 0.5
@@ -293,6 +267,8 @@ SECTIONS: dict[str, type] = {f.name: f.type for f in fields(Config) if isinstanc
 """The sections of ``Config`` in order; ``arm`` is not one of them."""
 SETTINGS: dict[str, Any] = {f"{name}.{f.name}": f.type for name, section in SECTIONS.items() for f in fields(section)}
 """Every setting as ``section.key`` with its declared type."""
+INHERITED = {f"{name}.{f.name}" for name, kind in SECTIONS.items() for base in kind.__bases__ if is_dataclass(base) for f in fields(base)}
+"""Those among them that ``pararl/options.py`` defines."""
 PER_ARM = tuple(key for key in SETTINGS if key.startswith(("learner.", "prefer."))) + ("reward.step_mix", "reward.strict_mix")
 """What an arm may set for itself; whatever would change its budget of reward calls or updates is left out."""
 

@@ -1,7 +1,11 @@
-"""Files of a run folder that are either whole or not there: atomic writes, JSON, and the one-object-per-line log of metrics."""
+"""Files and folders that are either whole or not there: atomic writes, JSON, and the one-object-per-line log of metrics.
+
+A path has one writer at a time. A writer that is killed leaves the old contents, and what else it leaves the next writer clears away.
+"""
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,31 +17,118 @@ from typing import Any
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that replaces it when the block ends, and is removed when the block raises.
 
-    It keeps the suffix of `path`, because image libraries choose the format by it. The parent folder is made.
+    It keeps the suffix of `path`, because image libraries choose the format by it. The parent folder is made. After the block the file is
+    on disk. Raises what the block raises, and OSError where the disk does.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    temporary = _beside(path, path.stem, path.suffix)
     try:
         yield temporary
+        _to_disk(temporary)
         os.replace(temporary, path)
+        _to_disk(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """A new folder beside `folder` that takes its place when the block ends, and is removed when the block raises."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
+    """A new folder beside `folder` that takes its place when the block ends, and is removed when the block raises.
+
+    The parent folder is made. After the block all its files are on disk. A folder cannot replace another in one step: whoever reads one
+    that may have lost its writer finds it by ``latest``. Raises what the block raises, and OSError where the disk does.
+    """
+    folder = folder.resolve()  # a link stays one, and "." has a name
+    temporary, old = _beside(folder, folder.name), _old(folder)
     temporary.mkdir()
     try:
         yield temporary
+        _all_to_disk(temporary)
         if folder.exists():
+            # Only while the folder itself is there: without it a killed writer's `old` is the last that anyone has.
+            shutil.rmtree(old, ignore_errors=True)
             os.replace(folder, old)
         os.replace(temporary, folder)
+        _to_disk(folder.parent)
+        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+
+
+def latest(folder: Path) -> Path:
+    """Where to read what ``atomic_folder`` last wrote as ``folder``: there, or beside it if the writer was killed between its two renames.
+
+    The path exists if any was ever written.
+    """
+    folder = folder.resolve()
+    return folder if folder.exists() or not _old(folder).exists() else _old(folder)
+
+
+@contextmanager
+def atomic_files(folder: Path, last: str) -> Iterator[Path]:
+    """A new folder whose files take the places of those of the same names in `folder` when the block ends; what else lies there stays.
+
+    For a folder that holds other things as well. It is made where it is missing. Every file is whole at any moment, all of them together
+    are not: the one called `last` comes last, so that a new folder that has it has all. A block that raises leaves the old ones. Raises
+    what the block raises, and OSError where the disk does.
+    """
+    temporary = _beside(folder / "files", "files")
+    temporary.mkdir()
+    try:
+        yield temporary
+        _all_to_disk(temporary)
+        for file in sorted((path for path in temporary.rglob("*") if path.is_file()), key=lambda path: path.name == last):
+            place = folder / file.relative_to(temporary)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(file, place)
+        _to_disk(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _old(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.old")
+
+
+def _beside(path: Path, stem: str, suffix: str = "") -> Path:
+    """A free name in the folder of ``path``, which is made; what killed writers of ``path`` left under such names is removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    form = re.compile(rf"\.{re.escape(stem)}\.(\d+)\.tmp{re.escape(suffix)}")
+    for entry in path.parent.iterdir():
+        if (found := form.fullmatch(entry.name)) and not _another_runs(int(found[1])):
+            if entry.is_dir():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                entry.unlink(missing_ok=True)
+    return path.with_name(f".{stem}.{os.getpid()}.tmp{suffix}")
+
+
+def _another_runs(process: int) -> bool:
+    """Whether a process of this number, not this one, runs on this machine."""
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return process != os.getpid()
+
+
+def _all_to_disk(folder: Path) -> None:
+    for place, _, names in os.walk(folder):
+        for name in (*names, ""):
+            _to_disk(Path(place, name))
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until the contents of a file, or the names in a folder, would survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        if not path.is_dir():  # some network file systems refuse it for folders
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def write_json(path: Path, value: Any) -> None:

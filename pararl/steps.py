@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+from pararl.types import MODALITIES, Modality
+
 Decoding = Literal["parallel", "semi_parallel", "sequential", "released"]
 CUTS: dict[Decoding, int] = {"parallel": 1, "released": 1, "semi_parallel": 4, "sequential": 2}
 """Into how many equal stretches each cuts the steps."""
@@ -39,3 +41,23 @@ def shared_steps(steps: int, decoding: Decoding) -> tuple[range, range]:
         raise ValueError(f"{decoding} decoding needs a number of steps divisible by {cut}, got {steps}")
     rest = 0 if cut == 1 else steps // cut
     return range(steps - rest), range(rest, steps)
+
+
+def stretch(modality: Modality, joint: bool, steps: int, decoding: Decoding, image_steps: int) -> tuple[range, int]:
+    """Within which of ``steps`` forwards a segment is decoded, and at how many of these it advances.
+
+    ``joint``: the output has two segments, so that ``decoding`` and ``image_steps`` (0 = at every step of its own) count; a segment alone
+    advances at every step. Raises ValueError where the steps cannot be cut so.
+    """
+    active = shared_steps(steps, decoding)[MODALITIES.index(modality)] if joint else range(steps)
+    given = image_steps if joint and modality == "image" else 0
+    return active, given or len(active)
+
+
+def advances(modality: Modality, joint: bool, steps: int, decoding: Decoding, image_steps: int) -> list[int]:
+    """The steps at which a segment advances, increasing: those of ``stretch``, where the samplers put them. Raises ValueError as it does,
+    and for more image steps than there are."""
+    active, updates = stretch(modality, joint, steps, decoding, image_steps)
+    if joint and decoding == "released" and modality == "image":
+        return late_updates(steps, updates)
+    return [active.start + place for place in spread(updates, len(active))]

@@ -21,6 +21,9 @@ if TYPE_CHECKING:  # the driver and the reward workers pass buffers and receipts
 ALIGNMENT = 64
 """Bytes; every tensor starts at a multiple, so that its view is aligned for any dtype."""
 
+WORDS = {"float64": np.uint64, "float32": np.uint32, "bfloat16": np.uint16, "float16": np.uint16}
+"""Unsigned integers as wide as the floating-point types of torch, by their names."""
+
 _Part = tuple[str, str, tuple[int, ...], np.ndarray]
 """Name, dtype, shape and bytes (uint8 [n]) of one tensor."""
 
@@ -54,8 +57,14 @@ class AdapterBuffer:
 
     @property
     def changes_base(self) -> bool:
-        """Whether any LoRA B is non-zero; while all are 0, the model with the adapter is the base."""
-        return any("lora_B" in e.name and t.any().item() for e, t in zip(self.manifest, unpack(self).values(), strict=True))
+        """Whether any LoRA B is non-zero; while all are 0, the model with the adapter is the base. Read without torch, for the driver."""
+        return any(self._words(entry).any() for entry in self.manifest if "lora_B" in entry.name)
+
+    def _words(self, entry: Entry) -> np.ndarray:
+        """The bits of a tensor without their signs, one unsigned integer a number: numpy has no bfloat16, and -0.0 is 0."""
+        words = WORDS[entry.dtype]
+        size = math.prod(entry.shape) * np.dtype(words).itemsize
+        return self.buffer[entry.offset : entry.offset + size].view(words) << 1
 
 
 def pack(tensors: Mapping[str, "Tensor"], version: int) -> AdapterBuffer:

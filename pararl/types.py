@@ -125,7 +125,7 @@ class Rollout:
     output: Output
     guesses: tuple[Output | None, ...]
     """One guess per recorded step, None where it was not decoded; empty where nobody asked for any."""
-    prompt_ids: np.ndarray | None = None
+    prompt_ids: np.ndarray | None = field(default=None, compare=False)
     """int64 [n]: the ids in front of what was generated, as the policy laid its prompt out; None = not kept."""
 
     def segment(self, modality: Modality) -> Segment | Latents | None:

@@ -14,9 +14,8 @@ over prompts, and paired differences to the base), OUT/table.txt, and OUT/worst-
 import sys
 from pathlib import Path
 
-# See pipelines/pararl.py: this folder must not stand first on the path.
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:] = [str(ROOT), *(entry for entry in sys.path if Path(entry).resolve() not in (ROOT, ROOT / "pipelines"))]
+if not (__package__ or sys.flags.safe_path):
+    import _root  # noqa: F401
 
 import argparse
 import time
@@ -71,7 +70,8 @@ def main() -> None:
     args, settings = arguments()
     given = ["--config", str(args.run / "config.yaml"), "--run.name", ""] if args.run else ["--policy.name", args.policy]
     config = parse([*given, *settings]).config
-    adapters = sorted(p.parent for p in args.run.glob("adapters/*/adapter_model.safetensors")) if args.run else args.adapter
+    # Folders with a dot in front are what a killed writer left.
+    adapters = sorted(p.parent for p in args.run.glob("adapters/[!.]*/adapter_model.safetensors")) if args.run else args.adapter
     if args.run and not adapters:
         fail(f"{args.run} has no adapters yet: let an arm finish first (--resume {args.run})")
     if missing := [folder for folder in adapters if not (folder / "adapter_model.safetensors").exists()]:

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from pararl import scenes
+from pararl.files import atomic_folder
 from pararl.pretraining.state import PretrainingState
 from pararl.scenes.pixels import render_cells
 from policies.image.continuous import ContinuousVAE, ContinuousVAEConfig
@@ -92,7 +93,8 @@ def train_tokenizer(args: argparse.Namespace) -> None:
     run = fit(args, "tokenizer", model, 5000, 3e-3, loss_at)
     final = share_identical(model, args.final, 2)
     print(f"{final:.4%} of {args.final:,} unseen scenes parse identically after encode and decode")
-    model.save_pretrained(args.out / "image_tokenizer")
+    with atomic_folder(args.out / "image_tokenizer") as part:
+        model.save_pretrained(part)
     run.record(args.out, "tokenizer", {"identical": final, "scenes": args.final})
 
 
@@ -108,7 +110,8 @@ def train_vae(args: argparse.Namespace) -> None:
     deviation = posterior_noise(model, known)
     print(f"share of {args.final:,} unseen scenes that parse identically after encode, noise on the latents and decode:", shares)
     print("posterior deviation of each channel in units of its latents' (1 and more: it carries nothing):", deviation)
-    model.save_pretrained(args.out / "image_tokenizer")
+    with atomic_folder(args.out / "image_tokenizer") as part:
+        model.save_pretrained(part)
     run.record(args.out, "vae", {**shares, "scenes": args.final, "posterior deviation": deviation})
 
 

@@ -6,10 +6,8 @@ python pipelines/pararl.py [--config FILE.yaml] [--section.key VALUE ...] [--res
 import sys
 from pathlib import Path
 
-# Python puts this file's folder first on sys.path, where `import pararl` would find this very file instead of the package, here and,
-# because Ray hands the driver's path on, in every worker. The repository root takes its place, before any import of ours.
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:] = [str(ROOT), *(entry for entry in sys.path if Path(entry).resolve() not in (ROOT, ROOT / "pipelines"))]
+if not (__package__ or sys.flags.safe_path):
+    import _root  # noqa: F401
 
 from typing import TYPE_CHECKING
 
@@ -25,7 +23,7 @@ if TYPE_CHECKING:
     from pararl.evaluation.summary import ArmResult
     from pararl.loop.session import Session
 
-DEFAULT = ROOT / "pipelines" / "configs" / "default.yaml"
+DEFAULT = Path(__file__).resolve().with_name("configs") / "default.yaml"
 
 
 def train(session: "Session", arm: Arm) -> "ArmResult":
@@ -59,10 +57,14 @@ def main() -> None:
             return show_plan(invocation.config, invocation.plan)
         except ConfigError as error:
             fail(str(error))
-    # What loads torch or Ray is imported below this line only, so that --help and mistakes are answered within a second.
-    from pararl.loop.session import Session
+    # What loads Ray is imported below this line only, so that --help, mistakes and finished runs are answered within a second.
+    from pararl.loop.resumed import closing, finished
 
     try:
+        if invocation.resume and (summary := finished(invocation.resume, invocation.config.run.arms)):
+            return print(closing(invocation.resume, summary))
+        from pararl.loop.session import Session
+
         with Session.open(invocation) as session:
             session.base()
             session.finish({arm: session.finished(arm) or train(session, arm) for arm in session.arms})

@@ -20,8 +20,8 @@ a progress bar, save what they need to go on every few minutes under OUT/.traini
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:] = [str(ROOT), *(entry for entry in sys.path if Path(entry).resolve() not in (ROOT, ROOT / "pipelines"))]
+if not (__package__ or sys.flags.safe_path):
+    import _root  # noqa: F401
 
 import argparse
 import math

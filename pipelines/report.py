@@ -9,9 +9,8 @@ by_skill.color, by_tag.caption.strict, kl.kl/total, ...
 import sys
 from pathlib import Path
 
-# See pipelines/pararl.py: this folder must not stand first on the path.
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:] = [str(ROOT), *(entry for entry in sys.path if Path(entry).resolve() not in (ROOT, ROOT / "pipelines"))]
+if not (__package__ or sys.flags.safe_path):
+    import _root  # noqa: F401
 
 import argparse
 import json

@@ -11,9 +11,8 @@ kept, an unfinished one is resumed. Writes OUT/results.md, results.json and arms
 import sys
 from pathlib import Path
 
-# See pipelines/pararl.py: this folder must not stand first on the path.
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:] = [str(ROOT), *(entry for entry in sys.path if Path(entry).resolve() not in (ROOT, ROOT / "pipelines"))]
+if not (__package__ or sys.flags.safe_path):
+    import _root  # noqa: F401
 
 import argparse
 import json
@@ -30,6 +29,7 @@ from pararl.files import atomic_path, write_json
 if TYPE_CHECKING:
     from pararl.evaluation.study import Figures
 
+HERE = Path(__file__).resolve().parent
 Setting = tuple[tuple[str, str], ...]
 """One combination of the values under comparison: (section.key, value) pairs."""
 
@@ -69,7 +69,7 @@ def run_seed(config: Path, out: Path, seed: int, overrides: list[str]) -> None:
     if (folder / "summary.json").exists():
         print(f"{folder}: finished before")
         return
-    command = [sys.executable, str(ROOT / "pipelines" / "pararl.py")]
+    command = [sys.executable, str(HERE / "pararl.py")]
     if (folder / "config.yaml").exists():
         command += ["--resume", str(folder)]
     else:
@@ -114,7 +114,10 @@ def main() -> None:
     """Run what is missing, then report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument(
-        "--config", type=Path, default=ROOT / "pipelines" / "configs" / "scenes_study.yaml", help="configuration of every run"
+        "--config",
+        type=Path,
+        default=Path(__file__).resolve().with_name("configs") / "scenes_study.yaml",
+        help="configuration of every run",
     )
     parser.add_argument("--seeds", default="0,1,2", help="seeds, separated by commas")
     parser.add_argument("--vary", action="append", default=[], metavar="KEY=A,B", help="values to compare; several give every combination")

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from pararl.types import Modality, Rollout
-from policies.families.layout import Layout, Shown
-from policies.layout import Canvas
+from policies.canvas import Canvas
+from policies.layout import Layout, Shown
 
 
 class Batch(Sequence[Rollout]):

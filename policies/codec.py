@@ -10,7 +10,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from pararl.types import Segment
-from policies.layout import Specials, Vocabulary
+from policies.canvas import Specials, Vocabulary
 
 
 class TextCodec:

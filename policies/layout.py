@@ -1,167 +1,183 @@
-"""Where things stand in a sequence: special tokens, prompt layouts and the canvas that a sampler fills.
+"""Where the parts of prompts and outputs stand in a sequence: what all families share.
 
-Layouts of MMaDA (``training/prompting_utils.py``) and MMaDA-Parallel: prompts are padded on the left, so the generated part of every
-sequence of a batch occupies the same columns.
+A family says its prefix, its tail and its blocks.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pararl.types import Modality
+from pararl.types import Prompt, Task
+from policies.attention.masks import Full, Mask, Omni, omni
+from policies.canvas import Canvas, Span, Tail, canvas
+from policies.codec import TextCodec
+from policies.image.codec import ImageCodec, LatentImages
+from policies.sequences import Sequences, View
+from policies.settings import IMAGE_INPUT, Part, Settings
 
 
 @dataclass(frozen=True, slots=True)
-class Specials:
-    """Ids of the special tokens. The defaults are those of the MMaDA and MMaDA-Parallel releases."""
+class Shown:
+    """An input image as a prompt shows it."""
 
-    mask: int = 126336
-    bos: int = 126080
-    eos: int = 126081
-    soi: int = 126084
-    eoi: int = 126085
-    t2i: int = 126088
-    mmu: int = 126089
-    pad: int = 126093
-    interleave: int = 126095
+    ids: tuple[int, ...] = ()
+    """Vocabulary ids of its columns, or their placeholders; empty = there is no image."""
+    latents: Tensor | None = None
+    """float32 [1, channels, height, width] of an image of continuous tokens."""
 
 
-@dataclass(frozen=True, slots=True)
-class Vocabulary:
-    """One vocabulary for both modalities: text rows first, image code k at ``text_size + k``."""
+class Layout(ABC):
+    """Text codec, image codec and settings of a policy, and the sequences that are made of them."""
 
-    text_size: int
-    """len(tokenizer), which is where the image codes start (126349 in the releases, not the padded 126464)."""
-    codes: int
-    specials: Specials = field(default_factory=Specials)
-    forbidden: tuple[int, ...] = ()
-    """Text rows that a text position never yields: MASK and the other special tokens, all but eos."""
+    def __init__(self, text: TextCodec, images: ImageCodec, settings: Settings) -> None:
+        self.text, self.images, self.settings = text, images, settings
 
-    def rows(self, modality: Modality) -> slice:
-        """The vocabulary rows of a modality."""
-        return slice(0, self.text_size) if modality == "text" else slice(self.text_size, self.text_size + self.codes)
+    # ---- what a family says
 
+    @abstractmethod
+    def prefix(self, prompt: Prompt, shown: Sequence[int] = (), without: Part | None = None) -> list[int]:
+        """Ids in front of the generated part. ``shown``: those of the input image. ``without``: what guidance leaves out.
 
-@dataclass(frozen=True, slots=True)
-class Span:
-    """Columns [start, stop) of a canvas that hold generated tokens of one modality."""
+        Raises ValueError for a text that is too long.
+        """
 
-    modality: Modality
-    start: int
-    stop: int
-    row: int = 0
-    """Tokens of a row of an image whose rows each end in a line break, which is given; 0 = there is none between the tokens."""
+    @abstractmethod
+    def tail(self, task: Task) -> Tail:
+        """The generated part of a task, still blank."""
+
+    @abstractmethod
+    def blocks(self, ids: Tensor) -> Tensor | None:
+        """The image blocks of ids, int64 [batch, length], 0 = text, where text is causal; None where every token sees every other."""
+
+    def undescribed(self, prompt: Prompt, shown: Sequence[int]) -> list[int]:
+        """The prefix of a training example whose description was dropped, which is what guidance compares with."""
+        return self.prefix(prompt, shown, "text")
+
+    # ---- prompts
+
+    def check_length(self, prompt: Prompt, text: Sequence[int]) -> None:
+        """Raise ValueError where the tokens of a prompt's text are more than the policy reads."""
+        limit = self.settings.prompt_tokens
+        if len(text) > limit:
+            raise ValueError(f"prompt {prompt.id} has {len(text)} tokens, more than the {limit} this policy reads; shorten it")
+
+    def check_input(self, prompt: Prompt) -> None:
+        """Raise ValueError for a task that this checkpoint does not do and for an image that is missing, unasked or not of its size."""
+        if prompt.task not in self.settings.tasks:
+            raise ValueError(f"prompt {prompt.id}: this policy does {', '.join(self.settings.tasks)}, not {prompt.task}")
+        wanted, image = IMAGE_INPUT[prompt.task], prompt.image
+        if wanted is not None and wanted != (image is not None):
+            raise ValueError(f"prompt {prompt.id}: {prompt.task} {'needs an' if wanted else 'takes no'} input image")
+        shape = (*self.images.size, 3)
+        if image is not None and (image.shape != shape or image.dtype != np.uint8):
+            given = f"{image.dtype} {list(image.shape)}"
+            raise ValueError(f"prompt {prompt.id}: its image is {given}, this policy reads uint8 {list(shape)}; convert or resize it")
+
+    def shown(self, prompts: Sequence[Prompt], together: bool = False) -> list[Shown]:
+        """Each prompt's input image as tokens; equal images are encoded once.
+
+        One by one: in a batch the encoder rounds differently, and a bit near 0 would depend on a prompt's batch mates. ``together``: all
+        in one batch, which is several times faster, for training on examples that come once. Raises what ``check_input`` raises.
+        """
+        for prompt in prompts:
+            self.check_input(prompt)
+        images = {p.image.tobytes(): p.image for p in prompts if p.image is not None}
+        pixels = [np.stack(list(images.values()))] if together and images else [image[None] for image in images.values()]
+        found = dict(zip(images, (self.as_shown(row[None]) for part in pixels for row in self.images.encode(part)), strict=True))
+        return [Shown() if p.image is None else found[p.image.tobytes()] for p in prompts]
+
+    def as_shown(self, tokens: Tensor) -> Shown:
+        """An image of tokens [1, n] or [1, n, d] as a prompt shows it."""
+        if isinstance(self.images, LatentImages):
+            return Shown((self.settings.specials.mask,) * self.columns, self.images.latents(tokens))
+        return Shown(tuple(tokens[0].tolist()))
 
     @property
-    def columns(self) -> slice | Tensor:
-        """What indexes the tokens along the length of a canvas."""
-        if not self.row:
-            return slice(self.start, self.stop)
-        every = torch.arange(self.start, self.stop).view(-1, self.row + 1)
-        return every[:, :-1].flatten()
+    def columns(self) -> int:
+        """Columns of an image: one for each token, and in front of continuous ones that of their time."""
+        return self.settings.grid[0] * self.settings.grid[1] + int(not self.images.codes)
 
-    def places(self) -> Tensor:
-        """The columns int64 [n] of its tokens."""
-        columns = self.columns
-        return torch.arange(columns.start, columns.stop) if isinstance(columns, slice) else columns
+    # ---- sequences
 
-    def cut(self, part: slice) -> "Span":
-        """The span of some of its tokens. Raises ValueError for a part of an image with line breaks."""
-        if (part.start, part.stop) == (0, len(self)):
-            return self
-        if self.row:
-            raise ValueError("an image whose rows have line breaks is taken whole")
-        return replace(self, start=self.start + part.start, stop=self.start + part.stop)
+    def canvases(self, prompts: Sequence[Prompt], parts: Sequence[Part | None], shown: Sequence[Shown]) -> list[Canvas]:
+        """The blank canvas of prompts of one task, once without each of ``parts`` (None: whole), all of one width."""
+        rows = [[self.prefix(p, image.ids, part) for p, image in zip(prompts, shown, strict=True)] for part in parts]
+        width = max(len(row) for prefixes in rows for row in prefixes)
+        task = prompts[0].task
+        return [
+            self.lay_out(task, prefixes, [Shown() if part == "image" else image for image in shown], width)
+            for prefixes, part in zip(rows, parts, strict=True)
+        ]
 
-    def __len__(self) -> int:
-        whole = self.stop - self.start
-        return whole - whole // (self.row + 1) if self.row else whole
+    def lay_out(self, task: Task, prefixes: Sequence[Sequence[int]], shown: Sequence[Shown], width: int | None = None) -> Canvas:
+        """The blank canvas of prefixes of one task with the images that they show, padded on the left (to ``width`` columns)."""
+        blank = canvas(prefixes, self.tail(task), self.settings.specials.pad, width)
+        latents = [image.latents for image in shown if image.latents is not None]
+        return replace(blank, latents=torch.cat(latents)) if latents else blank
 
+    def canvas(self, prompts: Sequence[Prompt]) -> Canvas:
+        """The blank canvas of prompts of one task."""
+        return self.canvases(prompts, [None], self.shown(prompts))[0]
 
-@dataclass(frozen=True, slots=True)
-class Tail:
-    """The generated part of a sequence, all of it still MASK: the same behind every prompt of a task."""
+    def mask(self, ids: Tensor, real: Tensor) -> Mask:
+        """Who sees whom in ids [batch, length] of which ``real`` bool [batch, length] are no padding."""
+        blocks = self.blocks(ids)
+        return Full(real) if blocks is None else omni(blocks, real)
 
-    ids: tuple[int, ...]
-    spans: tuple[Span, ...]
-    """Columns counted from the first of the tail."""
+    def filled(self, blank: Canvas, views: Mapping[Span, View]) -> tuple[Tensor, Tensor]:
+        """Ids and real columns of a canvas, each [batch, length], with what stands in some of its segments."""
+        ids, real = blank.ids.clone(), blank.attention
+        for span, view in views.items():
+            if view.ids is not None:
+                ids[:, span.columns] = view.ids
+            if view.real is not None:
+                real = real.clone()
+                real[:, span.columns] = view.real
+        return ids, real
 
+    def put(self, blank: Canvas, views: Mapping[Span, View]) -> Canvas:
+        """A canvas in which some segments are there from now on."""
+        ids, real = self.filled(blank, views)
+        return replace(blank, ids=ids, attention=real)
 
-@dataclass(frozen=True, slots=True)
-class Canvas:
-    """A batch of sequences of one task with all generated positions still MASK."""
+    def sequences(self, blank: Canvas, views: Mapping[Span, View]) -> Sequences:
+        """What the backbone reads of a canvas whose segments hold the ``views``."""
+        ids, real = self.filled(blank, views)
+        mask = self.mask(ids, real)
+        latents = blank.latents
+        times = None if latents is None else torch.ones(len(latents), device=ids.device)
+        for view in views.values():
+            if view.latents is not None and view.times is not None and isinstance(self.images, LatentImages):
+                latents, times = behind_inputs(mask, latents, self.images.latents(view.latents), view.times)
+        return Sequences(ids, mask, latents, times)
 
-    ids: Tensor
-    """int64 [batch, length]."""
-    attention: Tensor
-    """bool [batch, length]: false at padding."""
-    spans: tuple[Span, ...]
-    prefix: int = 0
-    """Columns of the prompts; the tail begins behind them."""
-    latents: Tensor | None = None
-    """float32 [images, ...] of the images that are there, in row-major order, for a policy whose images have no ids."""
-
-    def span(self, modality: Modality) -> Span | None:
-        return next((s for s in self.spans if s.modality == modality), None)
-
-    def front(self, stop: int) -> "Canvas":
-        """Its first columns, which hold all its images that are there, and no span."""
-        return replace(self, ids=self.ids[:, :stop], attention=self.attention[:, :stop], spans=())
-
-    def repeated(self, count: int) -> "Canvas":
-        """Every row ``count`` times."""
-        latents = None if self.latents is None else self.latents.repeat_interleave(count, 0)
-        ids, attention = (x.repeat_interleave(count, 0) for x in (self.ids, self.attention))
-        return replace(self, ids=ids, attention=attention, latents=latents)
-
-    def to(self, device: torch.device) -> "Canvas":
-        """The canvas with its tensors on ``device``."""
-        latents = None if self.latents is None else self.latents.to(device)
-        return replace(self, ids=self.ids.to(device), attention=self.attention.to(device), latents=latents)
-
-
-def beside(canvases: Sequence[Canvas]) -> Canvas:
-    """Canvases of the same columns as one batch, the rows of the first one first."""
-    latents = [canvas.latents for canvas in canvases if canvas.latents is not None]
-    ids, attention = torch.cat([canvas.ids for canvas in canvases]), torch.cat([canvas.attention for canvas in canvases])
-    return replace(canvases[0], ids=ids, attention=attention, latents=torch.cat(latents) if latents else None)
+    def with_image(self, front: Canvas, tokens: Tensor) -> Canvas:
+        """A canvas of one row with a finished image, tokens [1, n] or [1, n, d], behind it."""
+        image, sp = self.as_shown(tokens), self.settings.specials
+        more = extended(front, (sp.soi, *image.ids, sp.eoi))
+        if image.latents is None:
+            return more
+        return replace(more, latents=image.latents if front.latents is None else torch.cat((front.latents, image.latents)))
 
 
-def pad_left(rows: Sequence[Sequence[int]], pad: int, width: int | None = None) -> tuple[Tensor, Tensor]:
-    """Left-pad rows of ids to the longest (or to ``width``): ids int64 [batch, width] and their bool mask."""
-    width = max(len(row) for row in rows) if width is None else width
-    ids = np.full((len(rows), width), pad, dtype=np.int64)
-    mask = np.zeros((len(rows), width), dtype=bool)
-    for i, row in enumerate(rows):
-        ids[i, width - len(row) :] = row
-        mask[i, width - len(row) :] = True
-    return torch.from_numpy(ids), torch.from_numpy(mask)
+def behind_inputs(mask: Mask, inputs: Tensor | None, outputs: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
+    """Images and times of a batch in row-major order: in each row its input images, if it shows any, and then the output."""
+    if inputs is None or not isinstance(mask, Omni):
+        return outputs, times
+    count = mask.blocks.amax(1)  # of the images of each row, of which the output is the last
+    place = count.cumsum(0) - 1
+    latents, when = outputs.new_empty(len(inputs) + len(outputs), *outputs.shape[1:]), times.new_ones(len(inputs) + len(outputs)).float()
+    given = torch.ones_like(when, dtype=torch.bool).index_fill(0, place, False)
+    latents[given], latents[place] = inputs, outputs
+    return latents, when.index_copy(0, place, times.float())
 
 
-def tail(image_tokens: int, text_tokens: int, specials: Specials) -> Tail:
-    """MMaDA's: ``<soi> MASK*image_tokens <eoi> <bos> MASK*text_tokens``.
-
-    A count of 0 leaves its part out. Text alone follows its prefix directly: an answer goes on where the question ended.
-    """
-    ids: list[int] = []
-    spans: list[Span] = []
-    if image_tokens:
-        spans.append(Span("image", 1, 1 + image_tokens))
-        ids += [specials.soi, *[specials.mask] * image_tokens, specials.eoi]
-    if text_tokens:
-        ids += [specials.bos] if image_tokens else []
-        spans.append(Span("text", len(ids), len(ids) + text_tokens))
-        ids += [specials.mask] * text_tokens
-    return Tail(tuple(ids), tuple(spans))
-
-
-def canvas(prefixes: Sequence[Sequence[int]], behind: Tail, pad: int, width: int | None = None) -> Canvas:
-    """The canvas of prompt prefixes, padded on the left to the longest (or to ``width`` columns), each with the tail behind it."""
-    ids, mask = pad_left(prefixes, pad, width)
-    first = ids.shape[1]
-    rest = torch.tensor(behind.ids).expand(len(prefixes), -1)
-    spans = tuple(replace(span, start=span.start + first, stop=span.stop + first) for span in behind.spans)
-    return Canvas(torch.cat((ids, rest), 1), torch.cat((mask, torch.ones_like(rest, dtype=torch.bool)), 1), spans, first)
+def extended(front: Canvas, ids: Sequence[int], spans: tuple[Span, ...] = ()) -> Canvas:
+    """A canvas with the same ids behind each of its rows."""
+    more = torch.tensor(list(ids), dtype=torch.int64, device=front.ids.device).expand(len(front.ids), -1)
+    real = torch.ones_like(more, dtype=torch.bool)
+    return replace(front, ids=torch.cat((front.ids, more), 1), attention=torch.cat((front.attention, real), 1), spans=spans)

@@ -1,6 +1,5 @@
 """A policy: a layout, a text head and an image head over a backbone. It samples, and tells what samples are worth to it."""
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -11,17 +10,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pararl.files import atomic_files
 from pararl.options import Drawing, Sampling
 from pararl.types import MODALITIES, Latents, Modality, Output, Prompt, Rollout, Segment, Task
 from policies.batch import Batch
-from policies.families.layout import Layout
-from policies.heads.base import Branch, Head, Scene, Trace, drawn
+from policies.canvas import Canvas, Span
+from policies.heads.base import Head, stages
 from policies.heads.tokens import TokenLogits
-from policies.layout import Canvas, Span
+from policies.layout import Layout
 from policies.likelihood.masked import elbo
 from policies.records import Draws, DrawTokens, StepTokens
-from policies.sequences import Seen, View
-from policies.settings import IMAGE_INPUT, Part, Settings
+from policies.sampling.sampler import Sampler
+from policies.sequences import Seen, View, device_of
+from policies.settings import IMAGE_INPUT, Settings
 from policies.sources import POLICY_FILE
 from policies.weights import check_plain, no_progress_bars
 
@@ -57,6 +58,7 @@ class Policy:
         self.tokens = tokens
         """Logits of the vocabulary by modality."""
         self.heads: Mapping[Modality, Head] = {"text": text, "image": image}
+        self.sampler = Sampler(layout, self.heads, self.model)
         vocabulary = layout.text.vocabulary
         if vocabulary.rows("image").stop > model.config.embedding_size:
             raise ValueError(
@@ -80,8 +82,8 @@ class Policy:
 
     @property
     def device(self) -> torch.device:
-        """Where the backbone computes; weights that a device map keeps on disk or on the CPU are on ``meta`` meanwhile."""
-        return next(p.device for p in self.model.parameters() if not p.is_meta)
+        """Where the backbone computes."""
+        return device_of(self.model)
 
     def to(self, device: str, dtype: torch.dtype | None = None) -> "Policy":
         """Move every part that is a torch module, the backbone as ``dtype`` (None = as it is); returns the policy itself.
@@ -105,105 +107,22 @@ class Policy:
     def save(self, directory: Path) -> None:
         """Write what ``policies.load`` reads: safetensors and JSON only. Raises ValueError while ``model`` carries an adapter."""
         check_plain(self.model)
-        with no_progress_bars():
-            self.model.save_pretrained(directory)
-            self.layout.text.tokenizer.save_pretrained(directory)
-            self.layout.images.module.save_pretrained(directory / "image_tokenizer")
-        (directory / POLICY_FILE).write_text(json.dumps({"family": self.family, "settings": asdict(self.settings)}, indent=1) + "\n")
+        # Files that other stages of a pretraining left in the directory stay.
+        with no_progress_bars(), atomic_files(directory, last=POLICY_FILE) as part:
+            self.model.save_pretrained(part)
+            self.layout.text.tokenizer.save_pretrained(part)
+            self.layout.images.module.save_pretrained(part / "image_tokenizer")
+            (part / POLICY_FILE).write_text(json.dumps({"family": self.family, "settings": asdict(self.settings)}, indent=1) + "\n")
 
     # ---- sampling
 
-    @torch.no_grad()
     def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int], sampling: Sampling, version: int = 0) -> list[Rollout]:
         """One rollout per prompt, each a function of its prompt, its seed and the weights; the group index is left at 0.
 
         Prompts may mix tasks. Raises ValueError for a task that the policy does not do, a prompt that is too long, or an input image that
         is missing, unasked or not of the policy's size.
         """
-        done: dict[int, Rollout] = {}
-        for task in dict.fromkeys(p.task for p in prompts):
-            index = [i for i, p in enumerate(prompts) if p.task == task]
-            batch = self._generate([prompts[i] for i in index], [seeds[i] for i in index], sampling, version)
-            done.update(zip(index, batch, strict=True))
-        return [done[i] for i in range(len(prompts))]
-
-    def _generate(self, prompts: list[Prompt], seeds: list[int], sampling: Sampling, version: int) -> list[Rollout]:
-        recorded, decoded = zip(*(recorded_steps(prompt, sampling) for prompt in prompts), strict=True)
-        scene = self.scene(prompts, sampling)
-        traces = self._traces(scene, seeds, sampling, recorded)
-        outputs, guesses = self._outputs(traces, None), self._guesses(traces, recorded, decoded)
-        asked = scene.blank.ids[:, : scene.blank.prefix].cpu().numpy()
-        real = scene.blank.attention[:, : scene.blank.prefix].cpu().numpy()
-        return [
-            Rollout(
-                prompt=prompt,
-                index=0,
-                seed=seeds[i],
-                version=version,
-                steps=sampling.steps,
-                recorded=recorded[i],
-                segments=tuple(trace.record(i, recorded[i]) for trace in traces),
-                output=outputs[i],
-                guesses=guesses[i],
-                prompt_ids=asked[i][real[i]],
-            )
-            for i, prompt in enumerate(prompts)
-        ]
-
-    def scene(self, prompts: Sequence[Prompt], sampling: Sampling) -> Scene:
-        """The blank canvas of prompts of one task, and the branches of guidance."""
-        makes = {span.modality for span in self.layout.tail(prompts[0].task).spans}
-        scales: dict[Part, dict[Modality, float]] = {}
-        # Answers in text alone are not guided.
-        if "image" in makes and (sampling.guidance or ("text" in makes and sampling.text_guidance)):
-            scales["text"] = {"image": sampling.guidance, "text": sampling.text_guidance}
-        if "image" in makes and sampling.input_guidance and any(p.image is not None for p in prompts):
-            scales["image"] = {"image": sampling.input_guidance, "text": 0.0}
-        blank, *without = self.layout.canvases(prompts, [None, *scales], self.layout.shown(prompts))
-        branches = [Branch(c.to(self.device), scale) for c, scale in zip(without, scales.values(), strict=True)]
-        return Scene(self.layout, blank.to(self.device), tuple(branches))
-
-    def _traces(self, scene: Scene, seeds: Sequence[int], sampling: Sampling, recorded: Sequence[tuple[int, ...]]) -> list[Trace]:
-        """What happens to the segments of a scene, head by head: each sees what those before it have made."""
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        stages = self._stages(scene.blank.spans)
-        chances = list(zip(*(drawn(stages, generator, sampling) for generator in generators), strict=True))
-        traces: list[Trace] = []
-        for place, ((head, spans), chance) in enumerate(zip(stages, chances, strict=True)):
-            found = head.sample(scene, spans, chance, sampling, recorded)
-            traces += found
-            if place + 1 < len(stages):
-                views = {span: head.view(trace.tokens) for span, trace in zip(spans, found, strict=True)}
-                scene = scene.changed(lambda canvas, views=views: self.layout.put(canvas, views))  # type: ignore[misc]
-        return traces
-
-    def _stages(self, spans: Sequence[Span]) -> list[tuple[Head, list[Span]]]:
-        """The spans of a canvas by the head that samples them, in their order."""
-        heads = list(dict.fromkeys(self.heads[span.modality] for span in spans))
-        return [(head, [span for span in spans if self.heads[span.modality] is head]) for head in heads]
-
-    def _guesses(
-        self, traces: Sequence[Trace], recorded: Sequence[tuple[int, ...]], decoded: Sequence[tuple[int, ...]]
-    ) -> list[tuple[Output | None, ...]]:
-        """Per row its guesses at the recorded steps, None where not decoded; an empty tuple where none is wanted at all."""
-        if not decoded[0]:
-            return [()] * len(decoded)
-        columns = [self._outputs(traces, [row[k] for row in decoded]) for k in range(len(decoded[0]))]
-        found = [dict(zip(row, outputs, strict=True)) for row, *outputs in zip(decoded, *columns, strict=True)]
-        return [tuple(by_step.get(step) for step in steps) for steps, by_step in zip(recorded, found, strict=True)]
-
-    def _outputs(self, traces: Sequence[Trace], steps: Sequence[int] | None) -> list[Output]:
-        """Decoded outputs, final (None) or the guess of each row at its given step."""
-        parts: dict[str, list[Any]] = {}
-        for trace in traces:
-            batch = len(trace.tokens)
-            tokens = trace.tokens if steps is None else trace.guesses[torch.tensor(steps), torch.arange(batch)]
-            if trace.modality == "image":
-                parts["image"] = list(self.layout.images.decode(tokens))
-            else:
-                parts["text"] = [self.layout.text.decode(row) for row in tokens.tolist()]
-        count = len(traces[0].tokens)
-        return [Output(**{name: values[i] for name, values in parts.items()}) for i in range(count)]
+        return self.sampler.generate(prompts, seeds, sampling, version)
 
     def sample(
         self,
@@ -245,7 +164,7 @@ class Policy:
         which = torch.tensor([prompts.index(r.prompt.id) for r in batch])
         first, *others = (
             head.draws(batch, [span.modality for span in spans], which, n, generator, drawing or Drawing())
-            for head, spans in self._stages(batch.canvas.spans)
+            for head, spans in stages(self.heads, batch.canvas.spans)
         )
         return first.joined(others)
 
@@ -312,7 +231,7 @@ class Policy:
         """The supervised losses of clean tokens in the spans of a canvas."""
         lessons = {
             span: lesson
-            for head, spans in self._stages(canvas.spans)
+            for head, spans in stages(self.heads, canvas.spans)
             for span, lesson in head.lessons({span: clean[span] for span in spans}, generator).items()
         }
         seen = self._look(canvas, {span: lessons[span].view for span in canvas.spans})
@@ -327,14 +246,3 @@ class Policy:
         shown = next((span for span in blank.spans if span.modality == "image"), blank.spans[0])
         seen = self._look(blank, {span: self.heads[span.modality].canary_view(span, self.device) for span in blank.spans})
         return self.heads[shown.modality].canary(seen[shown], shown.modality).float().cpu()
-
-
-def recorded_steps(prompt: Prompt, sampling: Sampling) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The random subset of steps whose guesses are kept, and the subset of these that is decoded: functions of the prompt and
-    ``sampling.round``. Raises ValueError for more than there are."""
-    wanted = sampling.recorded if sampling.guesses is None else sampling.guesses
-    if not wanted <= sampling.recorded <= sampling.steps:
-        raise ValueError(f"{wanted} decoded of {sampling.recorded} recorded of {sampling.steps} steps: there are not that many")
-    rng = np.random.default_rng(int.from_bytes(hashlib.blake2b(f"{prompt.id}|{sampling.round}".encode(), digest_size=8).digest()))
-    recorded = sorted(rng.choice(sampling.steps, sampling.recorded, replace=False).tolist())
-    return tuple(recorded), tuple(sorted(rng.choice(recorded, wanted, replace=False).tolist() if wanted else []))

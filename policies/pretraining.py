@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pararl.types import Modality, Output, Prompt, Task
-from policies.families.layout import Layout
+from policies.layout import Layout
 from policies.policy import Policy
 from policies.settings import TEXT_ONLY
 

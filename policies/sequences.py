@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from policies.attention.masks import Mask
 
@@ -21,6 +21,11 @@ class Sequences:
     """float32 [images, channels, height, width] of continuous images in row-major order."""
     times: Tensor | None = None
     """float32 [images]: 0 = noise, 1 = clean."""
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a backbone computes; weights that a device map keeps on disk or on the CPU are on ``meta`` meanwhile."""
+    return next(p.device for p in model.parameters() if not p.is_meta)
 
 
 class Backbone(Protocol):

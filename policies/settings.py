@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self
 
 from pararl.types import TASKS, Task
-from policies.layout import Specials
+from policies.canvas import Specials
 
 TEXT_ONLY: tuple[Task, ...] = ("t2t", "i2t")
 """Tasks whose output is text alone."""

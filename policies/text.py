@@ -10,7 +10,7 @@ from tokenizers.normalizers import Lowercase
 from tokenizers.pre_tokenizers import Punctuation, Sequence, WhitespaceSplit
 from transformers import PreTrainedTokenizerFast
 
-from policies.layout import Specials
+from policies.canvas import Specials
 
 SPECIAL_TOKENS = {
     "mask": "<|mdm_mask|>",

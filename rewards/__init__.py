@@ -4,6 +4,7 @@ May import: the ground floor, scenes.
 """
 
 import importlib
+from typing import Any
 
 from rewards import names
 from rewards.base import FunctionReward, Reward, check_scores, score_outputs, score_rollouts, self_test
@@ -17,6 +18,7 @@ __all__ = [
     "SceneReward",
     "check_scores",
     "load",
+    "own",
     "score_outputs",
     "score_rollouts",
     "self_test",
@@ -28,7 +30,7 @@ def load(name: str) -> Reward:
     ``module:attribute`` for the user's own.
 
     The attribute may be a function with TRL's signature (sync or async), a ``Reward`` or a subclass of it (made without arguments). Raises
-    ValueError that says what is missing; an error inside the user's module passes through.
+    what ``own`` raises.
     """
     if name == SceneReward.name:
         return SceneReward()
@@ -38,6 +40,17 @@ def load(name: str) -> Reward:
         from rewards.clip import ClipReward  # loads torch
 
         return ClipReward.named(name)
+    found = own(name)
+    if isinstance(found, type) and issubclass(found, Reward):
+        found = found()
+    return found if isinstance(found, Reward) else FunctionReward(found, name)
+
+
+def own(name: str) -> Any:
+    """What the name ``module:attribute`` of a reward of the user's own stands for, imported but not made.
+
+    Raises ValueError that says what is missing or wrong; an error inside the user's module passes through.
+    """
     module_name, _, attribute = name.partition(":")
     if not module_name or not attribute:
         raise ValueError(f"unknown reward {name!r}: a function of yours is named 'module:function'")
@@ -50,10 +63,6 @@ def load(name: str) -> Reward:
     if not hasattr(module, attribute):
         raise ValueError(f"reward {name!r}: module {module_name!r} has no {attribute!r}")
     found = getattr(module, attribute)
-    if isinstance(found, type) and issubclass(found, Reward):
-        found = found()
-    if isinstance(found, Reward):
-        return found
-    if not callable(found):
+    if not (isinstance(found, Reward) or callable(found)):
         raise ValueError(f"reward {name!r} is a {type(found).__name__}: it must be a function, or a Reward")
-    return FunctionReward(found, name)
+    return found

@@ -22,6 +22,11 @@ def is_clip(name: str) -> bool:
     return name in EMBEDDED or name.startswith(CLIP)
 
 
+def is_own(name: str) -> bool:
+    """Whether the name is ``module:attribute``, a reward of the user's own."""
+    return ":" in name and not is_clip(name)
+
+
 def clip_model(name: str) -> tuple[str, str | None]:
     """Directory or hub name of the model of a CLIP reward, and its revision where one is pinned."""
     if name in EMBEDDED:
@@ -38,7 +43,7 @@ def problem(name: str) -> str | None:
     if name == "scenes" or name in EMBEDDED:
         return None
     if not is_clip(name):
-        return None if ":" in name else f"unknown reward {name!r} (known: {', '.join(KNOWN)})"
+        return None if is_own(name) else f"unknown reward {name!r} (known: {', '.join(KNOWN)})"
     source, _ = clip_model(name)
     directory = Path(source)
     if not source or not directory.is_dir():

@@ -30,6 +30,17 @@ def test_the_script_imports_the_package_and_not_itself(cwd: Path, tmp_path: Path
     assert ended.stdout.startswith("usage: ") and f"pararl is {ROOT / 'pararl' / '__init__.py'}" in ended.stdout
 
 
+@pytest.mark.parametrize("name", ["evaluate", "report", "study"])
+def test_every_program_runs_from_elsewhere(name: str) -> None:
+    ended = script(str(ROOT / "pipelines" / f"{name}.py"), "--help", cwd=Path("/"))
+    assert ended.returncode == 0 and ended.stdout.startswith("usage: "), ended.stderr
+
+
+def test_the_script_runs_where_python_leaves_its_folder_off_the_path() -> None:
+    ended = script("-P", str(SCRIPT), "--help", cwd=Path("/"), PYTHONPATH=str(ROOT))
+    assert ended.returncode == 0 and ended.stdout.startswith("usage: "), ended.stderr
+
+
 def test_all_four_packages_import_from_a_checkout() -> None:
     code = "import pararl, policies, rewards, pipelines; print(*(m.__file__ for m in (pararl, policies, rewards, pipelines)))"
     found = script("-c", code, cwd=ROOT)

@@ -83,4 +83,6 @@ def test_whatever_our_files_import_can_be_found(room: str) -> None:
             imported |= {node.module} if isinstance(node, ast.ImportFrom) and node.module else set()
     ours = {name for name in imported if name.split(".")[0] in ROOMS}
     lost = {name for name in ours if not (ROOT / f"{name.replace('.', '/')}.py").exists() and not (ROOT / name.replace(".", "/")).is_dir()}
+    if room == "pipelines":
+        imported.discard("_root")  # of the folder of a script: tests/test_checkout.py starts all of them
     assert len(ours) > 3 and lost | {name for name in imported - ours if find_spec(name.split(".")[0]) is None} == set()

@@ -1,4 +1,4 @@
 """What a command line asks for: parsing, validation and the checks of settings.
 
-May import: the ground floor, data, plan, rewards, scenes.
+May import: the ground floor, data, plan, policies, rewards, scenes.
 """

@@ -6,6 +6,7 @@ setting, in which file, what was wrong and what to do. Nothing here imports torc
 
 import argparse
 import os
+import re
 import sys
 import time
 import typing
@@ -19,7 +20,7 @@ import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
 
 from pararl.cli.validation import validate
-from pararl.config import ARMS, PER_ARM, SECTIONS, SETTINGS, Config, ConfigError, arm_defaults, changed, flat
+from pararl.config import ARMS, INHERITED, PER_ARM, RENAMED, SECTIONS, SETTINGS, Config, ConfigError, arm_defaults, changed, flat
 from pararl.files import atomic_path
 
 USAGE = "python pipelines/pararl.py [--config FILE.yaml] [--section.key VALUE ...] [--resume RUN] [--plan [GPU]]"
@@ -41,6 +42,8 @@ OPTIONS = (
 )
 ALONE = ("config", "resume", "plan")
 """Options that are no settings."""
+ORDER = {key: place + len(SETTINGS) * (key in INHERITED) for place, key in enumerate(SETTINGS)}
+"""Where ``--help`` shows each setting."""
 ON_COMMAND_LINE = "on the command line"
 FREE_ON_RESUME = tuple(
     "run.dir run.name run.checkpoint_every rollout.workers rollout.gpus reward.workers learner.gpus learner.gradient_checkpointing "
@@ -78,6 +81,11 @@ def fail(message: str, code: int = 2) -> NoReturn:
     """Print ``message`` as one line and exit with ``code``: 2 for a user's mistake, 1 for a run that broke off."""
     print(f"pararl: error: {' '.join(message.split())}", file=sys.stderr)
     raise SystemExit(code)
+
+
+def note(message: str) -> None:
+    """Print ``message`` as one line that is no error."""
+    print(f"pararl: note: {' '.join(message.split())}", file=sys.stderr)
 
 
 def run_folder(config: Config, stem: str) -> Path:
@@ -156,6 +164,8 @@ def _parser() -> ArgumentParser:
     for action in parser._actions:
         if action.option_strings and action.option_strings[0].removeprefix("--") in SECTIONS:
             action.help = argparse.SUPPRESS  # jsonargparse's own `--learner FILE`: one way to read a file is enough
+    for group in parser._action_groups:  # the options that a section inherits behind its own, in their order
+        group._group_actions.sort(key=lambda action: ORDER.get(action.dest, -1))
     return parser
 
 
@@ -220,13 +230,13 @@ def _leaves(content: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str,
         key = f"{prefix}{name}"
         if isinstance(value, Mapping) and key not in SETTINGS:
             yield from _leaves(value, f"{key}.")
-        elif value is not None or not (key in (*SECTIONS, "arm") or key.removeprefix("arm.") in ARMS):
+        elif value is not None or not (key in (*SECTIONS, "arm") or key.removeprefix("arm.") in (*ARMS, *RENAMED)):
             yield key, value
 
 
 def _layer(parser: ArgumentParser, config: Config, values: Mapping[str, Any], source: str) -> Config:
     """``config`` with ``values`` (from ``source``) over it, each turned into its declared type. Raises ConfigError."""
-    settings: dict[str, Any] = {}
+    values, settings = _named_as_today(values, source), dict[str, Any]()
     arms = {arm: dict(own) for arm, own in config.arm.items()}
     for key, value in sorted(values.items(), key=lambda item: item[0].startswith("arm.")):
         if not key.startswith("arm."):
@@ -244,6 +254,23 @@ def _layer(parser: ArgumentParser, config: Config, values: Mapping[str, Any], so
             raise ConfigError(f"{key} {source}: an arm may set learner.*, prefer.* and reward.*_mix only{_hint(setting, PER_ARM)}")
         arms.setdefault(arm, {})[setting] = _typed(parser, setting, key, value, source)
     return replace(changed(config, settings), arm=arms)
+
+
+def _named_as_today(values: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """``values`` with the names that arms have today; says so where one had another."""
+    found, used = dict[str, Any](), dict[str, str]()
+    for key, value in values.items():
+        for was, now in RENAMED.items():
+            if key.startswith(f"arm.{was}."):
+                key, used[was] = f"arm.{now}{key.removeprefix(f'arm.{was}')}", now
+            elif key == "run.arms" and isinstance(value, str) and re.search(rf"\b{was}\b", value):
+                value, used[was] = re.sub(rf"\b{was}\b", now, value), now
+            elif key == "run.arms" and isinstance(value, list) and was in value:
+                value, used[was] = [now if name == was else name for name in value], now
+        found[key] = value
+    if used:
+        note(f"{source}: {', '.join(f'arm {was} is called {now} now' for was, now in used.items())}")
+    return found
 
 
 def _check_known(key: str, source: str) -> None:

@@ -2,17 +2,14 @@
 
 from pararl.config import Config, LearnerConfig, for_arm
 from pararl.data.quotas import task_shares
+from policies.traits import ANSWERS, TRAITS, Traits
 
-TEXTS = ("t2t", "i2t")
-"""Kinds of prompts whose output is text alone."""
-CAUSAL = ("showo",)
-"""Families that write a text token by token and read images as tokens."""
 FIXED = {"reference_every": 0, "nll": 0.0, "negatives": "elbo"}
 """Settings of the learner that TRL's loss knows one value of."""
 
 
-def trl_problems(config: Config, family: str | None) -> list[str]:
-    """What is wrong with the arms that TRL is to train a policy of ``family`` (None = not known) with."""
+def trl_problems(config: Config, family: str, traits: Traits) -> list[str]:
+    """What is wrong with the arms that TRL is to train a policy of ``family`` with."""
     arms = [arm for arm in config.run.arms if for_arm(config, arm).learner.trainer == "trl"]
     if not arms:
         return []
@@ -22,14 +19,15 @@ def trl_problems(config: Config, family: str | None) -> list[str]:
             f"learner.trainer trl is for arm offline_dpo, not for {', '.join(others)} "
             "(set --run.arms offline_dpo, or --arm.offline_dpo.learner.trainer trl alone)"
         )
-    if images := [kind for kind in task_shares(config.curriculum.tasks) if kind not in TEXTS]:
+    if images := [kind for kind in task_shares(config.curriculum.tasks) if kind not in ANSWERS]:
         problems.append(
-            f"learner.trainer trl learns from texts alone, {' or '.join(TEXTS)}, not from {', '.join(images)} (set --curriculum.tasks)"
+            f"learner.trainer trl learns from texts alone, {' or '.join(ANSWERS)}, not from {', '.join(images)} (set --curriculum.tasks)"
         )
-    if family is not None and family not in CAUSAL:
+    if not traits.trl:
+        able = " or ".join(name for name, others in TRAITS.items() if others.trl)
         problems.append(
-            f"learner.trainer trl needs a policy that writes text token by token, of family {' or '.join(CAUSAL)}: {config.policy.name} is "
-            f"of family {family} (set --policy.name, or --learner.trainer pararl)"
+            f"learner.trainer trl needs a policy that writes text token by token, of family {able}: {config.policy.name} is of family "
+            f"{family} (set --policy.name, or --learner.trainer pararl)"
         )
     return problems + [problem for arm in arms if arm == "offline_dpo" for problem in _fixed(arm, for_arm(config, arm).learner)]
 

@@ -1,13 +1,14 @@
 """What a configuration must satisfy, checked before a model is loaded or an actor started."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import rewards.names
 from pararl.arms import ARM_SPECS
 from pararl.cli.arm_checks import arm_problems
-from pararl.cli.family_checks import CAUSAL, causal_problems
+from pararl.cli.family_checks import family_problems
 from pararl.cli.trl_checks import trl_problems
 from pararl.config import ARMS, PER_ARM, Config, ConfigError, checking, flat, measuring
 from pararl.data.quotas import quotas, task_shares
@@ -16,6 +17,7 @@ from pararl.policy_files import family_of, settings_of
 from pararl.releases import RELEASES, release_of
 from pararl.steps import CUTS, shared_steps
 from pararl.types import TASKS, Kind
+from policies.traits import ANSWERS, Traits, traits_of
 
 SPLITS = ("id", "ood_pair", "ood_rel", "ood_count", "ood_ops", "para", "canary")
 """The splits of the scene world (``pararl/scenes``) that a policy is measured on; all but the first and the last are held out. Kinds of
@@ -103,11 +105,7 @@ def validate(config: Config, files: bool = True) -> None:
     numbers = [_out_of_range(key, key, values[key]) for key in BOUNDS]
     problems = [problem for problem in numbers if problem] + _steps(config) + _lists(config) + _names(config) + _overrides(config)
     problems = problems or _curriculum(config) or arm_problems(config)
-    if not problems:
-        family = family_of(config.policy.name, policy_directory(config))
-        problems = (
-            _policy(config, family) + causal_problems(config, family) + trl_problems(config, family) + (_files(config) if files else [])
-        )
+    problems = problems or _policy(config) + (_files(config) if files else [])
     if problems:
         raise ConfigError("; ".join(problems))
 
@@ -244,22 +242,27 @@ def _curriculum(config: Config) -> list[str]:
     return problems
 
 
-def _policy(config: Config, family: str | None) -> list[str]:
-    """What the settings ask of the policy that its ``policy.json`` rules out."""
-    directory = policy_directory(config)
+def _policy(config: Config) -> list[str]:
+    """What the settings ask of the policy that its ``policy.json`` or its family rules out."""
+    name, directory = config.policy.name, policy_directory(config)
     try:
-        settings = settings_of(config.policy.name, directory)
+        settings, traits, family = settings_of(name, directory), traits_of(name, directory), family_of(name, directory)
     except ConfigError as error:
         return [str(error)]
-    if settings is None:
+    if settings is None or traits is None or family is None:
         return [f"policy.name: {directory} has no policy.json, so it is no directory that policies.load reads (set --policy.name)"]
+    return _sizes(config, settings, traits) + family_problems(config, family, traits) + trl_problems(config, family, traits)
+
+
+def _sizes(config: Config, settings: Mapping[str, Any], traits: Traits) -> list[str]:
+    """What the settings ask of the tasks, steps and blocks of the policy that its settings rule out."""
     kinds = dict.fromkeys((*task_shares(config.curriculum.tasks), *task_shares(config.eval.tasks)))
     can = settings.get("tasks", TASKS)
     if unable := [kind for kind in kinds if kind.partition("_")[0] not in can]:
         return [f"{config.policy.name} was not trained for {', '.join(unable)}; it does {', '.join(can)} (set --curriculum.tasks)"]
     windows: dict[str, tuple[str, int]] = {}
     steps, problems = config.rollout.steps, _one_dtype(config)
-    if family in CAUSAL:
+    if traits.text != "masked":  # which has neither steps nor blocks of its own
         return problems
     if any(kind.startswith("interleaved") for kind in kinds):
         decoding = config.rollout.decoding
@@ -270,7 +273,7 @@ def _policy(config: Config, family: str | None) -> list[str]:
             problems.append(f"rollout.image_steps must be at most {image}, the steps of an image, got {config.rollout.image_steps}")
         if decoding != "released":  # which has no text blocks
             windows["text"] = ("interleaved", given)
-    if kinds.keys() & {"t2t", "i2t"}:
+    if kinds.keys() & set(ANSWERS):
         windows["answer"] = ("text alone", steps)
     for name, (what, given) in windows.items():
         if {f"{name}_tokens", f"{name}_block"} <= settings.keys():

@@ -1,4 +1,4 @@
 """Which prompts are trained on: the user's files, task quotas and the curriculum.
 
-May import: the ground floor, scenes.
+May import: the ground floor, policies, scenes.
 """

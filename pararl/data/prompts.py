@@ -11,6 +11,7 @@ from pararl.data.quotas import PAIRED
 from pararl.policy_files import image_shape
 from pararl.scenes.records import from_record
 from pararl.types import Kind, Prompt, Task
+from policies.traits import TRAITS
 
 COLUMNS = ("id", "task", "split", "prompt", "image", "spec")
 """Columns of a data set that are read as such; every other one belongs to the spec."""
@@ -139,17 +140,17 @@ def unfit(prompts: Iterable[Prompt], directory: Path) -> list[str]:
     tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
     unknown = _json(directory / "tokenizer_config.json").get("unk_token")
     policy = _json(directory / "policy.json")
-    settings, showo2 = policy["settings"], policy.get("family") == "showo2"
-    # Show-o2 reads its latents in patches, and says every request but that for an image alone in its dialogue.
-    factor = image_shape(directory / "image_tokenizer").factor * (_json(directory / "config.json").get("patch_size", 2) if showo2 else 1)
+    settings, traits = policy["settings"], TRAITS[policy["family"]]
+    patch = _json(directory / "config.json").get("patch_size", 2) if traits.patched else 1
+    factor = patch * image_shape(directory / "image_tokenizer").factor
     size = [side * factor for side in settings["grid"]]
-    spoken = ("t2t", "i2t", "interleaved") if showo2 else ("t2t", "i2t")
     told = []
     for prompt in prompts:
         where = f"prompt {prompt.id}"
-        text = settings["dialogue"].replace("{image}", "") if prompt.task in spoken else "{text}"
+        text = settings["dialogue"].replace("{image}", "") if prompt.task in traits.spoken else "{text}"
+        text = text.replace("{system}", settings.get("system_new" if prompt.image is None else "system_edit", ""))
         before, _, after = text.partition("{text}")
-        parts = (before, prompt.text, after) if showo2 else (text.replace("{text}", prompt.text),)  # as each tokenizes it
+        parts = (before, prompt.text, after) if traits.apart else (text.replace("{text}", prompt.text),)  # as each tokenizes it
         tokens = [token for part in parts for token in tokenizer.encode(part, add_special_tokens=False).tokens]
         if unknown is not None and unknown in tokens:
             words = [w for w in dict.fromkeys(prompt.text.split()) if unknown in tokenizer.encode(w, add_special_tokens=False).tokens]

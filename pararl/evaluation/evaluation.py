@@ -32,7 +32,7 @@ Judge = Callable[[Sequence[Rollout]], list[Judgement]]
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """The figures of one policy, and the rollouts of the first split for pictures and KL."""
+    """The metrics of one policy, and the rollouts of the first split for pictures and KL."""
 
     kinds: Kinds
     """Per kind of prompt, per split."""
@@ -139,7 +139,7 @@ def sample_row(prompt: Prompt, output: Output, score: Score | None) -> SampleRow
     return SampleRow(prompt.text, (cell,), prompt.image)
 
 
-def figures(kinds: Kinds, splits: Sequence[str] | None = None) -> dict[str, float]:
+def metrics(kinds: Kinds, splits: Sequence[str] | None = None) -> dict[str, float]:
     """``eval/<split>_...`` over all kinds and, where there are several, ``eval/<kind>_<split>_...``."""
     found: dict[str, float] = {}
     pool: dict[str, list[SplitResult]] = {}

@@ -26,7 +26,30 @@ class Feedback:
     best: tuple[int, ...] = ()
     """Index of the best rollout of each group with spread, for the objective ``best``."""
     metrics: tuple[tuple[str, float], ...] = ()
-    """Figures of the batch: reward and share of groups without spread, over all and, where there are several, per kind of prompt."""
+    """Metrics of the batch: reward and share of groups without spread, over all and, where there are several, per kind of prompt."""
+
+    def teaching(self, final: bool) -> list[int]:
+        """Indices of the rollouts that a loss needs, increasing. ``final``: advantages of the final output alone count; what scores of
+        steps teach besides must not dilute it."""
+        if self.advantages is None:
+            return sorted({i for p in self.pairs for i in (p.chosen, p.rejected)} | set(self.best))
+        found = (self.advantages[:, -1:] if final else self.advantages).any(1)
+        if self.credit is not None:
+            found |= self.credit.any((1, 2))
+        return sorted({*np.flatnonzero(found).tolist(), *(i for i, words in self.words.items() if words.any())})
+
+    def take(self, index: Sequence[int]) -> "Feedback":
+        """The same of a batch that holds the rollouts of ``index`` alone, in that order; all that pairs name must be among them."""
+        place = {i: k for k, i in enumerate(index)}
+        rows = list(index)
+        return replace(
+            self,
+            pairs=tuple(replace(p, chosen=place[p.chosen], rejected=place[p.rejected]) for p in self.pairs),
+            advantages=None if self.advantages is None else self.advantages[rows],
+            credit=None if self.credit is None else self.credit[rows],
+            words={place[i]: words for i, words in self.words.items() if i in place},
+            best=tuple(place[i] for i in self.best),
+        )
 
 
 def values(scores: Sequence[Score | None], strict_mix: float = 0.0) -> np.ndarray:

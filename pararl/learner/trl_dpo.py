@@ -24,11 +24,11 @@ from pararl import adapter
 from pararl.arms import ArmSpec
 from pararl.config import LearnerConfig
 from pararl.learner.learner import Learner
-from pararl.learner.losses import Figures
 from pararl.learner.prefer import Feedback
+from pararl.learner.terms import Metrics
 from pararl.learner.trl_view import TextView
 from pararl.types import Rollout
-from policies import Policy
+from policies import Batch, Policy
 
 Row = dict[str, list[int]]
 """A pair as TRL has it: ``prompt_ids``, ``chosen_ids`` and ``rejected_ids``, none of them padded."""
@@ -93,7 +93,7 @@ class PairTrainer(DPOTrainer):
                 remove_unused_columns=False,
                 use_cpu=policy.device.type == "cpu",
                 bf16=False,
-                gradient_checkpointing=False,  # the backbone's own switch does it
+                activation_checkpointing=False,  # the backbone's own switch does it
                 dataloader_pin_memory=False,
                 logging_steps=1,
                 logging_nan_inf_filter=False,
@@ -125,39 +125,40 @@ class PairTrainer(DPOTrainer):
         return logged
 
 
-class TrlLearner(Learner):
-    """A learner of pairs of texts whose steps are those of a DPOTrainer, which lives as long as it does.
+class TrlStep:
+    """The steps of a learner of pairs of texts, as a DPOTrainer takes them, which lives as long as it does.
 
     Each update is one ``train()`` of one step, so that all that happens between updates (evaluations, checkpoints, a resume) is as it is
     for any learner. Optimiser and learning rate are handed to TRL. The reference is the base throughout.
     """
 
-    def __init__(
-        self,
-        policy: Policy,
-        rank: int,
-        alpha: int,
-        config: LearnerConfig,
-        arm: ArmSpec,
-        seed: int = 0,
-        updates: int | None = None,
-    ) -> None:
-        self.trainer = PairTrainer(policy, rank, alpha, config, seed)
-        peft = self.trainer.model
-        assert isinstance(peft, PeftModel)
-        super().__init__(policy, peft.eval(), config, arm, seed, updates)
-        self.trainer.optimizer = self.optimizer
+    def __init__(self, learner: Learner, trainer: PairTrainer) -> None:
+        self.learner, self.trainer = learner, trainer
+        trainer.optimizer = learner.optimizer
         # Each update sets its learning rate, which a scheduler of TRL's own would set anew as it begins.
-        self.trainer.lr_scheduler = LambdaLR(self.optimizer, lambda _: 1.0)
+        trainer.lr_scheduler = LambdaLR(learner.optimizer, lambda _: 1.0)
 
-    def _step(self, rollouts: list[Rollout], feedback: Feedback, place: dict[int, int]) -> Figures:
-        """TRL's; raises FloatingPointError as ``Learner.update`` does, but when the step is done."""
-        pairs = [(rollouts[place[p.chosen]], rollouts[place[p.rejected]]) for p in feedback.pairs]
+    def __call__(self, batch: Batch, feedback: Feedback) -> Metrics:
+        """TRL's step; raises FloatingPointError as ``Learner.update`` does, but when the step is done."""
+        learner = self.learner
+        pairs = [(batch[p.chosen], batch[p.rejected]) for p in feedback.pairs]
         weights = [p.margin if p.weight is None else p.weight for p in feedback.pairs]
-        rows = token_rows(self.policy, pairs)
-        logged = self.trainer.step(parts_of(rows, weights, max(1, self.config.micro // 2)))
-        self.peft.eval()
+        rows = token_rows(learner.policy, pairs)
+        logged = self.trainer.step(parts_of(rows, weights, max(1, learner.config.micro // 2)))
+        learner.peft.eval()
         loss, norm = logged.pop("loss"), logged.pop("grad_norm")
-        self._check_finite(loss, norm)
-        theirs = {f"preference/trl_{name.replace('/', '_')}": value for name, value in logged.items() if name.startswith(TOLD)}
-        return {"preference/loss": loss, "preference/grad_norm": norm, **theirs}
+        learner.check_finite(loss, norm)
+        theirs = {f"loss/trl_{name.replace('/', '_')}": value for name, value in logged.items() if name.startswith(TOLD)}
+        return {"loss/total": loss, "learner/grad_norm": norm, **theirs}
+
+
+def trl_learner(
+    policy: Policy, rank: int, alpha: int, config: LearnerConfig, arm: ArmSpec, seed: int = 0, updates: int | None = None
+) -> Learner:
+    """A learner whose steps TRL takes, with a new adapter in the policy."""
+    trainer = PairTrainer(policy, rank, alpha, config, seed)
+    peft = trainer.model
+    assert isinstance(peft, PeftModel)
+    learner = Learner(policy, peft.eval(), config, arm, seed, updates)
+    learner.step = TrlStep(learner, trainer)
+    return learner

@@ -10,10 +10,11 @@ from types import SimpleNamespace
 from typing import Any
 
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig
 from transformers.modeling_outputs import BaseModelOutput
 
 from policies import Policy
+from policies.backbones.layers import Backbone
 from policies.backbones.showo import ShowoConfig
 from policies.sequences import Sequences
 
@@ -21,11 +22,10 @@ OUT_OF_REACH = -1e9
 """Bias of a forbidden row. Not -inf: TRL also takes the mean of the logits and their entropy, which would be NaN."""
 
 
-class TextView(PreTrainedModel):
+class TextView(Backbone):
     """The layers of a policy's backbone under the names that they have there: an adapter of the view is an adapter of the policy."""
 
     config_class = ShowoConfig
-    _supports_sdpa = True
     base_model_prefix = ""  # transformers' ``base_model``, which TRL asks for hidden states, is then the view itself
 
     def __init__(self, policy: Policy) -> None:

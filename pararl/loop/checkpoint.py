@@ -1,8 +1,6 @@
 """What a run needs to go on after a kill: safetensors and JSON, each written as a whole or not at all."""
 
 import json
-import os
-import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
@@ -12,7 +10,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from pararl.files import write_json
+from pararl.files import atomic_folder, latest, write_json
 from pararl.types import Judgement, Latents, Output, Prompt, Rollout, Score, Segment
 
 STATE, TENSORS = "state.json", "tensors.safetensors"
@@ -20,28 +18,18 @@ KINDS_OF_SEGMENTS: dict[str, type[Segment] | type[Latents]] = {"tokens": Segment
 
 
 def save(directory: Path, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
-    """Write arrays and JSON facts as ``directory``, which takes the place of what it held before in one step."""
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    fresh = directory.with_name(f".{directory.name}.{os.getpid()}.new")
-    old = directory.with_name(f".{directory.name}.old")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir()
-    save_file({name: np.ascontiguousarray(x) for name, x in arrays.items()}, fresh / TENSORS)
-    write_json(fresh / STATE, facts)
-    if directory.exists():
-        # Between these two renames only `.old` holds a checkpoint; `load` looks there as well.
-        shutil.rmtree(old, ignore_errors=True)
-        os.replace(directory, old)
-    os.replace(fresh, directory)
-    shutil.rmtree(old, ignore_errors=True)
+    """Write arrays and JSON facts as ``directory``, which takes the place of what it held before."""
+    with atomic_folder(directory) as part:
+        save_file({name: np.ascontiguousarray(x) for name, x in arrays.items()}, part / TENSORS)
+        write_json(part / STATE, facts)
 
 
 def load(directory: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
     """Arrays and facts that ``save`` wrote, or None where nothing was saved yet."""
-    for place in (directory, directory.with_name(f".{directory.name}.old")):
-        if (place / STATE).exists():
-            return load_file(place / TENSORS), json.loads((place / STATE).read_text(encoding="utf-8"))
-    return None
+    place = latest(directory)
+    if not (place / STATE).exists():
+        return None
+    return load_file(place / TENSORS), json.loads((place / STATE).read_text(encoding="utf-8"))
 
 
 def save_rollouts(directory: Path, rollouts: Sequence[Rollout], judgements: Sequence[Judgement]) -> None:
@@ -58,6 +46,8 @@ def save_rollouts(directory: Path, rollouts: Sequence[Rollout], judgements: Sequ
             listed.append({**asdict(replace(prompt, image=None)), "shown": prompt.image is not None})
             if prompt.image is not None:
                 arrays[f"shown.{place}"] = prompt.image
+            if rollout.prompt_ids is not None:
+                arrays[f"prompt_ids.{place}"] = rollout.prompt_ids
         row = {name: getattr(rollout, name) for name in ("index", "seed", "version", "steps", "recorded")}
         row |= {"prompt": place, "segments": [_key(s) for s in rollout.segments]}
         row |= {"value": None if final is None else final.value, "strict": None if final is None else final.strict}
@@ -108,6 +98,7 @@ def load_rollouts(directory: Path) -> tuple[list[Rollout], list[Judgement]] | No
             segments=tuple(segments),
             output=Output(),
             guesses=(),
+            prompt_ids=arrays.get(f"prompt_ids.{row['prompt']}"),
         )
         rollouts.append(rollout)
         judgements.append(Judgement(None if row["value"] is None else Score(row["value"], row["strict"])))

@@ -1,7 +1,6 @@
 """One run: its folder, its workers and what its arms share. The loop itself is in ``pipelines/pararl.py``."""
 
 import json
-import os
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,19 +12,21 @@ from typing import Any, cast
 import numpy as np
 
 from pararl.cli.parse import Invocation, as_dict, run_folder, save
-from pararl.config import Arm, Config, ConfigError, changed, measuring
+from pararl.config import Arm, Config, changed, measuring
 from pararl.data.curriculum import Curriculum
 from pararl.evaluation.evaluation import CANARY, Evaluation, eval_sampling, evaluate
-from pararl.evaluation.summary import ArmResult, BaseResult, Kinds, SplitResult, Summary, pooled, table
+from pararl.evaluation.summary import ArmResult, BaseResult, Kinds, SplitResult, Summary, pooled
 from pararl.files import read_lines, write_json
 from pararl.loop import checkpoint
+from pararl.loop.preflight import preflight
+from pararl.loop.resumed import closing, rename_arms
 from pararl.rollout.actors import start_ray
 from pararl.rollout.fleet import Fleet, RayFleet
 from pararl.rollout.reward_workers import RayRewardWorkers, RewardWorkers
 from pararl.sampling import sampling_of
 from pararl.tracking.pictures import Sample, SampleRow, samples_png
 from pararl.tracking.plots import OVER_PROMPTS, Bar, bars_png, curves_png, share_bar
-from pararl.tracking.tracking import Tracker, resolve_mode
+from pararl.tracking.tracking import Tracker
 from pararl.types import Prompt, Rollout
 from rewards import Calibration, names
 
@@ -74,15 +75,12 @@ class Session:
     def open(cls, invocation: Invocation) -> Iterator["Session"]:
         """Make the run's folder (or take the one to resume), start Ray and the workers; end them with the block.
 
-        Raises RuntimeError when the workers cannot start, and RunError, with the traceback kept in the folder, for whatever error
-        ends the run later.
+        Raises ConfigError for what this machine lacks, RuntimeError when the workers cannot start, and RunError, with the traceback kept
+        in the folder, for whatever error ends the run later.
         """
         config = invocation.config
         folder = invocation.resume or run_folder(config, invocation.stem)
-        try:
-            resolve_mode(config.track.mode, os.environ)
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
+        preflight(config, folder)
         start_ray(config)
         reward_workers, fleet = RayRewardWorkers(config), RayFleet(config)  # neither waits for its actors yet
         measurer = reward_workers
@@ -97,6 +95,7 @@ class Session:
                 folder.mkdir(parents=True)
                 save(config, folder / "config.yaml")
             try:
+                rename_arms(folder)
                 yield cls(config, folder, fleet, reward_workers, measurer)
             except KeyboardInterrupt:
                 raise RunError(f"stopped; go on with --resume {folder}") from None
@@ -185,25 +184,24 @@ class Session:
         return ArmResult.from_json(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
 
     def finish(self, results: Mapping[str, ArmResult]) -> Summary:
-        """Write ``summary.json`` and the pictures, print the table."""
+        """Write the pictures and ``summary.json``, print the table. The summary last: where it is, nothing is left to do."""
         base = self.base()
         summary = Summary(self.config.run.seed, BaseResult(base.id, base.ood, base.kinds), results)
-        write_json(self.folder / "summary.json", summary.to_json())
         curves_png(self.folder / "curves.png", read_lines(self.tracker.metrics_path), base=base.id.figures("id"))
         self.draw_samples(list(results))
-        pictures = "curves.png, kinds.png" if self.draw_kinds(summary) else "curves.png"
-        self.say(f"\n{table(summary)}\n\nin {self.folder}: summary.json, {pictures}, samples/, adapters/, metrics.jsonl")
+        self.draw_kinds(summary)
+        write_json(self.folder / "summary.json", summary.to_json())
+        self.say(closing(self.folder, summary))
         return summary
 
-    def draw_kinds(self, summary: Summary) -> bool:
-        """Bars of strict accuracy by kind of prompt, base against arms; False where there is a single kind or no strict notion."""
+    def draw_kinds(self, summary: Summary) -> None:
+        """Bars of strict accuracy by kind of prompt, base against arms; none where there is a single kind or no strict notion."""
         groups: dict[str, list[Bar]] = {}
         for kind in summary.base.kinds if len(summary.base.kinds) > 1 else ():
             systems = {"base": summary.base.kinds[kind], **{arm: result.kinds[kind] for arm, result in summary.arms.items()}}
             groups[kind] = [share_bar(s, r["id"].strict, r["id"].n) for s, r in systems.items() if r["id"].strict is not None]
         if any(groups.values()):
             bars_png(self.folder / "kinds.png", groups, "ID strict accuracy", OVER_PROMPTS)
-        return any(groups.values())
 
     def draw_samples(self, arms: Sequence[str], per_sheet: int = 8) -> None:
         """Contact sheets of the first ID prompts: what the base and each arm make of them, with the reasons of what failed."""

@@ -1,4 +1,4 @@
 """What a run takes, counted before anything loads: operations, bytes and seconds.
 
-May import: the ground floor, data.
+May import: the ground floor, data, policies.
 """

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from pararl.config import RolloutConfig
 from pararl.plan.shapes import ModelShape
-from pararl.steps import late_updates, shared_steps, spread
-from pararl.types import Kind
+from pararl.steps import advances
+from pararl.types import MODALITIES, Kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +38,10 @@ def branches(shape: ModelShape, kind: Kind, rollout: RolloutConfig) -> dict[str,
 
 def moving(shape: ModelShape, kind: Kind, rollout: RolloutConfig) -> list[frozenset[str]]:
     """Per denoising step the modalities that advance at it."""
-    steps, made = rollout.steps, shape.outputs(kind)
-    if len(made) == 1:
-        return [frozenset(made)] * steps
-    text, image = shared_steps(steps, rollout.decoding)
-    updates = rollout.image_steps or len(image)
-    if rollout.decoding == "released":
-        moments = set(late_updates(steps, updates))
-    else:
-        moments = {image.start + place for place in spread(updates, len(image))}
-    return [frozenset(({"text"} if t in text else set()) | ({"image"} if t in moments else set())) for t in range(steps)]
+    made = shape.outputs(kind)
+    joint, steps = len(made) > 1, rollout.steps
+    at = {m: advances(m, joint, steps, rollout.decoding, rollout.image_steps) for m in MODALITIES if m in made}
+    return [frozenset(m for m in at if step in at[m]) for step in range(steps)]
 
 
 def steps_of(shape: ModelShape, kind: Kind, rollout: RolloutConfig) -> Iterator[tuple[float, Step]]:

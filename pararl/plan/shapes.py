@@ -7,6 +7,7 @@ from pararl.config import ConfigError
 from pararl.policy_files import description, family_of, image_shape, read_json, weight_bytes
 from pararl.releases import release_of
 from pararl.types import Kind
+from policies.traits import ANSWERS, TRAITS, Counted, traits_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,10 +36,11 @@ class ModelShape:
     """Longest prompt text."""
     blank_image: bool = False
     """Whether interleaved prompts without an input image have its place all the same."""
-    family: str = "mmada"
+    framed: bool = False
+    """Whether an output stands between two tokens of its own, behind a prompt that is one message."""
     weight_bytes: int = 2
     """Per weight of the backbone, as the checkpoint holds it."""
-    image_weights: int = 95_493_513
+    image_weights: int = Counted().image_weights
     """Parameters of the image tokenizer, which is float32."""
     pixels: int = 512 * 512
     """Of an image."""
@@ -72,13 +74,13 @@ class ModelShape:
     def outputs(self, kind: Kind) -> dict[str, tuple[int, int]]:
         """Per generated modality of a kind of prompt: its tokens, and the rows of the head that they need."""
         image, text_rows = {"image": (self.image_tokens, self.codes)}, self.rows - self.codes
-        if kind in ("t2t", "i2t"):
+        if kind in ANSWERS:
             return {"text": (self.answer_tokens, text_rows)}
         return image | ({"text": (self.text_tokens, text_rows)} if kind.startswith("interleaved") else {})
 
     def block(self, kind: Kind) -> int:
         """Text tokens that are sampled at a time."""
-        return self.answer_block if kind in ("t2t", "i2t") else self.text_block
+        return self.answer_block if kind in ANSWERS else self.text_block
 
     def length(self, kind: Kind) -> int:
         """Tokens of a sequence with a prompt at its longest, special tokens included (the layouts of ``policies/mmada_codec.py`` and
@@ -86,47 +88,41 @@ class ModelShape:
         picture, joint = self.image_tokens + self.line_breaks + 2, kind.startswith("interleaved")
         shows = kind in ("i2t", "edit", "interleaved_edit") or (kind == "interleaved" and self.blank_image)
         shown = picture if shows else 0
-        if self.family == "mmada_parallel_a":
+        if self.framed:
             return self.prompt_tokens + shown + 2 + picture + (self.text_tokens if joint else 0)
-        answers = kind in ("t2t", "i2t")
+        answers = kind in ANSWERS
         prefix = (kind != "t2t") + shown + 1 + self.prompt_tokens + (not answers)
         if answers:
             return prefix + self.answer_tokens
         return prefix + picture + (1 + self.text_tokens if joint else 0)
 
 
-COUNTED = ("mmada", "mmada_parallel_a")
-"""Families whose sizes this module tells."""
-AMUSED_WEIGHTS = 146_000_000
-"""Parameters of the image tokenizer of MMaDA-Parallel-A, about."""
-
-
 def shape_of(name: str, directory: Path) -> ModelShape:
     """The shape of the policy ``name``, whose files, where there are any, lie in ``directory``. A release that is not there yet has the
-    sizes of LLaDA-8B. Raises ConfigError where the files do not tell, and for a family that is not COUNTED."""
-    family = family_of(name, directory)
-    if family not in (None, *COUNTED):
-        raise ConfigError(
-            f"policy.name: {name} is a policy of family {family}, a plan counts those of {' and '.join(COUNTED)} alone (leave out --plan)"
-        )
+    sizes of LLaDA-8B. Raises ConfigError where the files do not tell, and for a family that a plan does not count."""
+    traits = traits_of(name, directory)
+    counted = None if traits is None else traits.counted
+    if traits is not None and counted is None:
+        able = " and ".join(other for other, others in TRAITS.items() if others.counted)
+        family = family_of(name, directory)
+        raise ConfigError(f"policy.name: {name} is a policy of family {family}, a plan counts those of {able} alone (leave out --plan)")
     try:
         told = description(name, directory) or {}
         settings = told["settings"]
         shape = _backbone(directory) if (directory / "config.json").is_file() or not release_of(name) else ModelShape()
         rows, columns = settings["grid"]
-        amused = told["family"] == "mmada_parallel_a"
-        shape = replace(shape, image_weights=AMUSED_WEIGHTS) if amused else shape
+        counted = counted or Counted()
+        shape = replace(shape, image_weights=counted.image_weights, framed=counted.framed, line_breaks=rows if counted.line_breaks else 0)
         # As policies.sources looks for it.
         images = next((directory / place for place in ("image_tokenizer", "vqvae") if (directory / place).is_dir()), None)
         shape = _images(shape, images, rows * columns) if images else shape
         windows = {key: settings[key] for key in ("prompt_tokens", "text_tokens", "text_block", "answer_tokens", "answer_block")}
-        breaks, blank = rows if amused else 0, settings.get("blank_image") is not None
-        return replace(shape, image_tokens=rows * columns, line_breaks=breaks, family=told["family"], blank_image=blank, **windows)
+        return replace(shape, image_tokens=rows * columns, blank_image=settings.get("blank_image") is not None, **windows)
     except ConfigError:
         raise
     except (KeyError, OSError, TypeError, ValueError) as error:
         what = f"{type(error).__name__}: {error}"
-        raise ConfigError(f"policy.name: {directory} does not tell the sizes of an mmada policy ({what}; set --policy.name)") from error
+        raise ConfigError(f"policy.name: {directory} does not tell the sizes of its policy ({what}; set --policy.name)") from error
 
 
 def _backbone(directory: Path) -> ModelShape:
@@ -161,4 +157,5 @@ def held_bytes(name: str, directory: Path) -> int | None:
     file = directory / "config.json"
     if file.is_file():
         return weight_bytes(read_json(file))
-    return ModelShape().weight_bytes if release_of(name) and family_of(name, directory) in COUNTED else None
+    traits = traits_of(name, directory) if release_of(name) else None
+    return ModelShape().weight_bytes if traits and traits.counted else None

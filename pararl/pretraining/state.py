@@ -11,9 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
-from pararl.files import atomic_path, write_json
+from pararl import optimizer_state
+from pararl.files import atomic_folder, atomic_path, latest, write_json
+
+STATE, TENSORS = "state.json", "tensors.safetensors"
 
 
 @dataclass
@@ -32,8 +35,9 @@ class PretrainingState:
         self.curve: list[dict[str, float]] = []
         self.seconds = 0.0
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=self.lr, betas=(0.9, 0.99), weight_decay=0.01)
-        if (self.folder / "state.json").exists():
-            self._resume()
+        place = latest(self.folder)
+        if (place / STATE).exists():
+            self._resume(place)
 
     def rate(self) -> float:
         """Learning rate of this step: 5 % linear warm-up, then cosine to a twentieth."""
@@ -54,36 +58,27 @@ class PretrainingState:
 
     def save(self) -> None:
         """Write the state so that an interrupted save leaves the previous one."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        moments = {f"{i}.{name}": x for i, state in self.optimizer.state_dict()["state"].items() for name, x in state.items()}
         tensors = {f"model.{name}": x.contiguous().clone() for name, x in self.model.state_dict().items()}  # tied ones are kept twice
-        tensors |= {f"optimizer.{name}": x.contiguous() for name, x in moments.items()}
-        name = f"state-{self.step}.safetensors"
-        save_file(tensors, self.folder / name)
-        facts = {"step": self.step, **self.recipe(), "seconds": self.seconds, "file": name, "curve": self.curve}
-        write_json(self.folder / "state.json", facts)
-        for old in set(self.folder.glob("state-*.safetensors")) - {self.folder / name}:
-            old.unlink()
+        tensors |= {f"optimizer.{name}": x.contiguous() for name, x in optimizer_state.flattened(self.optimizer).items()}
+        with atomic_folder(self.folder) as part:
+            save_file(tensors, part / TENSORS)
+            write_json(part / STATE, {"step": self.step, **self.recipe(), "seconds": self.seconds, "curve": self.curve})
 
     def recipe(self) -> dict[str, float]:
         """What a training that goes on must not change."""
         return {"steps": self.steps, "lr": self.lr, "seed": self.seed, "batch": self.batch}
 
-    def _resume(self) -> None:
-        facts = json.loads((self.folder / "state.json").read_text())
+    def _resume(self, place: Path) -> None:
+        facts = json.loads((place / STATE).read_text())
         for option, asked in self.recipe().items():
             if facts[option] != asked:
                 raise SystemExit(
                     f"{self.folder} holds a training with --{option} {facts[option]}, not {asked}: delete it, or ask for the same"
                 )
-        tensors = load_file(self.folder / facts["file"])
+        tensors = load_file(place / TENSORS)
         self.model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, value in tensors.items():
-            if key.startswith("optimizer."):
-                _, index, name = key.split(".")
-                state.setdefault(int(index), {})[name] = value
-        self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        moments = {key.removeprefix("optimizer."): value for key, value in tensors.items() if key.startswith("optimizer.")}
+        optimizer_state.load_flattened(self.optimizer, moments)
         self.step, self.seconds, self.curve = facts["step"], facts["seconds"], facts["curve"]
 
     def record(self, out: Path, name: str, result: dict[str, Any]) -> None:

@@ -2,44 +2,99 @@
 
 import logging
 import os
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property, partial
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.util import ActorPool
 
 from pararl.config import Config, ConfigError
-from pararl.rollout.workers import RewardError
+from pararl.rollout.reward_worker import RewardError
 from pararl.sync import SyncError
 
-
-def dispatch(actors: Sequence[Any], jobs: Sequence[Callable[[Any], ray.ObjectRef]], what: str) -> Iterator[tuple[int, Any]]:
-    """Run each job, ``job(actor) -> ref``, on whichever actor is free; yields (place of the job, result) as they finish."""
-    waiting, idle = deque(enumerate(jobs)), deque(actors)
-    running: dict[ray.ObjectRef, tuple[int, Any]] = {}
-
-    def start() -> None:
-        while waiting and idle:
-            place, job = waiting.popleft()
-            actor = idle.popleft()
-            running[job(actor)] = place, actor
-
-    start()
-    while running:
-        (ref,), _ = ray.wait(list(running), num_returns=1)
-        place, actor = running.pop(ref)
-        result = result_of(ref, what)
-        idle.append(actor)
-        start()  # before the caller does whatever it does with this result
-        yield place, result
+CLUSTER = ("RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR")
+"""Environment variables of which either says that there is a cluster: the user's choice, and a Ray job's own."""
 
 
-def result_of(ref: ray.ObjectRef, what: str) -> Any:
-    """The result of an actor call. Raises RuntimeError (SyncError, RewardError where it was one) with ``what`` and the actor's error."""
+class Shell:
+    """An object of a plain class in a process of its own."""
+
+    def __init__(self, kind: Callable[..., Any], *arguments: Any) -> None:
+        self.make = partial(kind, *arguments)
+
+    @cached_property
+    def held(self) -> Any:
+        """Made by the first call, also after a restart: what fails in an actor's ``__init__``, Ray reports as the death of a process."""
+        return self.make()
+
+    def ready(self) -> None:
+        """Return once the object is made."""
+        self.held  # noqa: B018
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """What a method of the object returns."""
+        return getattr(self.held, method)(*arguments)
+
+    def numbered(self, place: int, method: str, *arguments: Any) -> tuple[int, Any]:
+        """The same with the place of the call among others."""
+        return place, self.call(method, *arguments)
+
+
+class Actors:
+    """Actors that each hold an object of one class. Ray restarts one that dies and repeats its call; it must run: see ``start_ray``.
+
+    Errors are those of ``result_of``, with what was asked in front.
+    """
+
+    def __init__(self, kind: Callable[..., Any], named: Sequence[tuple[str, Sequence[Any]]], **options: Any) -> None:
+        """Start an actor ``kind(*arguments)`` for each (name, arguments), with ``actor_options(**options)``; ``ready`` waits for them."""
+        actor: Any = ray.remote(**actor_options(**options))(Shell)
+        self.names = [name for name, _ in named]
+        self.handles: list[Any] = [actor.remote(kind, *arguments) for _, arguments in named]
+        self._ready = [handle.ready.remote() for handle in self.handles]
+
+    def ready(self) -> None:
+        """Wait until every object is made. Raises RuntimeError with the cause when one cannot be."""
+        results_of(self._ready, [f"{name} could not start" for name in self.names])
+
+    def every(self, what: str, method: str, *arguments: Any) -> list[Any]:
+        """The results of one call of each actor; its errors say that the actor ``what``."""
+        return results_of([handle.call.remote(method, *arguments) for handle in self.handles], [f"{name} {what}" for name in self.names])
+
+    def whoever_is_free(self, what: str, method: str, calls: Iterable[Sequence[Any]]) -> Iterator[tuple[int, Any]]:
+        """One call for each of the arguments ``calls``, by any actor that is free; yields (place of the call, result) as they finish."""
+        pool = ActorPool(self.handles)
+        results = pool.map_unordered(lambda handle, given: handle.numbered.remote(given[0], method, *given[1]), list(enumerate(calls)))
+        while pool.has_next():
+            with _told(what):
+                result = next(results)
+            yield result
+
+    def in_turn(self, what: str, method: str, calls: Iterable[Sequence[Any]]) -> list[Any]:
+        """One call for each of ``calls``, sent as soon as its arguments come; the results in the same order.
+
+        Not by ActorPool: it sends a call that had to wait when a result is taken, but we are waiting for the next arguments then.
+        """
+        sent = [handle.call.remote(method, *given) for given, handle in zip(calls, cycle(self.handles), strict=False)]
+        return results_of(sent, [what] * len(sent))
+
+    def close(self) -> None:
+        """End the actors."""
+        for handle in self.handles:
+            ray.kill(handle)
+        self.handles = []
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Errors of actors as one line: RuntimeError (SyncError, RewardError where it was one) with ``what`` and the actor's error."""
     try:
-        return ray.get(ref)
+        yield
     except RayTaskError as error:
         if isinstance(error.cause, (SyncError, RewardError)):
             raise type(error.cause)(f"{what}: {error.cause}") from error
@@ -48,6 +103,12 @@ def result_of(ref: ray.ObjectRef, what: str) -> Any:
         raise RuntimeError(f"{what}: its process died and could not be brought back: {error}") from error
     except RayError as error:
         raise RuntimeError(f"{what}: {type(error).__name__}: {error}") from error
+
+
+def result_of(ref: ray.ObjectRef, what: str) -> Any:
+    """The result of an actor call. Raises RuntimeError (SyncError, RewardError where it was one) with ``what`` and the actor's error."""
+    with _told(what):
+        return ray.get(ref)
 
 
 def results_of(refs: Sequence[ray.ObjectRef], whats: Sequence[str]) -> list[Any]:
@@ -63,6 +124,11 @@ def results_of(refs: Sequence[ray.ObjectRef], whats: Sequence[str]) -> list[Any]
     return results
 
 
+def starts_own_ray() -> bool:
+    """Whether ``start_ray`` starts a private Ray on this machine, whose GPUs are then all there are."""
+    return not (ray.is_initialized() or any(name in os.environ for name in CLUSTER))
+
+
 def start_ray(config: Config) -> None:
     """Connect to the cluster of this process (``RAY_ADDRESS``, or a Ray job's own), else start a private one on this machine.
 
@@ -70,19 +136,26 @@ def start_ray(config: Config) -> None:
     """
     if not ray.is_initialized():
         _connect()
+    if told := lacking_gpus(config, ray.cluster_resources().get("GPU", 0.0), "the Ray cluster"):
+        raise ConfigError(told)
+
+
+def lacking_gpus(config: Config, there: float, where: str) -> str | None:
+    """What is wrong with a run on ``where``, which has so many GPUs; None = nothing."""
     rollout, learner = config.rollout, config.learner
-    wanted, there = rollout.workers * rollout.gpus + learner.gpus, ray.cluster_resources().get("GPU", 0.0)
-    if wanted > there:
-        raise ConfigError(
-            f"rollout.workers {rollout.workers} x rollout.gpus {rollout.gpus} + learner.gpus {learner.gpus} = {wanted:g} GPUs, but the Ray "
-            f"cluster has {there:g} (set --rollout.gpus, --rollout.workers or --learner.gpus)"
-        )
+    wanted = rollout.workers * rollout.gpus + learner.gpus
+    if wanted <= there:
+        return None
+    return (
+        f"rollout.workers {rollout.workers} x rollout.gpus {rollout.gpus} + learner.gpus {learner.gpus} = {wanted:g} GPUs, but {where} has "
+        f"{there:g} (set --rollout.gpus, --rollout.workers or --learner.gpus)"
+    )
 
 
 def _connect() -> None:
     # Errors of actors come back as exceptions; the rest of their output stays in Ray's log folder, out of the way of the progress bar.
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if "RAY_ADDRESS" in os.environ or "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
+    if any(name in os.environ for name in CLUSTER):
         try:
             ray.init(**quiet)  # an existing cluster refuses resource counts
         except ConnectionError as error:

@@ -1,7 +1,4 @@
-"""What rollout and reward actors do, as plain classes without Ray.
-
-This module loads no torch: a rollout worker loads it when it is made, a reward worker where its reward does.
-"""
+"""What a rollout actor does, as a plain class without Ray. This module loads no torch: a worker loads it when it is made."""
 
 import hashlib
 from collections.abc import Sequence
@@ -9,11 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import rewards
 from pararl import sync
 from pararl.config import Config, LearnerConfig, RolloutConfig
 from pararl.sync import AdapterBuffer, SyncError
-from pararl.types import Judgement, Prompt, Receipt, Rollout
+from pararl.types import Prompt, Receipt, Rollout
 
 if TYPE_CHECKING:
     import torch
@@ -81,10 +77,6 @@ def _dtype(settings: WorkerSettings) -> "torch.dtype | None":
     if settings.dtype == "auto":
         return torch.float32 if settings.device == "cpu" else None
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[settings.dtype]
-
-
-class RewardError(RuntimeError):
-    """A reward raised: its message names the reward and the cause. Outputs that cannot be scored stop the run, they never count as 0."""
 
 
 def rollout_seed(run_seed: int, update: int, prompt_id: str, index: int) -> int:
@@ -162,27 +154,3 @@ class RolloutWorker:
             else:
                 rollouts = self.policy.generate(prompts, seeds, sampling, version)
         return [replace(rollout, index=request.index, version=version) for rollout, request in zip(rollouts, requests, strict=True)]
-
-
-class RewardWorker:
-    """Scores rollouts with one reward."""
-
-    def __init__(self, reward_name: str) -> None:
-        """Load the reward and run its self-test. Raises what ``rewards.load`` and ``rewards.self_test`` raise."""
-        self.reward = rewards.load(reward_name)
-        rewards.self_test(self.reward)
-
-    def score(self, rollouts: Sequence[Rollout]) -> list[Judgement]:
-        """The judgement of each rollout, final output and recorded steps. Raises RewardError for whatever the reward raises."""
-        try:
-            return rewards.score_rollouts(self.reward, rollouts)
-        except Exception as error:
-            # Its text, too: the exception of a user's reward may not survive the way to another process.
-            ids = ", ".join(list(dict.fromkeys(rollout.prompt.id for rollout in rollouts))[:4])
-            cause = f"{type(error).__name__}: {error}"
-            raise RewardError(f"reward {self.reward.name} failed on {len(rollouts)} rollouts (prompts {ids}, ...): {cause}") from error
-
-
-def reward_calls(rollouts: Sequence[Rollout]) -> int:
-    """How many outputs are scored for these rollouts: the final one of each and its guesses."""
-    return sum(1 + sum(guess is not None for guess in rollout.guesses) for rollout in rollouts)

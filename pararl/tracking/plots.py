@@ -1,18 +1,17 @@
 """The plots of a run and of a study: training curves per arm, and bars with confidence intervals.
 
-Figures are made without pyplot, so no display is needed and no state is shared.
+Figures are made without pyplot, so no display is needed and no state is shared; matplotlib is loaded by the first of them.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
+from typing import TYPE_CHECKING, Any
 
 from pararl.files import atomic_path
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 COLOURS: dict[str, str] = {
     "base": "#6e6e6e",
@@ -80,6 +79,9 @@ def curves_png(
     `rows` are those of metrics.jsonl. `base` gives the value of the base per metric, drawn as a dashed line; by default that of
     `eval/id_strict` at update 0, where some arm logged it. A panel whose metric no row has is left out; ValueError when none is left.
     """
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
     shown = [panel for panel in panels if any(panel.key in row for row in rows)]
     if not shown:
         known = sorted({name for row in rows for name in row} - {"arm", "update", "samples"})
@@ -113,6 +115,8 @@ def bars_png(path: Path, groups: Mapping[str, Sequence[Bar]], label: str, note: 
     `label` names the vertical axis, which starts at 0; `note` stands below and says what intervals and dots are. Raises ValueError when
     there is no bar, or when an interval does not hold its mean.
     """
+    from matplotlib.figure import Figure
+
     bars = [bar for group in groups.values() for bar in group]
     if not bars:
         raise ValueError(f"nothing to draw in {path}: no bar in any of the groups {list(groups)}")
@@ -141,7 +145,7 @@ def bars_png(path: Path, groups: Mapping[str, Sequence[Bar]], label: str, note: 
         figure.savefig(temporary)
 
 
-def _draw_curve(axes: Axes, arm: str, points: Sequence[tuple[int, float]]) -> None:
+def _draw_curve(axes: "Axes", arm: str, points: Sequence[tuple[int, float]]) -> None:
     """A dense curve as a faint line under its running mean, a sparse one with markers."""
     updates, values = zip(*sorted(points), strict=True)
     colour = COLOURS.get(arm)
@@ -153,7 +157,7 @@ def _draw_curve(axes: Axes, arm: str, points: Sequence[tuple[int, float]]) -> No
     axes.plot(updates, [sum(w) / len(w) for w in windows], color=colour, linewidth=1.8, label=arm)
 
 
-def _finish_axes(axes: Axes, panel: Panel) -> None:
+def _finish_axes(axes: "Axes", panel: Panel) -> None:
     axes.set_xlabel("update")
     axes.set_ylabel(panel.label)
     axes.grid(alpha=0.3)
@@ -163,7 +167,7 @@ def _finish_axes(axes: Axes, panel: Panel) -> None:
         axes.set_ylim(0, min(1.02, axes.get_ylim()[1] * 1.05))
 
 
-def _draw_bar(axes: Axes, bar: Bar, at: float, width: float) -> None:
+def _draw_bar(axes: "Axes", bar: Bar, at: float, width: float) -> None:
     axes.bar(at, bar.mean, width * 0.92, color=COLOURS.get(bar.arm), label=bar.arm)
     axes.errorbar(at, bar.mean, [[bar.mean - bar.low], [bar.high - bar.mean]], color="#222222", capsize=3, linewidth=1.2)
     axes.scatter([at] * len(bar.seeds), bar.seeds, s=14, color="white", edgecolor="#222222", linewidth=0.8, zorder=3)

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig
 
-from policies.cpu import attention
+from policies.attention.core import attention
+from policies.attention.masks import Full
+from policies.backbones.layers import Angles, Backbone, RMSNorm, angles, frequencies, rotate
 from policies.sequences import Sequences
 
 ARCHITECTURE = {
@@ -77,34 +78,6 @@ class MMadaConfig(PretrainedConfig):
         super().__init__(**kwargs)
 
 
-def rotary(length: int, head_dim: int, theta: float, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of the rotary embedding in float32, each [length, head_dim] (halves repeated, not interleaved)."""
-    inverse = 1.0 / theta ** (torch.arange(0, head_dim, 2, device=device, dtype=torch.float32) / head_dim)
-    angles = torch.outer(torch.arange(length, device=device, dtype=torch.float32), inverse)
-    angles = torch.cat((angles, angles), dim=-1)
-    return angles.cos(), angles.sin()
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Apply the rotary embedding to x [batch, heads, length, head_dim] in float32; returns the dtype of x."""
-    left, right = x.float().chunk(2, dim=-1)
-    return (x.float() * cos + torch.cat((-right, left), dim=-1) * sin).to(x.dtype)
-
-
-class RMSNorm(nn.Module):
-    """Root-mean-square norm with a gain, computed in float32."""
-
-    def __init__(self, width: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        wide = x.float()
-        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        return self.weight * wide.to(x.dtype)
-
-
 class LLaDABlock(nn.Module):
     """Pre-norm attention and SwiGLU with separate projections, without biases."""
 
@@ -123,15 +96,15 @@ class LLaDABlock(nn.Module):
         self.up_proj = nn.Linear(width, hidden, bias=False)
         self.ff_out = nn.Linear(hidden, width, bias=False)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, kept: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, turn: Angles, mask: Tensor | None, kept: Tensor | None = None) -> Tensor:
         """[batch, length, d_model], or its columns ``kept`` [n] alone: as queries, while every column is a key."""
         batch, length, width = x.shape
         y = self.attn_norm(x)
-        asked, angles = (y, (cos, sin)) if kept is None else (y[:, kept], (cos[kept], sin[kept]))
+        asked, asked_turn = (y, turn) if kept is None else (y[:, kept], (turn[0][:, :, kept], turn[1][:, :, kept]))
         if kept is not None:
             x, mask = x[:, kept], None if mask is None else mask[:, :, kept]
-        q = rotate(self.q_proj(asked).view(batch, -1, self.heads, self.head_dim).transpose(1, 2), *angles)
-        k = rotate(self.k_proj(y).view(batch, length, self.kv_heads, self.head_dim).transpose(1, 2), cos, sin)
+        q = rotate(self.q_proj(asked).view(batch, -1, self.heads, self.head_dim).transpose(1, 2), *asked_turn)
+        k = rotate(self.k_proj(y).view(batch, length, self.kv_heads, self.head_dim).transpose(1, 2), *turn)
         v = self.v_proj(y).view(batch, length, self.kv_heads, self.head_dim).transpose(1, 2)
         y = attention(q, k, v, mask)
         x = x + self.attn_out(y.transpose(1, 2).reshape(batch, -1, width))
@@ -161,7 +134,7 @@ class LLaDAModel(nn.Module):
         )
 
 
-class MMadaModelLM(PreTrainedModel):
+class MMadaModelLM(Backbone):
     """MMaDA's masked-diffusion language model: ``model(input_ids)`` gives logits [batch, length, embedding_size].
 
     ``hidden`` and ``head`` are the two halves of that call; samplers and likelihoods use them to apply the head to the needed
@@ -170,9 +143,7 @@ class MMadaModelLM(PreTrainedModel):
 
     config_class: type[MMadaConfig] = MMadaConfig
     base_model_prefix = "model"
-    supports_gradient_checkpointing = True
     _no_split_modules = ["LLaDABlock"]
-    _supports_sdpa = True
 
     def __init__(self, config: MMadaConfig) -> None:
         super().__init__(config)
@@ -193,29 +164,25 @@ class MMadaModelLM(PreTrainedModel):
     def get_output_embeddings(self) -> nn.Module:
         return self.model.transformer["ff_out"]
 
-    def states(self, input_ids: Tensor, attention_mask: Tensor | None = None, columns: Tensor | None = None) -> Tensor:
+    def states(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, columns: Tensor | None = None, positions: Tensor | None = None
+    ) -> Tensor:
         """Last hidden states after the final norm, [batch, length, d_model], or of the ``columns`` int64 [n] alone, [batch, n, d_model],
         for which the last layer does less.
 
-        ``attention_mask`` [batch, length]: true or 1 at real tokens; padding is hidden as a key, attention stays bidirectional. Positions
-        are relative (rotary), so left padding of any width leaves the hidden states of real tokens unchanged.
+        ``attention_mask`` [batch, length]: true or 1 at real tokens; padding is hidden as a key, attention stays bidirectional.
+        ``positions`` int64 [length] or [batch, length]: where in its sequence each column stands, None = in the order given. They are
+        relative (rotary), so left padding of any width leaves the hidden states of real tokens unchanged.
         """
         layers = self.model.transformer
         x = layers["wte"](input_ids)
-        cos, sin = rotary(input_ids.shape[1], self.config.d_model // self.config.n_heads, self.config.rope_theta, x.device)
-        mask = None
-        if attention_mask is not None:
-            # A padding query may look at everything: a row without any key would be undefined, and nobody reads it.
-            keys = attention_mask.bool()
-            mask = (keys[:, None, :] | ~keys[:, :, None])[:, None]
+        places = torch.arange(input_ids.shape[1], device=x.device) if positions is None else positions.to(x.device)
+        inverse = frequencies(self.config.d_model // self.config.n_heads, self.config.rope_theta, x.device)
+        turn = angles(places.view(-1, input_ids.shape[1]), inverse)
+        seen = None if attention_mask is None else Full(attention_mask.bool()).dense()
         last = len(layers["blocks"]) - 1
         for i, block in enumerate(layers["blocks"]):
-            kept = columns if i == last else None
-            # Whether in training mode or not: policies learn in evaluation mode, and no layer here draws random numbers.
-            if self.gradient_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, cos, sin, mask, kept, use_reentrant=False, preserve_rng_state=False)
-            else:
-                x = block(x, cos, sin, mask, kept)
+            x = self.run(block, x, turn, seen, columns if i == last else None)
         # Layers may lie on several devices (device_map): what is made of their states goes on where the ids are.
         found: Tensor = layers["ln_f"](x)
         return found.to(input_ids.device)

@@ -2,22 +2,20 @@
 
 Facts: showlab/Show-o, ``models/modeling_showo.py`` and ``models/phi.py``. Its Phi normalises queries and keys in every layer, whatever the
 configuration of Phi says. Text is causal, an image is seen whole by its own tokens: who sees whom is the caller's mask
-(``policies.attention.omni``), so that one call serves a whole sequence and the continuation of a cached one.
+(``policies.attention.masks``), so that one call serves a whole sequence and the continuation of a cached one.
 """
 
-from functools import partial
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
-from transformers import PhiConfig, PhiForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import PhiConfig, PhiForCausalLM, PretrainedConfig
 from transformers.cache_utils import Cache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from policies.attention.omni import Omni
-from policies.cpu import attention
+from policies.attention.core import attention
+from policies.attention.masks import Omni
+from policies.backbones.layers import Backbone
 from policies.sampling.context import Context
 from policies.sequences import Sequences
 
@@ -84,15 +82,13 @@ class ShowoConfig(PretrainedConfig):
         return config
 
 
-class Showo(PreTrainedModel):
+class Showo(Backbone):
     """Show-o's transformer. ``hidden`` and ``head`` are the two halves of a call; samplers and likelihoods use them to apply the head to
     the needed positions and vocabulary rows only."""
 
     config_class = ShowoConfig
     base_model_prefix = "showo"
-    supports_gradient_checkpointing = True
     _no_split_modules = ["PhiDecoderLayer"]
-    _supports_sdpa = True
 
     def __init__(self, config: ShowoConfig) -> None:
         super().__init__(config)
@@ -122,11 +118,7 @@ class Showo(PreTrainedModel):
             "past_key_values": cache,
         }
         for layer in phi.layers:
-            # Whether in training mode or not: policies learn in evaluation mode, and no layer here draws random numbers.
-            if self.gradient_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(partial(layer, **given), x, use_reentrant=False, preserve_rng_state=False)
-            else:
-                x = layer(x, **given)
+            x = self.run(layer, x, **given)
         last: Tensor = phi.final_layernorm(x)
         return last
 

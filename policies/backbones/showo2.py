@@ -5,24 +5,23 @@ key. Facts: showlab/Show-o, ``show-o2/models/modeling_showo2_qwen2_5.py``.
 
 A sequence is ids [batch, length] with blocks [batch, length] (0 = text, k = the k-th image of the row): an image has one column for its
 time, then one for each patch of its latents, in raster order. Latents [images, channels, height, width] and times [images] (0 = noise,
-1 = clean) belong to the blocks in row-major order, and all images of a batch have one size. The omni mask (``policies/attention/omni.py``)
+1 = clean) belong to the blocks in row-major order, and all images of a batch have one size. The omni mask (``policies/attention/masks.py``)
 holds both in the language model and in the diffusion head. Unlike the released class, padding is hidden, wherever it stands, positions
 count real tokens, and what was read once is not read again (``read``, ``canvas``).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
-from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM, SiglipVisionConfig
+from transformers import Qwen2Config, Qwen2ForCausalLM, SiglipVisionConfig
 from transformers.models.siglip.modeling_siglip import SiglipEncoder
 
-from policies.attention.omni import Omni, omni
-from policies.backbones.llada import RMSNorm
+from policies.attention.masks import Omni, omni
+from policies.backbones.layers import Backbone, RMSNorm, angles, frequencies
 from policies.backbones.showo2_config import Showo2Config
 from policies.backbones.showo2_layers import (
     FinalLayer,
@@ -32,8 +31,6 @@ from policies.backbones.showo2_layers import (
     PatchEmbed,
     Silent,
     TimeEmbed,
-    angles,
-    frequencies,
     stretched,
 )
 from policies.backbones.showo2_state import Canvas, Prefix, first_columns, owners
@@ -56,14 +53,12 @@ class Reading:
         return self.last
 
 
-class Showo2(PreTrainedModel):
+class Showo2(Backbone):
     """Show-o2: ``model(ids, blocks, latents, times)`` gives logits and velocities; ``embed``, ``hidden``, ``head`` and ``velocity`` are
     the parts of that call. ``read`` and ``canvas`` are the same for sequences that grow."""
 
     config_class = Showo2Config
-    supports_gradient_checkpointing = True
     _no_split_modules = ["LanguageLayer", "HeadLayer", "SiglipEncoderLayer"]
-    _supports_sdpa = True
 
     def __init__(self, config: Showo2Config) -> None:
         super().__init__(config)
@@ -129,7 +124,7 @@ class Showo2(PreTrainedModel):
         und = self.image_embedder_und(latents)
         und = und + self._places(latents.shape[-2] // self.config.patch_size, latents.shape[-1] // self.config.patch_size)
         for layer in self.und_trans.layers:
-            und = self._run(layer, und, None)
+            und = self.run(layer, und, None)
         return self.fusion_proj(torch.cat((und, self.image_embedder_gen(latents)), -1))
 
     def _places(self, rows: int, columns: int) -> Tensor:
@@ -274,7 +269,7 @@ class Showo2(PreTrainedModel):
         layers = self.showo.model.layers
         for i, layer in enumerate(layers):
             kept = columns if i == len(layers) - 1 else None
-            x, own = self._run(layer, x, turn, seen, None if past is None else past[i], kept)
+            x, own = self.run(layer, x, turn, seen, None if past is None else past[i], kept)
             keys.append(own)
         return self.showo.model.norm(x), tuple(keys)
 
@@ -285,16 +280,10 @@ class Showo2(PreTrainedModel):
         turn, time, owner = angles(positions, self.head_frequencies), self.time_embed(times), owners(blocks)
         keys = []
         for i, layer in enumerate(self.diffusion_head_a):
-            x, own = self._run(layer, x, time, owner, turn, seen, None if past is None else past[i])
+            x, own = self.run(layer, x, time, owner, turn, seen, None if past is None else past[i])
             keys.append(own)
         return x, tuple(keys)
 
     def _velocity(self, tokens: Tensor, times: Tensor, grid: tuple[int, int]) -> Tensor:
         found = self.diffusion_head_b(tokens, self.time_embed(times))
         return unpatched(found, self.config.patch_size, grid)
-
-    def _run(self, layer: Callable[..., Any], *inputs: Any) -> Any:
-        # Whether in training mode or not: policies learn in evaluation mode, and no layer here draws random numbers.
-        if self.gradient_checkpointing and torch.is_grad_enabled():
-            return checkpoint(layer, *inputs, use_reentrant=False, preserve_rng_state=False)
-        return layer(*inputs)

@@ -12,25 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 
-from policies.backbones.llada import RMSNorm, rotate
-from policies.cpu import attention
+from policies.attention.core import attention
+from policies.backbones.layers import Angles, RMSNorm, rotate
 
-Angles = tuple[Tensor, Tensor]
-"""Cosines and sines of the rotary embedding, float32, each [batch, 1, length, head_dim]."""
 Keys = tuple[Tensor, Tensor]
 """Rotated keys, and values, of the columns that a layer has seen, each [batch, kv heads, columns, head_dim]."""
-
-
-def angles(positions: Tensor, inverse: Tensor) -> Angles:
-    """Angles of ``positions`` int64 [batch, length] at ``inverse`` frequencies float32 [head_dim / 2] (halves repeated)."""
-    found = positions[:, None, :, None].float() * inverse.to(positions.device)
-    found = torch.cat((found, found), dim=-1)
-    return found.cos(), found.sin()
-
-
-def frequencies(head_dim: int, theta: float) -> Tensor:
-    """Inverse frequencies of a plain rotary embedding, float32 [head_dim / 2]."""
-    return 1.0 / theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32, device="cpu") / head_dim)
 
 
 def stretched(inverse: Tensor, scaling: Mapping[str, Any]) -> Tensor:

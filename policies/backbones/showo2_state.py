@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from policies.attention.omni import Omni
+from policies.attention.masks import Omni
 from policies.backbones.showo2_layers import Keys
 
 

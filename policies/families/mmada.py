@@ -9,15 +9,15 @@ from transformers import PreTrainedTokenizerFast
 
 from pararl.types import Prompt, Task
 from policies.backbones.llada import MMadaModelLM
+from policies.canvas import Tail, tail
 from policies.codec import TextCodec
 from policies.families.family import Family
-from policies.families.layout import Layout
 from policies.heads.masked import MaskedHead
 from policies.heads.tokens import TokenLogits
 from policies.image.base import ImageTokenizer
 from policies.image.codec import CodeImages
 from policies.image.magvitv2 import MAGVITv2, MAGVITv2Config
-from policies.layout import Tail, tail
+from policies.layout import Layout
 from policies.policy import Policy
 from policies.settings import TEXT_ONLY, Part, Settings
 from policies.weights import load_exactly
@@ -36,7 +36,7 @@ class MMadaLayout(Layout):
         return task_prefix(self, prompt, shown, without)
 
     def tail(self, task: Task) -> Tail:
-        """See ``policies.layout.tail``."""
+        """See ``policies.canvas.tail``."""
         return tail(0 if task in TEXT_ONLY else self.columns, self.settings.words(task), self.settings.specials)
 
     def blocks(self, ids: Tensor) -> Tensor | None:

@@ -14,14 +14,14 @@ from transformers import PreTrainedTokenizerFast
 
 from pararl.types import Prompt, Task
 from policies.backbones.llada import LLaDAForMultiModalGeneration
+from policies.canvas import Span, Specials, Tail
 from policies.codec import TextCodec
 from policies.families.family import Family
-from policies.families.layout import Layout
 from policies.families.mmada import LORA, codes_of, compose
 from policies.image.amused import AmusedVQ
 from policies.image.base import ImageTokenizer
 from policies.image.codec import ImageCodec
-from policies.layout import Span, Specials, Tail
+from policies.layout import Layout
 from policies.policy import Policy
 from policies.settings import Part, Settings
 

@@ -13,16 +13,16 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from pararl.types import Prompt, Task
-from policies.attention.omni import between
+from policies.attention.masks import between
 from policies.backbones.showo import Showo
+from policies.canvas import Span, Specials, Tail
 from policies.families.family import Family
-from policies.families.layout import Layout
 from policies.families.mmada import code_layout, codes_of, read_magvitv2, task_prefix
 from policies.heads.causal import CausalHead
 from policies.heads.masked import MaskedHead
 from policies.heads.tokens import TokenLogits
 from policies.image.base import ImageTokenizer
-from policies.layout import Span, Specials, Tail
+from policies.layout import Layout
 from policies.policy import Policy
 from policies.settings import TEXT_ONLY, Part, Settings
 

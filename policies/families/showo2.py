@@ -15,16 +15,16 @@ from transformers import PreTrainedTokenizerFast
 from pararl.types import Prompt, Task
 from policies.backbones.showo2 import Showo2
 from policies.backbones.showo2_state import first_columns
+from policies.canvas import Specials, Tail
 from policies.codec import TextCodec
 from policies.families.family import Family
-from policies.families.layout import Layout
 from policies.families.showo import ends_of, text_then_image
 from policies.heads.causal import CausalHead
 from policies.heads.flow import FlowHead
 from policies.heads.tokens import TokenLogits
 from policies.image.codec import LatentImages
 from policies.image.latents import read_vae
-from policies.layout import Specials, Tail
+from policies.layout import Layout
 from policies.policy import Policy
 from policies.settings import Part, Settings
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from pararl.options import Drawing, Sampling
 from pararl.types import Latents, Modality, Segment
 from policies.batch import Batch
-from policies.families.layout import Layout
-from policies.layout import Canvas, Span
+from policies.canvas import Canvas, Span
+from policies.layout import Layout
 from policies.records import Draws, DrawTokens, StepTokens
 from policies.sequences import Seen, View
 
@@ -146,3 +146,9 @@ def drawn(stages: Sequence[tuple[Head, Sequence[Span]]], generator: torch.Genera
         head, spans = stages[i]
         found[i] = head.chance(generator, spans, sampling)
     return [found[i] for i in range(len(stages))]
+
+
+def stages(heads: Mapping[Modality, Head], spans: Sequence[Span]) -> list[tuple[Head, list[Span]]]:
+    """The spans of a canvas by the head that samples them, in their order."""
+    used = list(dict.fromkeys(heads[span.modality] for span in spans))
+    return [(head, [span for span in spans if heads[span.modality] is head]) for head in used]

@@ -8,9 +8,9 @@ from torch import Tensor
 from pararl.options import Drawing, Sampling
 from pararl.types import Modality
 from policies.batch import Batch
+from policies.canvas import Canvas, Span
 from policies.heads.base import Lesson, Scene
 from policies.heads.tokens import TokenLogits
-from policies.layout import Canvas, Span
 from policies.records import Draws, DrawTokens, StepTokens
 from policies.sampling.context import Growing, write
 from policies.sampling.denoise import SegmentTrace

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from pararl.options import Drawing, Sampling
 from pararl.types import Latents, Modality
-from policies.attention.omni import Omni
+from policies.attention.masks import Omni
 from policies.backbones.showo2_state import Canvas as Place
 from policies.backbones.showo2_state import Prefix, owners
 from policies.batch import Batch
+from policies.canvas import Span, beside
 from policies.heads.base import Lesson, Scene
 from policies.image.codec import patched, unpatched
-from policies.layout import Span, beside
 from policies.likelihood.masked import mask_ratios
 from policies.records import Draws, DrawTokens, StepTokens
 from policies.sampling import flow

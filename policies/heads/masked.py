@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from pararl.options import Drawing, Sampling
-from pararl.steps import shared_steps
-from pararl.types import MODALITIES, Modality
+from pararl.steps import stretch
+from pararl.types import Modality
 from policies.batch import Batch
+from policies.canvas import Span
 from policies.heads.base import Branch, Lesson, Scene
 from policies.heads.tokens import TokenLogits
-from policies.layout import Span
 from policies.likelihood.masked import hidden_sets, mask_ratios
 from policies.records import Draws, DrawTokens, StepTokens
 from policies.sampling.denoise import (
@@ -96,11 +96,8 @@ class MaskedHead:
             raise ValueError("the emerge sampler does not go with the released decoding: take image_sampler maskgit or another decoding")
         plans = []
         for span in spans:
-            active = range(sampling.steps)
-            if joint:
-                active = shared_steps(sampling.steps, sampling.decoding)[MODALITIES.index(span.modality)]
+            active, updates = stretch(span.modality, joint, sampling.steps, sampling.decoding, sampling.image_steps)
             if span.modality == "image":
-                updates = (sampling.image_steps if joint else 0) or len(active)
                 if emerge:
                     plan = emerge_plan(span, updates, len(active), sampling.temperature)
                 else:

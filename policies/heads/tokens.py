@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pararl.options import ImageRows
 from pararl.types import Modality
-from policies.layout import Vocabulary
+from policies.canvas import Vocabulary
 from policies.likelihood.masked import hidden_token_logprobs
 from policies.sequences import Backbone
 

@@ -18,11 +18,11 @@ from transformers import PreTrainedTokenizerFast
 
 from pararl.releases import RELEASES
 from pararl.types import Prompt, Task
-from policies.families.layout import Layout, Shown
+from policies.canvas import pad_left
 from policies.families.mmada import MMadaLayout, code_layout
 from policies.families.showo import ShowoLayout
 from policies.image.magvitv2 import MAGVITv2, MAGVITv2Config
-from policies.layout import pad_left
+from policies.layout import Layout, Shown
 from policies.parity.case import Case, Comparison
 from policies.sequences import View
 from policies.settings import Settings

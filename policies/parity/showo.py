@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from policies.attention.omni import Omni, omni
+from policies.attention.masks import Omni, omni
 from policies.backbones.showo import Showo, ShowoConfig
 from policies.families.showo import image_blocks
 from policies.parity.case import LOGITS, LOSSES, Case, Comparison

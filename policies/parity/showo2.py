@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from policies.attention.omni import at_places, omni
+from policies.attention.masks import at_places, omni
 from policies.backbones.showo2 import Showo2
 from policies.backbones.showo2_config import Showo2Config
 from policies.backbones.showo2_state import Prefix

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache
 
-from policies.attention.omni import omni
+from policies.attention.masks import omni
 from policies.sampling.denoise import draw
 from policies.sequences import Backbone, Sequences
 
@@ -26,7 +26,7 @@ class Context:
 
     def read(self, ids: Tensor, real: Tensor | None = None, blocks: Tensor | None = None) -> Tensor:
         """Last hidden states [batch, n, width] of the next ids int64 [batch, n], which see all real ones before them, of themselves what
-        ``blocks`` says (see ``policies.attention.omni``; None = causal)."""
+        ``blocks`` says (see ``policies.attention.masks``; None = causal)."""
         real = torch.ones_like(ids, dtype=torch.bool) if real is None else real
         own = omni(torch.zeros_like(ids) if blocks is None else blocks, real).dense()[:, 0]
         seen = torch.cat((self.real[:, None].expand(-1, ids.shape[1], -1), own), -1)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pararl.steps import late_updates, spread
 from pararl.types import Modality, Segment
-from policies.layout import Span
+from policies.canvas import Span
 from policies.sampling.schedules import block_counts, left_masked, remaining, reveal_chances
 
 Logits = Callable[[Tensor, Sequence[Span]], list[tuple[Tensor, Tensor]]]

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from policies.canvas import Span, beside
 from policies.heads.base import Scene
-from policies.layout import Span, beside
 from policies.sampling.context import Context
 from policies.sequences import Backbone, Sequences
 

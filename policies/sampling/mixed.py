@@ -7,10 +7,10 @@ import torch
 
 from pararl.options import Sampling
 from pararl.types import Output, Prompt
-from policies.families.layout import extended
+from policies.canvas import Span
 from policies.heads.base import drawn
 from policies.heads.causal import CausalHead, check_guidance
-from policies.layout import Span
+from policies.layout import extended
 
 if TYPE_CHECKING:
     from policies.policy import Policy
@@ -35,7 +35,7 @@ def mixed(policy: "Policy", prompt: Prompt, seed: int, sampling: Sampling, image
     tail = layout.tail("interleaved")
     text, image = tail.spans
     words = len(text)
-    scene = policy.scene([prompt], sampling).changed(lambda canvas: canvas.front(canvas.prefix))
+    scene = policy.sampler.scene([prompt], sampling).changed(lambda canvas: canvas.front(canvas.prefix))
     generator = torch.Generator().manual_seed(seed)
     parts: list[Output] = []
     while True:

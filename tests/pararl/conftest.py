@@ -16,7 +16,7 @@ Complaint = Callable[[list[str]], str]
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working folder with one embedded policy, so that no test depends on the checkout's."""
     (tmp_path / "checkpoints" / "scenes-mmada").mkdir(parents=True)
-    settings = {"settings": {"text_tokens": 24, "text_block": 12}}
+    settings = {"family": "mmada", "settings": {"text_tokens": 24, "text_block": 12}}
     (tmp_path / "checkpoints" / "scenes-mmada" / "policy.json").write_text(json.dumps(settings))
     monkeypatch.setattr(validation, "EMBEDDED", tmp_path / "checkpoints")
     work = tmp_path / "work"

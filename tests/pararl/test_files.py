@@ -1,10 +1,16 @@
 """Files are whole or not there."""
 
+import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from pararl.files import append_line, atomic_path, keep_lines, read_lines, write_json
+from pararl.files import append_line, atomic_files, atomic_folder, atomic_path, keep_lines, latest, read_lines, write_json
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
@@ -25,6 +31,141 @@ def test_atomic_path_makes_the_folder_and_keeps_the_suffix(tmp_path: Path) -> No
         temporary.write_text("x")
         assert not (tmp_path / "samples" / "a.png").exists()
     assert [file.name for file in (tmp_path / "samples").iterdir()] == ["a.png"]
+
+
+def put(folder: Path, text: str) -> None:
+    """Write a folder with one file that says ``text``, within another."""
+    with atomic_folder(folder) as part:
+        (part / "inner").mkdir()
+        (part / "inner" / "file").write_text(text)
+
+
+def held(folder: Path) -> str:
+    return (latest(folder) / "inner" / "file").read_text()
+
+
+def dies_at(call: int, die: Callable[[], None]) -> Callable[[Path, Path], None]:
+    """``os.replace``, but for the ``call``-th call and all that follow."""
+    real, calls = os.replace, [0]
+
+    def replace(source: Path, target: Path) -> None:
+        calls[0] += 1
+        if calls[0] >= call:
+            die()
+        real(source, target)
+
+    return replace
+
+
+def test_a_folder_takes_the_place_of_the_old_one_as_a_whole(tmp_path: Path) -> None:
+    folder = tmp_path / "made" / "a"
+    assert latest(folder) == folder and not latest(folder).exists()
+    put(folder, "old")
+    (folder / "more").write_text("of the old one")
+    put(folder, "new")
+    assert held(folder) == "new" and [path.name for path in folder.iterdir()] == ["inner"]
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_a_full_disk_leaves_the_old_folder_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path / "a", "old")
+    with pytest.raises(OSError, match="No space left"), atomic_folder(tmp_path / "a") as part:
+        (part / "file").write_text("half")
+        raise OSError("No space left on device")
+
+    def full(descriptor: int) -> None:
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)  # the kernel may find out that late
+        with pytest.raises(OSError, match="No space left"):
+            put(tmp_path / "a", "new")
+    assert held(tmp_path / "a") == "old" and [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("calls", [(1, 1), (1, 2), (2, 1)])  # after a failure at the second one there is no folder to move away
+def test_a_rename_that_fails_leaves_the_old_folder_to_its_readers(
+    calls: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    put(tmp_path / "a", "old")
+    for call in calls:
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(os, "replace", dies_at(call, interrupt))
+            put(tmp_path / "a", "new")
+        assert held(tmp_path / "a") == "old"
+    put(tmp_path / "a", "newer")
+    assert held(tmp_path / "a") == "newer" and [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize(("call", "left"), [(1, "old"), (2, "old"), (3, "new")])
+def test_a_writer_killed_at_any_rename_leaves_one_folder_and_the_next_one_clears_up(call: int, left: str, tmp_path: Path) -> None:
+    """Killed for good, in a process of its own: nothing of it runs any more. The third one dies before it can remove the old folder."""
+    code = f"""
+import os, shutil, sys
+from pathlib import Path
+from tests.pararl.test_files import dies_at, put
+put(Path(sys.argv[1]), "old")
+shutil.rmtree = lambda *_, **__: None
+os.replace = dies_at({call}, lambda: os._exit(9))
+put(Path(sys.argv[1]), "new")
+"""
+    folder = tmp_path / "a"
+    killed = subprocess.run([sys.executable, "-c", code, str(folder)], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert killed.returncode == (9 if call < 3 else 0), killed.stderr
+    assert held(folder) == left and len(list(tmp_path.iterdir())) == 2
+    put(folder, "newer")
+    assert held(folder) == "newer" and list(tmp_path.iterdir()) == [folder]
+
+
+def test_what_a_killed_writer_left_goes_and_what_a_living_one_writes_stays(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    living, other = f".a.{os.getppid()}.tmp", f".a.b.{dead.pid}.tmp"
+    for name in (f".a.{dead.pid}.tmp", f".a.{os.getpid()}.tmp", living, other):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").touch()
+    for name in (f".a.{dead.pid}.tmp.txt", f".a.{os.getppid()}.tmp.txt"):
+        (tmp_path / name).touch()
+    put(tmp_path / "a", "new")
+    (tmp_path / "a").rename(tmp_path / "moved")
+    with atomic_path(tmp_path / "a.txt") as part:
+        part.touch()
+    assert {path.name for path in tmp_path.iterdir()} == {"moved", "a.txt", living, other, f".a.{os.getppid()}.tmp.txt"}
+
+
+def test_the_working_folder_and_a_link_are_replaced_where_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path / "a", "old")
+    (tmp_path / "link").symlink_to("a")
+    put(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink() and held(tmp_path / "a") == held(tmp_path / "link") == "new"
+    monkeypatch.chdir(tmp_path / "a")
+    put(Path("."), "newer")
+    assert held(tmp_path / "a") == "newer"
+
+
+def test_files_take_their_places_one_by_one_and_leave_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, moved, real = tmp_path / "made" / "a", list[str](), os.replace
+
+    def noted(source: Path, target: Path) -> None:
+        moved.append(str(target.relative_to(folder)))
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", noted)
+    for text in ("old", "new"):
+        with atomic_files(folder, last="facts") as part:
+            (part / "inner").mkdir()
+            for name in ("facts", "weights", "inner/more"):
+                (part / name).write_text(text)
+        (folder / "other").touch()
+        assert {moved.pop(0), moved.pop(0)} == {"weights", "inner/more"} and moved.pop() == "facts"
+    with pytest.raises(OSError, match="No space left"), atomic_files(folder, last="facts") as part:
+        (part / "weights").write_text("half")
+        raise OSError("No space left on device")
+    assert {path.name for path in folder.iterdir()} == {"facts", "weights", "inner", "other"}
+    assert {(folder / name).read_text() for name in ("facts", "weights", "inner/more")} == {"new"}
 
 
 def test_lines_round_trip_to_the_last_bit_and_an_unfinished_one_is_passed_over(tmp_path: Path) -> None:

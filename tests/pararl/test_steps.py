@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pararl.steps import CUTS, Decoding, late_updates, shared_steps
+from pararl.steps import CUTS, Decoding, advances, late_updates, shared_steps, stretch
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 5, 8, 12, 31, 64, 127, 128])
@@ -28,3 +28,25 @@ def test_parts_share_the_steps(decoding: Decoding, text: range, image: range) ->
     if CUTS[decoding] > 1:
         with pytest.raises(ValueError, match=f"{decoding} decoding needs a number of steps divisible by {CUTS[decoding]}, got 7"):
             shared_steps(7, decoding)
+
+
+@pytest.mark.parametrize(
+    ("decoding", "image_steps", "text", "image"),
+    [
+        ("parallel", 0, range(8), range(8)),
+        ("parallel", 4, range(8), [1, 3, 5, 7]),
+        ("semi_parallel", 3, range(6), [3, 5, 7]),
+        ("sequential", 0, range(4), range(4, 8)),
+        ("released", 4, range(8), [2, 4, 5, 7]),  # 2 to 7 in even steps of 5 / 3, rounded
+    ],
+)
+def test_segments_advance_where_it_is_worked_out_by_hand(decoding: Decoding, image_steps: int, text: list[int], image: list[int]) -> None:
+    assert advances("text", True, 8, decoding, image_steps) == list(text)
+    assert advances("image", True, 8, decoding, image_steps) == list(image)
+    assert stretch("image", True, 8, decoding, image_steps)[1] == len(image)
+
+
+def test_a_segment_alone_advances_at_every_step_whatever_joint_ones_do() -> None:
+    assert advances("image", False, 7, "sequential", 2) == advances("text", False, 7, "released", 2) == list(range(7))
+    with pytest.raises(ValueError, match="5 updates do not fit 4 denoising steps"):
+        advances("image", True, 8, "sequential", 5)

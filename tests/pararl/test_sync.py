@@ -147,3 +147,12 @@ def test_the_same_values_under_a_new_version_are_no_fault(worker: RolloutWorker)
     first, again = trained(worker, 1), trained(worker, 2)
     assert worker.load(first).canary == worker.load(again).canary > 0
     sync.verify([worker.load(again)], again, ["rollout-0"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("value", [0.0, -0.0, 6e-8, -1.0, float("nan")])
+def test_whether_an_adapter_changes_the_base_is_what_torch_says(dtype: torch.dtype, value: float) -> None:
+    b = torch.zeros(3, 5, dtype=dtype)
+    b[2, 4] = value
+    packed = sync.pack({"x.lora_A": torch.ones(7), "y.lora_B": b, "z.lora_B": torch.zeros(0, 4)}, 1)
+    assert packed.changes_base == b.any().item()

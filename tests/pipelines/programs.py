@@ -28,8 +28,21 @@ SMALL = [
 ONE_TASK = ["--curriculum.tasks", "t2i"]
 
 
-def start(*arguments: str, script: str = "pararl.py", **options: object) -> subprocess.Popen[str]:
-    command = [sys.executable, str(ROOT / "pipelines" / script), *arguments]
+WATCHED = """
+import atexit, pathlib, runpy, sys
+place, script = sys.argv[1:3]
+sys.argv[:] = sys.argv[2:]
+sys.path[0] = str(pathlib.Path(script).parent)
+atexit.register(lambda: pathlib.Path(place).write_text("\\n".join(sorted(sys.modules))))
+runpy.run_path(script, run_name="__main__")
+"""
+"""Runs a program as Python does, and writes down which modules its process holds at the end."""
+
+
+def start(*arguments: str, script: str = "pararl.py", modules: Path | None = None, **options: object) -> subprocess.Popen[str]:
+    """``modules``: file for the names of the modules that the program's own process has loaded at its end."""
+    watch = [] if modules is None else ["-c", WATCHED, str(modules)]
+    command = [sys.executable, *watch, str(ROOT / "pipelines" / script), *arguments]
     # A wandb service of this process must not be shared with a run that is about to be killed.
     kept = {name: value for name, value in os.environ.items() if "WANDB" not in name}
     environment = {**kept, "WANDB_MODE": "offline"}

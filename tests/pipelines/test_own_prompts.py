@@ -55,10 +55,26 @@ def test_a_reward_that_fails_ends_the_run_with_one_line_and_keeps_it(tmp_path: P
     assert not (tmp_path / "broken" / "summary.json").exists()
 
 
-def test_gpus_that_are_not_there_and_a_missing_login_are_told_before_any_folder_is_made(tmp_path: Path) -> None:
-    for options, told in ((("--rollout.gpus", "64"), "128 GPUs, but the Ray cluster has"), (("--track.mode", "online"), "wandb login")):
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")} | {"HOME": str(tmp_path)}
-        process = start(*SMALL, "--rollout.workers", "2", "--run.dir", str(tmp_path / "runs"), *options, env=environment)
-        output, _ = process.communicate(timeout=120)
-        assert process.returncode == 2 and told in output and "Traceback" not in output
-    assert not (tmp_path / "runs").exists()
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--rollout.gpus", "64"), "128 GPUs, but this machine has"),
+        (("--track.mode", "online"), "wandb login"),
+        (("--reward.name", "nobody:reward"), "no module 'nobody'"),
+        (("--reward.name", "mine:gone"), "has no 'gone'"),
+        (("--eval.reward", "mine_too:reward"), "mine_too.py, line 1"),
+        (("--run.dir", "/proc/nobody"), "/proc cannot be written to"),
+    ],
+)
+def test_what_is_lacking_is_told_in_one_line_before_ray_starts_or_a_folder_is_made(
+    options: tuple[str, str], told: str, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text(REWARD)
+    (tmp_path / "mine_too.py").write_text("import nothing_of_that_name\n")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB", "RAY_ADDRESS"))}
+    environment |= {"HOME": str(tmp_path), "PYTHONPATH": str(tmp_path), "RAY_TMPDIR": str(tmp_path / "ray")}
+    process = start(*SMALL, "--rollout.workers", "2", "--run.dir", str(tmp_path / "runs"), *options, env=environment)
+    output, _ = process.communicate(timeout=60)
+    (line,) = output.splitlines()
+    assert process.returncode == 2 and line.startswith("pararl: error: ") and told in line and "Traceback" not in output
+    assert not (tmp_path / "runs").exists() and not (tmp_path / "ray").exists()

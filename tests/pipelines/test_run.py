@@ -15,7 +15,7 @@ from peft import PeftModel
 from PIL import Image
 
 import policies
-from pararl.evaluation.summary import Summary
+from pararl.evaluation.summary import Summary, table
 from pararl.files import read_lines
 from tests.pipelines.programs import SMALL, SMOKE, finish, kill_in, start
 
@@ -24,7 +24,10 @@ from tests.pipelines.programs import SMALL, SMOKE, finish, kill_in, start
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished smoke run, started from another folder than the checkout."""
     folder = tmp_path_factory.mktemp("outputs")
-    output = finish(start(*SMALL, "--run.dir", str(folder), "--run.name", "smoke", cwd=folder))
+    modules = tmp_path_factory.mktemp("modules") / "driver"
+    output = finish(start(*SMALL, "--run.dir", str(folder), "--run.name", "smoke", cwd=folder, modules=modules))
+    loaded = set(modules.read_text().split())
+    assert {"ray", "wandb", "matplotlib"} <= loaded and "torch" not in loaded, "the driver loads no torch"
     assert "ID strict" in output and "offline_dpo" in output
     (shown,) = re.findall(r"^offline_dpo  update 1/3 .* ([\d.]+) s/update", output, re.MULTILINE)
     rows = [r for r in read_lines(folder / "smoke" / "metrics.jsonl") if r["arm"] == "offline_dpo" and r["update"] == 1]
@@ -78,7 +81,7 @@ def test_metrics_hold_every_update_with_where_its_time_went(run: Path) -> None:
             assert row["perf/learn"] > 0 and 0 <= row["perf/wait"] < 0.25 * row["perf/update"]
             assert (row["perf/rollout"] > 0) == (arm == "pararl" or row["update"] == 1)
             assert ("perf/publish" in row) == (arm == "pararl" or row["update"] == 3 or row["update"] == 2)
-            assert row["preference/loss"] > 0 and row["preference/grad_norm"] > 0
+            assert row["loss/total"] > 0 and row["learner/grad_norm"] > 0
     assert all(r["sync/canary"] > 0 for r in rows if r["arm"] == "pararl" and r["update"] > 0 and "sync/canary" in r)
 
 
@@ -179,6 +182,15 @@ def test_killed_and_resumed_gives_the_same_summary(run: Path, tmp_path: Path) ->
     for arm in ("pararl", "offline_dpo"):
         rows = [r for r in read_lines(folder / "metrics.jsonl") if r["arm"] == arm and "perf/update" in r]
         assert [r["update"] for r in rows] == [1, 2, 3], arm
+
+
+def test_a_finished_run_says_its_table_again_without_ray(run: Path, tmp_path: Path) -> None:
+    before = {p: p.stat().st_mtime_ns for p in run.rglob("*")}
+    output = finish(start("--resume", str(run), modules=tmp_path / "modules"))
+    summary = Summary.from_json(json.loads((run / "summary.json").read_text()))
+    assert table(summary) in output and f"in {run}: summary.json, curves.png, kinds.png" in output
+    assert not {"ray", "wandb", "matplotlib", "torch"} & set((tmp_path / "modules").read_text().split())
+    assert {p: p.stat().st_mtime_ns for p in run.rglob("*")} == before
 
 
 def test_a_study_refuses_runs_of_other_settings_in_its_place(run: Path, tmp_path: Path) -> None:

@@ -12,12 +12,12 @@ from torch import Tensor
 from policies import Policy
 from policies.backbones.llada import MMadaConfig, MMadaModelLM
 from policies.backbones.showo import Showo, ShowoConfig
+from policies.canvas import Canvas
 from policies.families.mmada import MMADA
 from policies.families.showo import SHOWO
 from policies.heads.base import Branch, Scene
 from policies.heads.masked import MaskedHead
 from policies.image.magvitv2 import MAGVITv2, MAGVITv2Config
-from policies.layout import Canvas
 from policies.sampling.denoise import Logits
 from policies.sampling.look import whole
 from policies.settings import Settings

@@ -11,8 +11,8 @@ from pararl.options import Sampling
 from pararl.steps import Decoding, late_updates, shared_steps
 from pararl.types import Prompt, Rollout, Task
 from policies import Policy
+from policies.canvas import Span
 from policies.heads.masked import MaskedHead
-from policies.layout import Span
 from policies.sampling import released
 from policies.sequences import Sequences
 from tests.policies.by_hand import picture

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pararl.options import Sampling
 from policies import Policy
-from policies.layout import Canvas, Span
+from policies.canvas import Canvas, Span
 from policies.sampling.denoise import SegmentPlan, SegmentTrace, denoise, emerge_plan
 from policies.sampling.schedules import reveal_chances
 from tests.policies.by_hand import GUIDED, Kind, prompts

@@ -18,9 +18,9 @@ import policies
 from pararl.types import TASKS, Modality, Prompt, Task
 from policies import Policy, Sampling
 from policies.backbones.llada import MMadaConfig, MMadaModelLM
+from policies.canvas import Span, Specials, Vocabulary, canvas, pad_left, tail
 from policies.families.mmada import MMADA
 from policies.image.magvitv2 import MAGVITv2, MAGVITv2Config
-from policies.layout import Span, Specials, Vocabulary, canvas, pad_left, tail
 from policies.settings import Settings
 from tests.policies.by_hand import GUIDED, KINDS, Kind, picture, prefix, prompts, sequence, task_of, text_length
 from tests.policies.conftest import MakePolicy

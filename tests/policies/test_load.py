@@ -56,6 +56,31 @@ def test_weights_and_settings_survive_saving_exactly(policy: Policy, saved: Path
     assert loaded.layout.text.encode("red above blue") == policy.layout.text.encode("red above blue")
 
 
+def test_a_save_that_fails_leaves_the_old_policy_and_one_that_does_not_leaves_what_else_is_there(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tmp_path / "own"
+    shutil.copytree(saved, directory)
+    (directory / "policy.png").touch()
+    before = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+    own = policies.load(directory)
+    with torch.no_grad():
+        next(own.model.parameters()).add_(1.0)
+
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr(MAGVITv2, "save_pretrained", full)
+        own.save(directory)
+    assert {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()} == before
+    own.save(directory)  # over the files that it was read from
+    after = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+    weights = [path for path in after if path.suffix == ".safetensors"]
+    assert after.keys() == before.keys() and {path.parent.name for path in weights} == {"own", "image_tokenizer"}
+    assert [path.parent.name for path in weights if after[path] != before[path]] == ["own"]
+
+
 def test_settings_that_are_not_the_default_survive_saving(make_policy: MakePolicy, tmp_path: Path) -> None:
     own = make_policy(tasks=("i2t", "edit"), dialogue="say {text} \n", answer_tokens=4, answer_block=2)
     own.save(tmp_path)

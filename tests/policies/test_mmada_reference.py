@@ -16,10 +16,10 @@ from pararl.options import Sampling
 from pararl.types import Modality, Prompt
 from policies import Policy
 from policies.backbones.llada import MMadaModelLM
+from policies.canvas import Canvas, Specials, canvas
 from policies.families.mmada import MMADA
 from policies.heads.base import Branch
 from policies.image.magvitv2 import MAGVITv2
-from policies.layout import Canvas, Specials, canvas
 from policies.settings import Part, Settings
 from tests.policies.by_hand import KINDS, Kind, draw_one, prompts, sequence, text_length
 from tests.policies.conftest import logits_of

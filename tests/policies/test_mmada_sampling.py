@@ -11,7 +11,7 @@ from pararl.options import Sampling
 from pararl.types import Modality, Output, Prompt, Rollout, Segment, Task
 from policies import Policy
 from policies.heads.base import Branch
-from policies.policy import recorded_steps
+from policies.sampling.sampler import recorded_steps
 from policies.sequences import Sequences
 from tests.policies.by_hand import (
     CODES,

@@ -24,9 +24,9 @@ from pararl.options import Sampling
 from pararl.types import Output, Prompt
 from policies import Policy
 from policies.backbones.llada import MMadaConfig, MMadaModelLM
-from policies.families.layout import Shown
 from policies.families.mmada import MMADA
 from policies.families.parallel_a import MMADA_PARALLEL_A, ParallelASettings
+from policies.layout import Shown
 from policies.pretraining import supervised_loss
 from policies.sequences import Sequences
 from policies.settings import Part
@@ -331,7 +331,7 @@ def test_parallel_a_samples_with_three_branches_as_three_forwards_would(golden: 
     rng = np.random.default_rng(0)
     asked = [Prompt(f"{i}", "interleaved", "w5 " * (i + 1), image=rng.integers(0, 256, (8, 12, 3), dtype=np.uint8)) for i in range(3)]
     sampling = Sampling(steps=2, guidance=2.5, input_guidance=4.0)
-    scene = policy.scene(asked, sampling)
+    scene = policy.sampler.scene(asked, sampling)
     blank = scene.blank
     assert [dict(b.scales) for b in scene.branches] == [{"image": 2.5, "text": 0.0}, {"image": 4.0, "text": 0.0}]
     (_, image), (text, same) = logits_of(policy, blank, scene.branches)(blank.ids, blank.spans)

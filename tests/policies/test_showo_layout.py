@@ -16,9 +16,9 @@ from transformers import PreTrainedTokenizerFast
 from pararl.types import Modality, Prompt, Task
 from policies import Policy
 from policies.backbones.showo import Showo, ShowoConfig
+from policies.canvas import Span, Specials, canvas
 from policies.families.showo import SHOWO, extended
 from policies.image.magvitv2 import MAGVITv2, MAGVITv2Config
-from policies.layout import Span, Specials, canvas
 from policies.settings import Settings
 from tests.policies import showo_by_hand as hand
 from tests.policies.by_hand import KINDS, Kind, prefix, prompts, task_of, text_length

@@ -12,8 +12,8 @@ from torch import Tensor
 from pararl.options import Sampling
 from pararl.types import Modality, Output, Prompt, Rollout
 from policies import Policy
+from policies.canvas import Span
 from policies.families.mmada import Branch
-from policies.layout import Span
 from policies.sampling.denoise import denoise
 from tests.policies import showo_by_hand as hand
 from tests.policies.by_hand import GUIDED, KINDS, SHOWN, SPOKEN, Kind, picture, prompts, task_of, text_length

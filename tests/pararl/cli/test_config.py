@@ -195,6 +195,13 @@ def test_help_shows_every_setting_with_its_meaning_and_the_default_in_force(caps
     assert "AdamW learning rate." in shown and "default: 0.125" in shown
     assert shown.index("How outputs are sampled") < shown.index("--rollout.prompts") < shown.index("How the adapter is updated")
     assert "--learner CONFIG" not in shown
+    assert "Gumbel temperature of the confidence" in shown and "default: 8.0" in shown, "inherited, with the default of a run"
+    assert shown.index("--rollout.prompts PROMPTS") < shown.index("--rollout.steps STEPS") < shown.index("--rollout.recorded RECORDED")
+
+
+def test_every_setting_has_a_meaning() -> None:
+    actions = cli._parser()._actions
+    assert [action.dest for action in actions if action.dest in SETTINGS and not action.help] == []
 
 
 @pytest.fixture
@@ -216,3 +223,35 @@ def test_no_shipped_configuration_pushes_text_away_from_its_prompt(shipped: list
     for file in shipped:
         rollout = cli.parse(["--config", str(file), "--plan"]).config.rollout
         assert rollout.text_guidance >= 0 and rollout.decoding == "parallel", file.name
+
+
+OLD_FILE = "run:\n  arms: [output, pararl]\narm:\n  output:\n    learner.lr: 3e-4\n    prefer: {min_margin: 0.5}\n"
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--run.arms", "output,pararl", "--arm.output.learner.lr", "3e-4", "--arm.output.prefer.min_margin", "0.5"],
+        ["--run.arms", "[output, pararl]", "--arm.output.learner.lr=3e-4", "--arm.online_dpo.prefer.min_margin=0.5"],
+        ["--config", "old.yaml"],
+        ["--resume", "outputs/old"],
+    ],
+)
+def test_an_arm_by_the_name_it_had_is_the_arm_and_one_line_says_so(
+    argv: list[str], elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written(OLD_FILE, "old.yaml")
+    (elsewhere / "outputs" / "old").mkdir(parents=True)
+    written(OLD_FILE, "outputs/old/config.yaml")
+    config = cli.parse(argv).config
+    assert config.run.arms == ("online_dpo", "pararl")
+    assert config.arm["online_dpo"] == {"learner.lr": 3e-4, "prefer.min_margin": 0.5} and "output" not in config.arm
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and "arm output is called online_dpo now" in told
+
+
+def test_both_names_of_an_arm_are_one_arm_twice(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.parse(["--run.arms", "output,online_dpo"])
+    assert "run.arms names 'online_dpo' more than once" in capsys.readouterr().err
+    assert cli.parse(["--run.name", "output", "--run.dir", "output"]).config.run.name == "output"

@@ -1,9 +1,10 @@
-"""Settings that a policy which writes its text token by token does not have."""
+"""Settings that have no effect on a policy are told, by what its heads are."""
 
 import pytest
 
-from pararl.cli.family_checks import causal_problems
+from pararl.cli.family_checks import family_problems
 from pararl.config import Config, changed
+from policies.traits import TRAITS
 
 
 @pytest.mark.parametrize(
@@ -12,7 +13,9 @@ from pararl.config import Config, changed
         ({"rollout.text_guidance": 1.0}, "showo", "the text of a showo policy is not guided"),
         ({"rollout.text_guidance": 1.0}, "mmada", None),
         ({"rollout.flow_noise": 0.0}, "showo2", "have no density for pararl, offline_dpo to learn from"),
-        ({"rollout.flow_noise": 0.0}, "showo", None),
+        ({"rollout.flow_noise": 0.0}, "showo", "rollout.flow_noise is about images of continuous latents"),
+        ({"rollout.decoding": "sequential"}, "showo", "rollout.decoding is about text and image that are denoised together"),
+        ({"rollout.decoding": "sequential", "rollout.image_steps": 2}, "mmada", None),
         ({"rollout.flow_noise": 0.0, "curriculum.tasks": ("i2t",)}, "showo2", None),
         ({"rollout.flow_noise": 0.0, "learner.likelihood": "elbo"}, "showo2", None),
         ({}, "showo2", None),
@@ -25,6 +28,6 @@ from pararl.config import Config, changed
         ({"rollout.image_sampler": "emerge"}, "showo", None),
     ],
 )
-def test_what_a_causal_policy_does_not_do_is_told(settings: dict[str, object], family: str, told: str | None) -> None:
-    problems = causal_problems(changed(Config(), settings), family)
+def test_a_setting_without_effect_is_told(settings: dict[str, object], family: str, told: str | None) -> None:
+    problems = family_problems(changed(Config(), settings), family, TRAITS[family])
     assert problems == [] if told is None else told in problems[0]

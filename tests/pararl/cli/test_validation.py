@@ -125,13 +125,20 @@ def test_settings_of_elbos_go_with_the_arms_that_have_them() -> None:
 
 def test_a_policy_directory_is_a_policy(elsewhere: Path) -> None:
     (elsewhere / "mine").mkdir()
-    (elsewhere / "mine" / "policy.json").write_text(json.dumps({"settings": {"tasks": ["t2i"]}}))
+    (elsewhere / "mine" / "policy.json").write_text(json.dumps({"family": "mmada", "settings": {"tasks": ["t2i"]}}))
     assert cli.parse(["--policy.name", "mine"]).config.policy.name == "mine"
 
 
 @pytest.mark.parametrize(
     ("content", "told"),
-    [("{", "is not JSON: Expecting"), ("[1]", "is not a JSON object"), ("{}", "has no settings"), ('{"settings": []}', "has no settings")],
+    [
+        ("{", "is not JSON: Expecting"),
+        ("[1]", "is not a JSON object"),
+        ("{}", "has no settings"),
+        ('{"settings": []}', "has no settings"),
+        ('{"settings": {"tasks": []}}', "names no family"),
+        ('{"family": "gpt", "settings": {"tasks": []}}', "names the unknown family 'gpt' (known: mmada, "),
+    ],
 )
 def test_a_broken_policy_file_is_told_in_one_line(elsewhere: Path, content: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
     (elsewhere / "mine").mkdir()
@@ -146,7 +153,7 @@ def test_a_policy_directory_without_its_tokenizers_is_told_before_prompts_are_he
     elsewhere: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (elsewhere / "mine").mkdir()
-    (elsewhere / "mine" / "policy.json").write_text(json.dumps({"settings": {"tasks": ["t2i"]}}))
+    (elsewhere / "mine" / "policy.json").write_text(json.dumps({"family": "mmada", "settings": {"tasks": ["t2i"]}}))
     (elsewhere / "own.jsonl").write_text("".join(json.dumps({"prompt": f"w{i}"}) + "\n" for i in range(16)))
     with pytest.raises(SystemExit):
         cli.parse(["--policy.name", "mine", "--curriculum.file", "own.jsonl", "--reward.name", "mine:reward"])

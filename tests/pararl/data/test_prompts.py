@@ -155,3 +155,19 @@ def test_the_length_of_a_prompt_is_what_show_o2_reads_its_text_and_its_dialogue_
             (tmp_path / name).write_text(json.dumps(content))
         told[family] = unfit([Prompt("p", "i2t", "a?", image=np.zeros((1, 1, 3), np.uint8))], tmp_path)
     assert told["mmada"] == [] and "prompt p has 3 tokens, more than the 2" in told["showo2"][0]
+
+
+def test_the_length_of_a_prompt_that_is_a_message_is_that_with_its_system_message(tmp_path: Path) -> None:
+    Tokenizer(BPE({"a": 0, "b": 1}, [])).save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "image_tokenizer").mkdir()
+    settings = {"grid": [1, 1], "dialogue": "{system}{text}", "prompt_tokens": 3, "system_new": "b", "system_edit": "bb"}
+    for name, content in (
+        ("policy.json", {"family": "mmada_parallel_a", "settings": settings}),
+        ("tokenizer_config.json", {}),
+        ("image_tokenizer/config.json", {"_class_name": "VQModel", "block_out_channels": [1], "num_vq_embeddings": 1}),
+    ):
+        (tmp_path / name).write_text(json.dumps(content))
+    shown = np.zeros((1, 1, 3), np.uint8)
+    assert unfit([Prompt("p", "t2i", "aa"), Prompt("q", "edit", "a", image=shown)], tmp_path) == []
+    told = unfit([Prompt("p", "t2i", "aaa"), Prompt("q", "edit", "aa", image=shown)], tmp_path)
+    assert [line.partition(",")[0] for line in told] == ["prompt p has 4 tokens", "prompt q has 4 tokens"]

@@ -80,7 +80,7 @@ def test_the_loss_and_gradient_of_spg_are_those_of_its_formula_in_one_graph(tiny
     expected = torch.cat([g.flatten() for g in grads])
     assert learner.version == 1 and learner.seed == 0, "draws of an update come from its seed and version"
     figures = learner.update(rollouts, feedback)
-    assert figures["preference/loss"] == pytest.approx((total / mass).item(), abs=1e-5)
+    assert figures["loss/total"] == pytest.approx((total / mass).item(), abs=1e-5)
     assert expected.norm() > 1e-3 and (gradient(learner) - expected).norm() < 1e-4 * expected.norm()
 
 
@@ -161,7 +161,7 @@ def test_recorded_steps_at_which_nothing_was_committed_teach_nothing(tiny_policy
         image.commit_step[:] = next(step for step in range(4) if step not in rollout.recorded)
     before = adapter_of(learner)
     figures = learner.update(rollouts, teach(rollouts, learner.arm))
-    assert figures["preference/grad_norm"] == 0.0 and torch.equal(adapter_of(learner), before)
+    assert figures["learner/grad_norm"] == 0.0 and torch.equal(adapter_of(learner), before)
 
 
 def test_settings_of_a_run_reach_the_draws_and_the_sampler() -> None:

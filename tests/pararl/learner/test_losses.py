@@ -16,7 +16,7 @@ def test_preference_loss_is_dpo_with_normalised_weights() -> None:
     loss, figures = preference_loss(torch.tensor(chosen), torch.tensor(rejected), 0.7, torch.tensor(weights))
     by_hand = [-w * math.log(1 / (1 + math.exp(-0.7 * (c - r)))) for c, r, w in zip(chosen, rejected, weights, strict=True)]
     assert loss.item() == pytest.approx(sum(by_hand) / weights.sum(), rel=1e-6)
-    assert figures["preference/accuracy"] == pytest.approx(np.mean(chosen > rejected))
+    assert figures["loss/accuracy"] == pytest.approx(np.mean(chosen > rejected))
 
 
 def test_preference_gradient_at_the_reference_is_a_policy_gradient_with_group_mean_baseline() -> None:
@@ -68,7 +68,7 @@ def test_clipped_loss_is_equation_3_written_with_loops(clip: float) -> None:
                 total += min(r * a, min(max(r, 1 - clip), 1 + clip) * a) / len(tokens) / (1 if i == 0 else 2)
     assert committed[1:3].any(-1).all() and committed[0, 1].any()
     assert loss.item() == pytest.approx(-total / 3, rel=1e-5)
-    assert 0 < figures["preference/clipped"] < 1
+    assert 0 < figures["loss/clipped"] < 1
 
 
 def test_k3_estimates_the_kl_of_categoricals() -> None:
@@ -82,7 +82,7 @@ def test_k3_estimates_the_kl_of_categoricals() -> None:
 def test_likelihood_loss_is_the_negative_mean() -> None:
     loss, figures = likelihood_loss(torch.tensor([-1.0, -3.0]))
     assert loss.item() == 2.0
-    assert figures["preference/loglik"] == -2.0
+    assert figures["loss/loglik"] == -2.0
 
 
 def test_accuracy_counts_a_tie_as_half() -> None:

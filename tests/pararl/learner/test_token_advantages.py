@@ -47,9 +47,9 @@ def test_grpo_gives_every_modality_its_own_mean_and_weight(tiny_policy_dir: Path
                     advantage = float(feedback.advantages[i, s])
                     gains[-1] += np.minimum(ratio * advantage, ratio.clip(0.8, 1.2) * advantage).mean() / len(steps)
             expected[modality] = -float(np.mean(gains))
-        assert figures["preference/loss"] == pytest.approx(weights[0] * expected["text"] + weights[1] * expected["image"], abs=1e-5)
+        assert figures["loss/total"] == pytest.approx(weights[0] * expected["text"] + weights[1] * expected["image"], abs=1e-5)
         found[weights] = figures
-        assert {f"preference/{name}_{m}" for name in ("ratio", "clipped") for m in MODALITIES} <= figures.keys()
+        assert {f"loss/{name}_{m}" for name in ("ratio", "clipped") for m in MODALITIES} <= figures.keys()
     both = 2 * gradients[(1.0, 0.0)] + 0.5 * gradients[(0.0, 1.0)]
     assert (both - gradients[(2.0, 0.5)]).norm() < 1e-4 * both.norm() > 0
 
@@ -75,7 +75,7 @@ def test_credit_moves_the_tokens_of_its_cells_alone(tiny_policy_dir: Path) -> No
     loss = -(per_step / here.sum(-1).clamp_min(1)).sum() / here.any(-1).sum()
     loss.backward()
     expected = torch.cat([p.grad.flatten() for p in other.parameters if p.grad is not None])
-    assert figures["preference/loss"] == pytest.approx(loss.item(), abs=1e-5) and expected.norm() > 0
+    assert figures["loss/total"] == pytest.approx(loss.item(), abs=1e-5) and expected.norm() > 0
     assert (got - expected).norm() < 1e-4 * expected.norm()
 
 
@@ -103,7 +103,7 @@ def test_credit_moves_the_tokens_of_its_words_alone(tiny_policy_dir: Path) -> No
     loss = -gain / here.any(-1).sum()
     loss.backward()
     expected = torch.cat([p.grad.flatten() for p in other.parameters if p.grad is not None])
-    assert figures["preference/loss"] == pytest.approx(loss.item(), abs=1e-5) and expected.norm() > 0
+    assert figures["loss/total"] == pytest.approx(loss.item(), abs=1e-5) and expected.norm() > 0
     assert (got - expected).norm() < 1e-4 * expected.norm()
     with pytest.raises(ValueError, match="credit for 1 words"):
         learner.update(rollouts, Feedback(advantages=nothing, words={chosen: words[:1] + 1}))
@@ -116,7 +116,7 @@ def test_credit_of_words_reaches_the_rows_of_its_rollouts(tiny_policy_dir: Path)
     words = {i: np.arange(1, len((rollouts[i].output.text or "").split()) + 1, dtype=np.float32) / (i + 1) for i in spoken[1::2]}
     used = by_task(rollouts, range(len(rollouts)))[::-1]
     width = longest(rollouts) + 3
-    found = text_credit(learner.policy, [rollouts[i] for i in used], Feedback(words=words), used, width)
+    found = text_credit(learner.policy, [rollouts[i] for i in used], Feedback(words=words).take(used).words, width)
     assert found.shape == (len(used), width) and len(words) > 3
     for row, i in enumerate(used):
         expected = words.get(i, np.zeros(0, np.float32))  # a word is a token in this vocabulary

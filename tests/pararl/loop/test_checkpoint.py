@@ -61,6 +61,8 @@ def test_stored_rollouts_of_every_kind_have_the_same_likelihoods(tiny_policy_dir
     assert scores == judgements
     for before, after in zip(rollouts, back, strict=True):
         assert (after.prompt.kind, after.prompt.id, after.prompt.spec) == (before.prompt.kind, before.prompt.id, before.prompt.spec)
+        assert before.prompt_ids is not None and after.prompt_ids is not None
+        assert after.prompt_ids.tolist() == before.prompt_ids.tolist()
         assert after.output == Output() and step_means(policy, [after], [after.recorded]).equal(
             step_means(policy, [before], [before.recorded])
         )

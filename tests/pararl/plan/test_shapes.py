@@ -13,7 +13,7 @@ import policies
 from pararl import adapter
 from pararl.config import ConfigError
 from pararl.data.prompts import unfit
-from pararl.plan.shapes import COUNTED, ModelShape, held_bytes, shape_of
+from pararl.plan.shapes import ModelShape, held_bytes, shape_of
 from pararl.policy_files import image_shape
 from pararl.releases import RELEASES, release_of
 from pararl.types import KINDS, Kind, Prompt, Task
@@ -22,6 +22,7 @@ from policies.backbones.llada import MMadaConfig, MMadaModelLM
 from policies.image.continuous import ContinuousVAE, ContinuousVAEConfig
 from policies.image.latents import read_vae
 from policies.image.magvitv2 import MAGVITv2, MAGVITv2Config
+from policies.traits import TRAITS
 from tests.policies import releases, showo_releases
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "released_keys"
@@ -194,7 +195,7 @@ def test_a_plan_of_a_family_that_it_does_not_count_is_one_line_that_names_it(nam
     family = "showo2" if "show-o2" in name else "showo"
     with pytest.raises(ConfigError, match=f"{name} is a policy of family {family}, a plan counts those of mmada and .*--plan"):
         shape_of(name, policies.CHECKPOINTS / name)
-    assert family not in COUNTED and held_bytes(name, NOWHERE) is None
+    assert TRAITS[family].counted is None and held_bytes(name, NOWHERE) is None
 
 
 def try_prefix(policy: Policy, prompt: Prompt, shown: list[int]) -> list[int] | None:
@@ -223,8 +224,8 @@ def test_a_release_goes_by_its_name_on_the_hub(name: str, release: str | None) -
 
 
 def test_a_directory_that_does_not_tell_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "policy.json").write_text("{}")
-    with pytest.raises(ConfigError, match="does not tell the sizes of an mmada policy.*--policy.name"):
+    (tmp_path / "policy.json").write_text('{"family": "mmada"}')
+    with pytest.raises(ConfigError, match="does not tell the sizes of its policy.*--policy.name"):
         shape_of(str(tmp_path), tmp_path)
 
 

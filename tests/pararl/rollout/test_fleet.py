@@ -15,7 +15,7 @@ import torch
 
 from pararl import scenes, sync
 from pararl.config import Config, changed
-from pararl.rollout.actors import actor_options, dispatch
+from pararl.rollout.actors import Actors
 from pararl.rollout.fleet import Fleet, LocalFleet, RayFleet, chunks_of, in_order, requests_of
 from pararl.rollout.workers import rollout_seed
 from pararl.sync import AdapterBuffer, SyncError
@@ -138,7 +138,7 @@ def test_an_actor_that_dies_on_the_way_comes_back_with_the_adapter(two: RayFleet
     local.publish(adapter)
     two.publish(adapter)
     expected = flat(local.generate(PROMPTS, 24, 5, 7, SAMPLING))
-    victim = two.actors[0]
+    victim = two.actors.handles[0]
     before = ray.get(victim.__ray_call__.remote(lambda actor: os.getpid()))
     stream = two.generate_iter(PROMPTS, 24, 5, 7, SAMPLING)
     chunks = [next(stream)]
@@ -175,7 +175,7 @@ def test_an_error_in_an_actor_is_one_clear_line(two: RayFleet) -> None:
 
 
 @pytest.fixture(scope="module")
-def helpers(ray_cluster: None) -> Iterator[list[Any]]:
+def helpers(ray_cluster: None) -> Iterator[Actors]:
     """Two small actors under our options. Their class goes to them by value, so that they need not load what this module does."""
 
     class Helper:
@@ -186,21 +186,35 @@ def helpers(ray_cluster: None) -> Iterator[list[Any]]:
             time.sleep(seconds)
             return os.getpid()
 
-    started: list[Any] = [ray.remote(**actor_options(threads=3))(Helper).remote() for _ in range(2)]
+    started = Actors(Helper, [("one", ()), ("two", ())], threads=3)
+    started.ready()
     yield started
-    for helper in started:
-        ray.kill(helper)
+    started.close()
 
 
-def test_a_worker_that_is_free_takes_the_next_job(helpers: list[Any]) -> None:
-    pids = ray.get([helper.work.remote(0.0) for helper in helpers])
-    jobs: list[Any] = [lambda helper, s=s: helper.work.remote(s) for s in (3.0, 0.0, 0.0, 0.0, 0.0)]
-    done = list(dispatch(helpers, jobs, "working failed"))
-    assert done == [(1, pids[1]), (2, pids[1]), (3, pids[1]), (4, pids[1]), (0, pids[0])]
+def test_a_worker_that_is_free_takes_the_next_call(helpers: Actors) -> None:
+    pids = helpers.every("did not work", "work", 0.0)
+    done = list(helpers.whoever_is_free("working failed", "work", [(s,) for s in (3.0, 0.0, 0.0, 0.0, 0.0)]))
+    slow = done[-1][1]
+    (quick,) = set(pids) - {slow}
+    assert done == [(1, quick), (2, quick), (3, quick), (4, quick), (0, slow)]
 
 
-def test_actors_get_their_threads_their_allocator_and_our_packages(helpers: list[Any]) -> None:
-    seen = ray.get(helpers[0].environment.remote())
+def test_calls_in_turn_keep_their_order_whoever_is_slow(helpers: Actors) -> None:
+    first, second = helpers.every("did not work", "work", 0.0)
+    assert helpers.in_turn("working failed", "work", [(0.5,), (0.0,), (0.0,)]) == [first, second, first]
+
+
+def test_an_error_names_the_actor_and_the_others_are_waited_for(helpers: Actors) -> None:
+    with pytest.raises(RuntimeError, match="^one cannot work: ValueError: sleep length must be non-negative$"):
+        helpers.every("cannot work", "work", -1.0)
+    with pytest.raises(RuntimeError, match="^working failed: ValueError: sleep length must be non-negative$"):
+        list(helpers.whoever_is_free("working failed", "work", [(0.0,), (-1.0,), (0.0,)]))
+    assert len(set(helpers.every("did not work", "work", 0.0))) == 2, "both live on"
+
+
+def test_actors_get_their_threads_their_allocator_and_our_packages(helpers: Actors) -> None:
+    seen = helpers.every("did not tell", "environment")[0]
     assert {seen[f"{name}_NUM_THREADS"] for name in ("OMP", "MKL", "OPENBLAS")} == {"3"}
     assert seen["MALLOC_MMAP_MAX_"] == "0" and int(seen["MALLOC_TRIM_THRESHOLD_"]) == 100_000_000_000
     assert int(seen["MALLOC_TOP_PAD_"]) == 1_000_000_000 and seen["TOKENIZERS_PARALLELISM"] == "false"

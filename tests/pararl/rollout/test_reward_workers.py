@@ -14,8 +14,8 @@ import ray
 
 from pararl import scenes
 from pararl.config import Config, changed
+from pararl.rollout.reward_worker import RewardError
 from pararl.rollout.reward_workers import LocalRewardWorkers, RayRewardWorkers, RewardWorkers
-from pararl.rollout.workers import RewardError
 from pararl.types import Judgement, Output, Rollout
 from rewards import SceneReward
 from rewards.base import Sample
@@ -169,11 +169,11 @@ def test_a_reward_that_fails_its_self_test_does_not_start(ray_cluster: None) -> 
 
 
 def test_a_reward_actor_that_dies_comes_back(two: RayRewardWorkers) -> None:
-    pids = ray.get([handle.__ray_call__.remote(lambda actor: os.getpid()) for handle in two.actors])
-    for handle in two.actors:
+    pids = ray.get([handle.__ray_call__.remote(lambda actor: os.getpid()) for handle in two.actors.handles])
+    for handle in two.actors.handles:
         ray.kill(handle, no_restart=False)
     assert values(two.score(ROLLOUTS)) == expected_values()
-    assert not set(pids) & set(ray.get([handle.__ray_call__.remote(lambda actor: os.getpid()) for handle in two.actors]))
+    assert not set(pids) & set(ray.get([handle.__ray_call__.remote(lambda actor: os.getpid()) for handle in two.actors.handles]))
 
 
 def test_broken_output_is_an_error_not_a_zero() -> None:

@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -123,6 +124,28 @@ def test_attention_is_bidirectional_with_and_without_padding(policy: Policy) -> 
 
 
 @torch.no_grad()
+@pytest.mark.usefixtures("products")
+@pytest.mark.parametrize("shared", [True, False], ids=["one order", "an order for each row"])
+def test_columns_may_come_in_any_order_with_their_positions(policy: MMadaPolicy, shared: bool) -> None:
+    generator = torch.Generator().manual_seed(5)
+    ids = torch.randint(0, policy.model.config.embedding_size, (3, 11), generator=generator)
+    mask = torch.ones(3, 11, dtype=torch.bool)
+    mask[0, :4], mask[2, 6] = False, False
+    order = torch.stack([torch.randperm(11, generator=generator) for _ in range(3)])
+    order = order[:1].expand(3, -1) if shared else order
+    expected = policy.model.hidden(ids, mask).gather(1, order[..., None].expand(-1, -1, policy.model.config.d_model))
+    real = mask.gather(1, order)
+    shuffled = policy.model.hidden(ids.gather(1, order), real, positions=order[0] if shared else order)
+    assert torch.allclose(shuffled[real], expected[real], rtol=0, atol=1e-5)
+    kept = policy.model.hidden(ids.gather(1, order), real, torch.tensor([2, 7]), order)
+    assert torch.allclose(kept[real[:, [2, 7]]], expected[:, [2, 7]][real[:, [2, 7]]], rtol=0, atol=1e-5)
+    assert (policy.model.hidden(ids.gather(1, order), real) - expected)[real].abs().max() > 1e-2, "without them the order counts"
+    assert torch.equal(policy.model.hidden(ids, mask, positions=torch.arange(11)), policy.model.hidden(ids, mask))
+    shifted = policy.model.hidden(ids, mask, positions=torch.arange(11) + 100)
+    assert torch.allclose(shifted[mask], policy.model.hidden(ids, mask)[mask], rtol=0, atol=1e-4)
+
+
+@torch.no_grad()
 def test_grouped_queries_are_full_attention_with_repeated_keys_and_values() -> None:
     torch.manual_seed(4)
     sizes: dict[str, Any] = {"d_model": 16, "n_layers": 1, "n_heads": 4, "mlp_hidden_size": 24, "embedding_size": 20, "init_std": 0.3}
@@ -169,6 +192,15 @@ def test_gradient_checkpointing_gives_the_same_gradients(policy: Policy) -> None
     for name, grad in plain.items():
         again = checkpointed[name]
         assert grad is not None and again is not None and torch.allclose(grad, again, atol=1e-5), name
+
+
+def test_peft_and_trl_may_ask_by_the_old_name_whether_a_backbone_checkpoints(policy: MMadaPolicy) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model: Any = with_adapter(policy)
+        assert not model.is_gradient_checkpointing
+        model.activation_checkpointing_enable()
+        assert model.is_gradient_checkpointing and model.is_activation_checkpointing
 
 
 # ---- where an adapter goes

@@ -13,10 +13,11 @@ from torch import Tensor
 from transformers import LlamaConfig, Qwen2Config, Qwen2ForCausalLM
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from policies.attention.omni import omni
+from policies.attention.masks import omni
+from policies.backbones.layers import frequencies
 from policies.backbones.showo2 import Showo2
 from policies.backbones.showo2_config import LARGE, Showo2Config
-from policies.backbones.showo2_layers import frequencies, stretched
+from policies.backbones.showo2_layers import stretched
 from policies.backbones.showo2_state import Prefix
 from policies.image.codec import patched, unpatched
 from policies.weights import read_model

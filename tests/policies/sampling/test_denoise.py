@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from policies.backbones.llada import MMadaModelLM
-from policies.layout import Canvas, Span
+from policies.canvas import Canvas, Span
 from policies.sampling.denoise import Logits, SegmentPlan, chosen_at, commit, denoise, draw, image_plan, most_confident, text_plan
 
 LAST_UNIFORM = 1 - 2**-24

@@ -1,4 +1,4 @@
-"""The omni mask is what its two sentences say, what the references recorded, and the same for FlexAttention as for dense attention."""
+"""Masks are what their sentences say, what the references recorded, and the same for FlexAttention as for dense attention."""
 
 import itertools
 from pathlib import Path
@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-from policies.attention.omni import Omni, at_places, between, omni
+from policies.attention.masks import Full, Mask, Omni, at_places, between, omni
 
 SOI, EOI, PAD = 101, 102, 100
 """Ids of the recorded Show-o case."""
@@ -43,8 +43,18 @@ def test_the_mask_is_what_a_loop_over_its_definition_gives(seed: int) -> None:
     assert not dense.all() and (dense & ~torch.ones(37, 37, dtype=torch.bool).tril()).any()
 
 
-def test_rows_alone_are_rows_of_the_whole() -> None:
-    mask = random_mask(0)
+def test_the_full_mask_is_what_a_loop_over_its_definition_gives() -> None:
+    mask = Full(random_mask(0).real)
+    dense = mask.dense()
+    assert dense.shape == (3, 1, 37, 37) and dense.dtype == torch.bool
+    for b, row, column in itertools.product(range(3), range(37), range(37)):
+        seen = bool(mask.real[b, column]) if mask.real[b, row] else True
+        assert bool(dense[b, 0, row, column]) is seen, (b, row, column)
+    assert mask.positions().tolist() == [list(range(37))] * 3
+
+
+@pytest.mark.parametrize("mask", [random_mask(0), Full(random_mask(0).real)], ids=["omni", "full"])
+def test_rows_alone_are_rows_of_the_whole(mask: Mask) -> None:
     assert torch.equal(mask.dense(slice(5, 19)), mask.dense()[:, :, 5:19])
     assert torch.equal(mask.dense(slice(-1, None)), mask.dense()[:, :, -1:])
 
@@ -98,17 +108,19 @@ def test_it_is_the_recorded_mask_of_show_o_at_real_rows(golden: Path, name: str)
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @pytest.mark.parametrize("seed", range(2))
-def test_flex_attention_gives_what_dense_attention_gives(seed: int) -> None:
-    mask = random_mask(seed, batch=2, length=150)
+@pytest.mark.parametrize("full", [False, True], ids=["omni", "full"])
+def test_flex_attention_gives_what_dense_attention_gives(full: bool, seed: int) -> None:
+    given = random_mask(seed, batch=2, length=150)
+    mask: Mask = Full(given.real) if full else given
     generator = torch.Generator().manual_seed(seed)
     q, k, v = (torch.randn(2, 4, 150, 16, generator=generator) for _ in range(3))
     dense = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.dense())
 
-    def flex(function: Omni) -> Tensor:
+    def flex(function: Mask) -> Tensor:
         block_mask = create_block_mask(function, 2, None, 150, 150, device="cpu")
         out = flex_attention(q, k, v, block_mask=block_mask)
         assert isinstance(out, Tensor)
         return out
 
     assert torch.allclose(flex(mask), dense, rtol=0, atol=1e-5)
-    assert not torch.allclose(flex(omni(torch.zeros_like(mask.blocks), mask.real)), dense, rtol=0, atol=1e-2)
+    assert not torch.allclose(flex(omni(torch.zeros_like(given.blocks), given.real)), dense, rtol=0, atol=1e-2)

@@ -1,0 +1,55 @@
+"""A run that is gone on with: what it says where nothing is left to do, and today's names where an older version began it."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from pararl.config import RENAMED, ConfigError
+from pararl.evaluation.summary import Summary, table
+from pararl.files import atomic_path, read_lines, write_json
+
+
+def finished(folder: Path, arms: Sequence[str]) -> Summary | None:
+    """The summary of a run whose ``arms`` are all done; None where something is left to do.
+
+    Raises ConfigError for a summary that cannot be read."""
+    file = folder / "summary.json"
+    if not file.exists():
+        return None
+    try:
+        summary = Summary.from_json(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{file} is no summary of a run: {error} (remove it, and --resume {folder} writes it anew)") from error
+    return summary if set(arms) <= summary.arms.keys() else None
+
+
+def closing(folder: Path, summary: Summary) -> str:
+    """What a run says at its end."""
+    pictures = [name for name in ("curves.png", "kinds.png") if (folder / name).exists()]
+    return f"\n{table(summary)}\n\nin {folder}: {', '.join(('summary.json', *pictures))}, samples/, adapters/, metrics.jsonl"
+
+
+def rename_arms(folder: Path) -> None:
+    """Give what a run that an older version began has kept of its arms the names of today, so that it goes on from there.
+
+    Each step is whole or not done, and may be repeated: a kill in between does no harm.
+    """
+    for was, now in RENAMED.items():
+        for place in ("results", "checkpoints", "adapters", "rollouts"):
+            for old, new in ((was, now), (f".{was}.old", f".{now}.old")):
+                if (folder / place / old).exists():
+                    os.replace(folder / place / old, folder / place / new)
+        rows = read_lines(folder / "metrics.jsonl")
+        if any(row["arm"] == was for row in rows):
+            with atomic_path(folder / "metrics.jsonl") as part:
+                lines = (json.dumps({**row, "arm": now if row["arm"] == was else row["arm"]}) for row in rows)
+                part.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        ids = folder / "wandb" / "ids.json"
+        if ids.exists() and was in (kept := json.loads(ids.read_text(encoding="utf-8"))):
+            write_json(ids, {now if arm == was else arm: run for arm, run in kept.items()})
+        result = folder / "results" / f"{was}.json"
+        if result.exists():
+            found = json.loads(result.read_text(encoding="utf-8"))
+            write_json(result.with_stem(now), {**found, "adapter": str(Path("adapters") / now)})
+            result.unlink()

@@ -1,0 +1,70 @@
+"""What our backbones share: gradient checkpointing, the root-mean-square norm and the rotary embedding."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+Angles = tuple[Tensor, Tensor]
+"""Cosines and sines of the rotary embedding, float32, each [batch, 1, length, head_dim]."""
+
+
+class Backbone(PreTrainedModel):
+    """A pretrained model that PEFT and TRL may take. One that calls its layers by ``run`` sets ``gradient_checkpointing`` to false when it
+    is made."""
+
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    gradient_checkpointing: bool
+
+    def run(self, layer: Callable[..., Any], *inputs: Any, **given: Any) -> Any:
+        """``layer(*inputs, **given)``; with ``gradient_checkpointing`` what it computes is computed again in the backward pass, not kept.
+
+        Whether in training mode or not, unlike transformers' own layers: policies learn in evaluation mode. No random state is kept for
+        the second time, because no layer here draws random numbers. Not reentrant, so that frozen embeddings need no gradient.
+        """
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return checkpoint(partial(layer, **given), *inputs, use_reentrant=False, preserve_rng_state=False)
+        return layer(*inputs, **given)
+
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        """The same as ``is_activation_checkpointing``: PEFT and TRL still ask by this name, and transformers' own answer to it is a
+        warning each time."""
+        return self.is_activation_checkpointing
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm with a gain, computed in float32."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.float()
+        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return self.weight * wide.to(x.dtype)
+
+
+def angles(positions: Tensor, inverse: Tensor) -> Angles:
+    """Angles of ``positions`` int64 [batch, length] at ``inverse`` frequencies float32 [head_dim / 2] (halves repeated)."""
+    found = positions[:, None, :, None].float() * inverse.to(positions.device)
+    found = torch.cat((found, found), dim=-1)
+    return found.cos(), found.sin()
+
+
+def frequencies(head_dim: int, theta: float, device: torch.device | str = "cpu") -> Tensor:
+    """Inverse frequencies of a plain rotary embedding, float32 [head_dim / 2], on a device."""
+    return 1.0 / theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32, device=device) / head_dim)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Apply the rotary embedding to x [batch, heads, length, head_dim] in float32; returns the dtype of x."""
+    left, right = x.float().chunk(2, dim=-1)
+    return (x.float() * cos + torch.cat((-right, left), dim=-1) * sin).to(x.dtype)

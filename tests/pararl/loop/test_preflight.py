@@ -1,0 +1,104 @@
+"""What a machine lacks for a run is told in the driver, before Ray starts: no test here starts it."""
+
+from pathlib import Path
+
+import pytest
+
+from pararl.config import Config, ConfigError, TrackConfig, changed
+from pararl.loop import preflight
+from pararl.loop.preflight import gpus, unloadable, unwritable
+
+MODULES = {
+    "fine": "def score(prompts, completions, **columns):\n    return [0.0 for _ in completions]\n",
+    "broken": "import a_module_that_nobody_has\n",
+    "wrong": "def score(:\n",
+    "leaves": "raise SystemExit(3)\n",
+    "number": "score = 3\n",
+    "heavy": "from rewards import Reward\n\nclass score(Reward):\n    def __init__(self):\n        raise RuntimeError('made')\n",
+}
+
+
+@pytest.fixture(autouse=True)
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of modules which, like those of a user, is the current one and not on the path."""
+    for name, text in MODULES.items():
+        (tmp_path / f"preflight_{name}.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("preflight_fine:score", ()),
+        ("preflight_heavy:score", ()),
+        ("scenes", ()),
+        ("scenes-clip", ()),
+        ("preflight_gone:score", ("no module 'preflight_gone'",)),
+        ("preflight_fine:other", ("has no 'other'",)),
+        ("preflight_number:score", ("is a int",)),
+        ("preflight_broken:score", ("a_module_that_nobody_has", "preflight_broken.py, line 1")),
+        ("preflight_wrong:score", ("SyntaxError", "preflight_wrong.py, line 1")),
+        ("preflight_leaves:score", ("SystemExit: 3", "preflight_leaves.py, line 1")),
+        (":score", ("':score'",)),
+    ],
+)
+@pytest.mark.parametrize("key", ["reward.name", "eval.reward"])
+def test_a_reward_that_cannot_be_loaded_is_told_with_its_place(key: str, name: str, words: tuple[str, ...]) -> None:
+    told = list(unloadable(changed(Config(), {key: name})))
+    assert len(told) == bool(words)
+    assert all(line.startswith(f"{key}: ") and f"set --{key}" in line and word in line for line in told for word in words)
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_and_one_that_can_is_left_as_it_was(work: Path) -> None:
+    before = sorted(work.rglob("*"))
+    assert list(unwritable(work / "outputs" / "new")) == list(unwritable(work)) == []
+    assert sorted(work.rglob("*")) == before
+    (line,) = unwritable(Path("/proc/nobody/writes/here"))
+    assert line.startswith("run.dir: /proc cannot be written to")
+
+
+@pytest.mark.parametrize(
+    ("devices", "visible", "count"),
+    [
+        (("null", "nvidia0", "nvidia1", "nvidia10", "nvidiactl", "nvidia-uvm"), None, 3),
+        (("nvidia0", "nvidia1", "nvidia2"), "2,0", 2),
+        (("nvidia0",), "0,1,2", 1),
+        (("nvidia0",), "", 0),
+        (("nvidia0",), "NoDevFiles", 0),
+        (("null",), None, 0),
+        (("null",), "0", 0),
+        (("kfd",), None, None),
+        (("dxg",), "0", None),
+        (("kfd", "nvidia0"), None, 1),
+    ],
+)
+def test_gpus_are_counted_as_ray_counts_them(tmp_path: Path, devices: tuple[str, ...], visible: str | None, count: int | None) -> None:
+    (tmp_path / "dev").mkdir()
+    for name in devices:
+        (tmp_path / "dev" / name).touch()
+    assert gpus({} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}, tmp_path / "dev") == count
+
+
+@pytest.mark.parametrize(("there", "environment", "refused"), [(1, "", True), (2, "", False), (None, "", False), (1, "RAY_ADDRESS", False)])
+def test_gpus_are_compared_with_this_machine_where_no_cluster_is_asked_for(
+    there: int | None, environment: str, refused: bool, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, "gpus", lambda environ: there)
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    for name in ("RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR"):
+        monkeypatch.delenv(name, raising=False)
+    if environment:
+        monkeypatch.setenv(environment, "127.0.0.1:1")
+    config = changed(Config(track=TrackConfig(mode="disabled")), {"rollout.gpus": 0.5, "rollout.workers": 2, "learner.gpus": 1.0})
+    if not refused:
+        return preflight.preflight(config, work / "run")
+    with pytest.raises(ConfigError, match="= 2 GPUs, but this machine has 1 .*--learner.gpus"):
+        preflight.preflight(config, work / "run")
+
+
+def test_everything_that_is_lacking_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "sometimes")
+    with pytest.raises(ConfigError) as told:
+        preflight.preflight(changed(Config(), {"reward.name": "preflight_gone:score"}), Path("/proc/nobody/run"))
+    assert all(word in str(told.value) for word in ("run.dir", "WANDB_MODE=sometimes", "reward.name"))
