@@ -2,15 +2,18 @@
 rows: what the tests compare the policy with."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from pararl.options import Sampling
-from pararl.types import Prompt, Rollout
+from pararl.types import Modality, Prompt, Rollout
 from policies import Policy
+from policies.canvas import Canvas, Span
+from policies.heads.causal import CausalHead
+from policies.sequences import Sequences, View
 from tests.policies.by_hand import draw_one, prefix
 
 WORDS, CODES = list(range(9, 15)), list(range(15, 23))
@@ -126,3 +129,33 @@ def paint(policy: Policy, fronts: Sequence[Sequence[int]], scales: Sequence[floa
         for i in sorted(masked, key=lambda i: -sure[i])[: len(masked) - stay]:
             out.tokens[i], out.when[i], out.logprob[i] = CODES[drawn[i]], step, float(honest[i, drawn[i]])
     return out
+
+
+def counted(policy: Policy, tokens: Tensor) -> Tensor:
+    """The policy's own word on which tokens of texts count."""
+    head = policy.heads["text"]
+    assert isinstance(head, CausalHead)
+    return head.counted(tokens)
+
+
+def revealed(policy: Policy, blank: Canvas, tokens: Mapping[Modality, Tensor], visible: Mapping[Modality, Tensor]) -> tuple[Tensor, Tensor]:
+    """Ids and real columns of a canvas with whole texts, and with the image tokens that are ``visible``."""
+    views = {}
+    for span in blank.spans:
+        own = tokens[span.modality]
+        hidden = View(own.where(visible["image"], MASK)) if span.modality == "image" else policy.heads["text"].view(own)
+        views[span] = hidden
+    return policy.layout.filled(blank, views)
+
+
+def states(policy: Policy, ids: Tensor, attention: Tensor, spans: Sequence[Span]) -> list[Tensor]:
+    """Last hidden states [batch, n, width] that tell the tokens of each span, from one forward of whole sequences."""
+    every = policy.model.hidden(Sequences(ids, policy.layout.mask(ids, attention)))
+    return [every[:, policy.heads[span.modality].columns(span)] for span in spans]
+
+
+def view_of(text: Tensor) -> View:
+    """What stands in front of an image of texts [batch, n]: the tokens up to an end, padding behind."""
+    told = [said(row) for row in text.tolist()]
+    real = torch.tensor([[i < len(row) for i in range(text.shape[1])] for row in told])
+    return View(text.where(real, PAD), real)

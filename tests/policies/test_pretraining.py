@@ -8,10 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-import policies.pretraining
+import policies.heads.masked
 from pararl.types import MODALITIES, Modality, Output, Prompt
 from policies import Policy
-from policies.pretraining import noise_levels, supervised_loss
+from policies.heads.masked import noise_levels
+from policies.pretraining import supervised_loss
+from policies.sequences import Sequences
 from tests.policies.by_hand import GUIDED, KINDS, SHOWN, SPOKEN, WORDS, Kind, code_ids, picture, prompts, sequence, task_of, text_length
 from tests.policies.conftest import MakePolicy
 
@@ -34,12 +36,12 @@ def seen(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, 
     given: list[tuple[Tensor, Tensor]] = []
     hidden = policy.model.hidden
 
-    def watched(ids: Tensor, attention: Tensor) -> Tensor:
-        given.append((ids.clone(), attention.clone()))
-        return hidden(ids, attention)
+    def watched(sequences: Sequences, columns: Tensor | None = None) -> Tensor:
+        given.append((sequences.ids.clone(), sequences.mask.real.clone()))
+        return hidden(sequences, columns)
 
     monkeypatch.setattr(policy.model, "hidden", watched)
-    monkeypatch.setattr(policies.pretraining, "noise_levels", lambda batch, generator: (IMAGE_RATIOS, TEXT_RATIOS))
+    monkeypatch.setattr(policies.heads.masked, "noise_levels", lambda batch, generator: (IMAGE_RATIOS, TEXT_RATIOS))
     return given
 
 

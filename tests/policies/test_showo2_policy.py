@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import policies
+import policies.heads.flow
 from pararl import adapter
 from pararl.arms import ARM_SPECS
 from pararl.config import LearnerConfig
@@ -18,12 +19,14 @@ from pararl.learner.learner import Learner
 from pararl.learner.prefer import Feedback
 from pararl.loop import checkpoint
 from pararl.options import Sampling
-from pararl.pretraining.recipes import SHOWO2, new_showo2
+from pararl.pretraining.recipes import SHOWO2_SIZES, new_showo2
 from pararl.types import Judgement, Latents, Pair, Prompt, Rollout, Task
-from policies import Policy, showo2_pretraining
+from policies import Policy
 from policies.families.showo2 import Showo2Settings
+from policies.heads.flow import FlowHead, training_times
+from policies.image.codec import unpatched
 from policies.image.continuous import ContinuousVAE, ContinuousVAEConfig
-from policies.pretraining import supervised_loss, training_times
+from policies.pretraining import supervised_loss
 from policies.sampling import flow
 
 HOW = Sampling(steps=4, recorded=3, flow_noise=0.7)
@@ -37,13 +40,24 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Policy:
     folder = tmp_path_factory.mktemp("vae")
     ContinuousVAE(ContinuousVAEConfig()).save_pretrained(folder)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(SHOWO2, "patch_size", 2)  # as released; the embedded policy has patches of one latent
+        patch.setitem(SHOWO2_SIZES, "patch_size", 2)  # as released; the embedded policy has patches of one latent
         made = new_showo2(folder)
     with torch.no_grad():
         for parameter in made.model.parameters():
             if not parameter.any():
                 torch.nn.init.normal_(parameter, std=0.1)
     return made
+
+
+def latents_of(policy: Policy, tokens: torch.Tensor) -> torch.Tensor:
+    """Latents of tokens, as released: not those of the patch that a token reads."""
+    return unpatched(tokens, policy.model.config.patch_size, policy.grid)
+
+
+def shift_of(policy: Policy) -> float:
+    head = policy.heads["image"]
+    assert isinstance(head, FlowHead)
+    return head.shift
 
 
 def prompts(task: Task, seen: Sequence[bool] = (True, False, True)) -> list[Prompt]:
@@ -74,18 +88,18 @@ def test_moves_have_the_density_of_a_gaussian_by_hand(policy: Policy) -> None:
     sp = policy.settings.specials
     ids = torch.tensor([[sp.bos, *policy.layout.text.encode(asked.text), sp.soi, *[sp.mask] * 17, sp.eoi]])
     blocks = (ids == sp.mask).long()
-    grid = flow.time_grid(HOW.steps + 1, policy.settings.time_shift)
+    grid = flow.time_grid(HOW.steps + 1, shift_of(policy))
     for place, step in enumerate(rollout.recorded):
         before, after = (torch.from_numpy(x)[None] for x in image.moves[place])
         t, then = grid[step : step + 1], grid[step + 1 : step + 2]
         with torch.no_grad():
-            velocity = policy.model(ids, blocks, policy.layout.images.latents(before), t)[1]
-        taken = flow.step(policy.layout.images.latents(before), velocity, t, then, HOW.flow_noise)
+            velocity = policy.model(ids, blocks, latents_of(policy, before), t)[1]
+        taken = flow.step(latents_of(policy, before), velocity, t, then, HOW.flow_noise)
         if step == HOW.steps - 1:
             assert np.isnan(image.logprob[place]).all() and not image.at(rollout.recorded)[0][place].any()
             continue
         normal = torch.distributions.Normal(taken.mean, taken.deviation.expand_as(taken.mean))
-        assert math.isclose(normal.log_prob(policy.layout.images.latents(after)).mean(), image.logprob[place].mean(), abs_tol=1e-4)
+        assert math.isclose(normal.log_prob(latents_of(policy, after)).mean(), image.logprob[place].mean(), abs_tol=1e-4)
 
 
 def test_a_text_is_worth_the_mean_of_its_tokens(policy: Policy) -> None:
@@ -98,7 +112,7 @@ def test_a_text_is_worth_the_mean_of_its_tokens(policy: Policy) -> None:
     front = [sp.bos, sp.soi, *[sp.mask] * 17, sp.eoi, *policy.layout.text.encode_template(policy.settings.dialogue, asked.text)]
     ids = torch.tensor([front + said])
     assert asked.image is not None
-    latents = policy.layout.images.latents(policy.layout.images.encode(asked.image[None]))
+    latents = latents_of(policy, policy.layout.images.encode(asked.image[None]))
     with torch.no_grad():
         logits = policy.model(ids, (ids == sp.mask).long(), latents, torch.ones(1))[0][0, len(front) - 1 : -1]
         logits[:, list(policy.layout.text.vocabulary.forbidden)] = -torch.inf
@@ -120,9 +134,9 @@ def test_an_image_is_worth_its_flow_matching_loss_at_shared_draws(policy: Policy
         for b, rollout in enumerate(rollouts):
             clean, total = torch.from_numpy(rollout.segments[0].tokens)[None], 0.0
             for t, noise in zip(draws.times[:, b], draws.noise[:, b], strict=True):
-                seen = policy.layout.images.latents(t * clean + (1 - t) * noise)
+                seen = latents_of(policy, t * clean + (1 - t) * noise)
                 velocity = policy.model(ids, (ids == sp.mask).long(), seen, t[None])[1]
-                total -= (velocity - policy.layout.images.latents(clean - noise)).square().mean().item() / 3
+                total -= (velocity - latents_of(policy, clean - noise)).square().mean().item() / 3
             assert math.isclose(found[b, 1], total, rel_tol=1e-4)
 
 
@@ -131,7 +145,7 @@ def test_draws_and_training_have_their_times_where_the_sampler_has_them(policy: 
     generator = torch.Generator().manual_seed(0)
     (rollout, *_) = policy.generate(prompts("t2i"), [1, 2, 3], HOW)
     times = policy.draws([rollout], 50, generator).times
-    assert times is not None and policy.settings.time_shift == 3
+    assert times is not None and shift_of(policy) == 3
     back = flow.shifted(times[:, 0].double(), 1 / 3)
     assert sorted((back * 50).floor().int().tolist()) == list(range(50)) and times.max() < 1
     assert abs(training_times(4000, 3.0, generator).median().item() - 0.25) < 0.02
@@ -141,7 +155,7 @@ def test_draws_and_training_have_their_times_where_the_sampler_has_them(policy: 
         asked.append(shift)
         return training_times(batch, shift, own)
 
-    monkeypatch.setattr(showo2_pretraining, "training_times", seen)
+    monkeypatch.setattr(policies.heads.flow, "training_times", seen)
     supervised_loss(policy, [rollout.prompt], [rollout.output], generator)
     assert asked == [3.0]
 
@@ -162,7 +176,7 @@ def test_rollouts_survive_a_checkpoint(policy: Policy, tmp_path: Path) -> None:
     assert loaded is not None
     for ours, theirs in zip(rollouts, loaded[0], strict=True):
         assert [type(s) for s in ours.segments] == [type(s) for s in theirs.segments]
-        np.testing.assert_array_equal(ours.segments[1].moves, theirs.segments[1].moves)  # type: ignore[attr-defined]
+        np.testing.assert_array_equal(*(r.segments[1].moves for r in (ours, theirs)))
 
 
 def test_the_steps_of_an_ode_have_no_density_and_its_flow_loss_teaches(policy: Policy) -> None:

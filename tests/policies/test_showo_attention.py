@@ -8,7 +8,6 @@ from torch import Tensor
 
 from pararl.types import Modality
 from policies import Policy
-from policies.attention.masks import omni
 from policies.canvas import Canvas, Span, pad_left
 from tests.policies import showo_by_hand as hand
 from tests.policies.by_hand import KINDS, SHOWN, Kind, prefix, prompts
@@ -38,9 +37,9 @@ def filled(showo: Policy, kind: Kind, seed: int = 0) -> tuple[Canvas, dict[Modal
 def test_padding_in_front_and_behind_a_short_text_changes_no_logit(showo: Policy, kind: Kind) -> None:
     """Every row of a padded batch has the logits of that row alone and unpadded, its mask from a loop, over the whole vocabulary."""
     blank, tokens, visible = filled(showo, kind)
-    ids, attention = showo.reveal(blank, tokens, visible)
+    ids, attention = hand.revealed(showo, blank, tokens, visible)
     assert (~attention[:, : blank.prefix]).any()
-    found = showo.hidden(ids, attention, blank.spans)
+    found = hand.states(showo, ids, attention, blank.spans)
     for row, prompt in enumerate(prompts(kind)):
         front = prefix(showo, prompt)
         if "text" in tokens:
@@ -61,15 +60,15 @@ def test_padding_in_front_and_behind_a_short_text_changes_no_logit(showo: Policy
 @pytest.mark.parametrize("width", [1, 7, 40])
 def test_more_padding_in_front_changes_no_logit(showo: Policy, width: int) -> None:
     blank, tokens, visible = filled(showo, "interleaved+image")
-    ids, attention = showo.reveal(blank, tokens, visible)
+    ids, attention = hand.revealed(showo, blank, tokens, visible)
     more = torch.full((5, width), hand.PAD)
     shifted = [Span(s.modality, s.start + width, s.stop + width) for s in blank.spans]
-    wide = showo.hidden(torch.cat((more, ids), 1), torch.cat((torch.zeros(5, width, dtype=torch.bool), attention), 1), shifted)
-    text, image = showo.hidden(ids, attention, blank.spans)
-    counted = showo.heads["text"].counted(tokens["text"])
+    wide = hand.states(showo, torch.cat((more, ids), 1), torch.cat((torch.zeros(5, width, dtype=torch.bool), attention), 1), shifted)
+    text, image = hand.states(showo, ids, attention, blank.spans)
+    counted = hand.counted(showo, tokens["text"])
     assert torch.allclose(wide[0][counted], text[counted], rtol=0, atol=1e-5)
     assert torch.allclose(wide[1], image, rtol=0, atol=1e-5)
-    seen = showo.hidden(torch.cat((more, ids), 1), torch.cat((torch.ones(5, width, dtype=torch.bool), attention), 1), shifted)
+    seen = hand.states(showo, torch.cat((more, ids), 1), torch.cat((torch.ones(5, width, dtype=torch.bool), attention), 1), shifted)
     assert not torch.allclose(seen[1], image, atol=1e-2), "where it is not hidden it is seen"
 
 
@@ -86,7 +85,7 @@ def test_the_mask_of_a_policy_is_what_a_loop_gives(showo: Policy, seed: int) -> 
             row += torch.randint(9, 15, (int(torch.randint(0, 4, (), generator=generator)),), generator=generator).tolist()
         rows.append([*row, 9, 10])
     ids, real = pad_left(rows, hand.PAD)
-    ours = omni(showo.layout.blocks(ids), real).dense()[:, 0]
+    ours = showo.layout.mask(ids, real).dense()[:, 0]
     for i, row in enumerate(rows):
         start = ids.shape[1] - len(row)
         assert torch.equal(ours[i, start:, start:], hand.seen(row)) and not ours[i, start:, :start].any()
@@ -98,13 +97,13 @@ def test_the_mask_of_a_policy_is_what_a_loop_gives(showo: Policy, seed: int) -> 
 @torch.no_grad()
 def every(showo: Policy, ids: Tensor, attention: Tensor) -> Tensor:
     """Last hidden states of all columns of one row, [length, width]."""
-    return showo.hidden(ids, attention, [Span("image", 0, ids.shape[1])])[0][0]
+    return hand.states(showo, ids, attention, [Span("image", 0, ids.shape[1])])[0][0]
 
 
 def one(showo: Policy, kind: Kind) -> tuple[Tensor, Tensor, Mapping[Modality, slice]]:
     """One row of a kind, its real columns in order, and where its parts stand: ``text`` and ``image`` as generated."""
     blank, tokens, visible = filled(showo, kind)
-    ids, attention = showo.reveal(blank, tokens, visible)
+    ids, attention = hand.revealed(showo, blank, tokens, visible)
     ids, attention = ids[:1, attention[0]], attention[:1, attention[0]]
     length, front = ids.shape[1], len(prefix(showo, prompts(kind, 1)[0]))
     if "image" not in tokens:

@@ -17,8 +17,9 @@ from pararl.types import Modality, Prompt, Task
 from policies import Policy
 from policies.backbones.showo import Showo, ShowoConfig
 from policies.canvas import Span, Specials, canvas
-from policies.families.showo import SHOWO, extended
+from policies.families.showo import SHOWO
 from policies.image.magvitv2 import MAGVITv2, MAGVITv2Config
+from policies.layout import extended
 from policies.settings import Settings
 from tests.policies import showo_by_hand as hand
 from tests.policies.by_hand import KINDS, Kind, prefix, prompts, task_of, text_length
@@ -69,7 +70,7 @@ def test_text_to_image_prompts_equal_the_recorded_ones(released: Policy, recorde
     # Ours pads to the longest prompt, the release always to max_text_len with one more for the task token.
     blank = canvas(prefixes, released.layout.tail("t2i"), recorded["pad_id"], recorded["max_text_len"] + 1)
     image = torch.tensor(case["image_ids"][:2])
-    ids, attention = released.reveal(blank, {"image": image}, {"image": image != recorded["mask"]})
+    ids, attention = hand.revealed(released, blank, {"image": image}, {"image": image != recorded["mask"]})
     assert ids.tolist() == case["out"]["input_ids"][:2]
     assert torch.equal(attention, ids != recorded["pad_id"])
     assert [released.layout.prefix(prompt, without="text") for prompt in asked] == [prefixes[texts.index("")]] * 2
@@ -94,9 +95,9 @@ def test_questions_and_answers_about_an_image_hold_the_recorded_tokens(recorded:
     answers = torch.tensor([(text[words:] + [sp.eos] * 12)[:12] for text in texts])
     prefixes = [own.layout.prefix(prompt, codes) for prompt, codes in zip(asked, case["image_ids"], strict=True)]
     blank = canvas(prefixes, own.layout.tail("i2t"), sp.pad)
-    ids, attention = own.reveal(blank, {"text": answers}, {})
+    ids, attention = hand.revealed(own, blank, {"text": answers}, {})
     assert [[*row[real].tolist(), sp.eos] for row, real in zip(ids, attention, strict=True)] == rows
-    told = [answer[count].tolist() for answer, count in zip(answers, own.heads["text"].counted(answers), strict=True)]
+    told = [answer[count].tolist() for answer, count in zip(answers, hand.counted(own, answers), strict=True)]
     labels = [[i for i in row if i != -100] for row in case["out"]["labels"]]
     assert [[sp.bos, *text[:words], *answer] for text, answer in zip(texts, told, strict=True)] == labels
 
@@ -149,12 +150,12 @@ def test_a_text_is_there_up_to_its_end_token_and_counts_with_it(showo: Policy, t
     blank = own.layout.canvas(prompts("interleaved", 2))
     image = torch.tensor([hand.CODES[:6]] * 2)
     visible = torch.tensor([[True, False, True, True, False, True]] * 2)
-    ids, attention = own.reveal(blank, {"text": torch.tensor([tokens] * 2), "image": image}, {"image": visible})
+    ids, attention = hand.revealed(own, blank, {"text": torch.tensor([tokens] * 2), "image": image}, {"image": visible})
     for row, real, prompt in zip(ids, attention, prompts("interleaved", 2), strict=True):
         shown = [code if show else hand.MASK for code, show in zip(hand.CODES[:6], visible[0].tolist(), strict=True)]
         assert row[real].tolist() == [*prefix(own, prompt), *kept, hand.SOI, *shown, hand.EOI]
         assert set(row[~real].tolist()) <= {hand.PAD}
-    assert own.heads["text"].counted(torch.tensor([tokens])).tolist() == [[i < counted for i in range(4)]]
+    assert hand.counted(own, torch.tensor([tokens])).tolist() == [[i < counted for i in range(4)]]
     assert own.layout.text.written(tokens) == kept and blank.attention[:, blank.prefix :].all(), "the blank canvas is left as it was"
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from pararl.options import Drawing, Sampling
 from pararl.types import MODALITIES, Modality, Rollout
 from policies import Policy
-from policies.families.showo import deal
+from policies.heads.causal import deal
 from tests.policies import showo_by_hand as hand
 from tests.policies.by_hand import GUIDED, KINDS, SHOWN, SPOKEN, Kind, picture, prompts
 from tests.policies.conftest import MakeShowo
@@ -163,7 +163,7 @@ def test_fill_is_what_stands_behind_the_first_end_of_a_text(showo: Policy) -> No
     for tokens in ([word, hand.SOI, hand.EOS, word], [hand.EOS, word, word, word]):
         ours = showo.fill(replace(segment, tokens=np.array(tokens)))
         assert ours.tolist() == [i >= len(hand.ended(tokens)) for i in range(4)]
-        assert showo.heads["text"].counted(torch.tensor([tokens]))[0].tolist() == [not fill for fill in ours]
+        assert hand.counted(showo, torch.tensor([tokens]))[0].tolist() == [not fill for fill in ours]
 
 
 # ---- at draws

@@ -2,17 +2,17 @@
 tokens."""
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-import policies.showo_pretraining
 import pytest
 import torch
 from torch import Tensor
 
+import policies.heads.masked
 from pararl.types import Output, Prompt
 from policies import Policy
 from policies.pretraining import supervised_loss
+from policies.sequences import Sequences
 from tests.policies import showo_by_hand as hand
 from tests.policies.by_hand import GUIDED, KINDS, SHOWN, SPOKEN, Kind, code_ids, prefix, prompts, task_of, text_length
 
@@ -34,14 +34,14 @@ def batch(kind: Kind) -> tuple[list[Prompt], list[Output]]:
 def seen(showo: Policy, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, Tensor]]:
     """Ids and attention that the policy was given, and mask ratios that are known."""
     given: list[tuple[Tensor, Tensor]] = []
-    hidden = showo.hidden
+    hidden = showo.model.hidden
 
-    def watched(ids: Tensor, attention: Tensor, *others: Any) -> list[Tensor]:
-        given.append((ids.clone(), attention.clone()))
-        return hidden(ids, attention, *others)
+    def watched(sequences: Sequences, columns: Tensor | None = None) -> Tensor:
+        given.append((sequences.ids.clone(), sequences.mask.real.clone()))
+        return hidden(sequences, columns)
 
-    monkeypatch.setattr(showo, "hidden", watched)
-    monkeypatch.setattr(policies.showo_pretraining, "noise_levels", lambda batch, generator: (RATIOS, RATIOS))
+    monkeypatch.setattr(showo.model, "hidden", watched)
+    monkeypatch.setattr(policies.heads.masked, "noise_levels", lambda batch, generator: (RATIOS, RATIOS))
     return given
 
 

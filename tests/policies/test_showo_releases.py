@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerFast
 import policies
 from pararl.options import Sampling
 from pararl.types import Prompt, Task
-from policies import Policy, sources
+from policies import FAMILIES, Policy, sources
 from policies.families.showo2 import SHOWO2
 from policies.text import read_tokenizer
 from tests.policies import releases, showo_releases
@@ -57,6 +57,12 @@ def load(hub: Path, name: str) -> Policy:
     found = policies.load(hub / name, **parts(hub, name))  # type: ignore[arg-type]
     assert isinstance(found, Policy if "show-o2" in name else Policy)
     return found
+
+
+def replaced(policy: Policy, **settings: Any) -> Policy:
+    """The same parts under other settings."""
+    parts = policy.model, policy.layout.text.tokenizer, policy.layout.images.module
+    return FAMILIES[policy.family].policy(*parts, replace(policy.settings, **settings))
 
 
 def black(policy: Policy) -> np.ndarray:
@@ -123,7 +129,7 @@ def test_prompts_of_showo_have_the_released_ids(hub: Path) -> None:
     assert policy.layout.prefix(Prompt("x", "t2i", "w5 w6")) == [T2I, END, 5, 6, END]
     assert policy.layout.prefix(Prompt("x", "t2i", "w5 w6"), without="text") == [T2I, END, END]
     assert list(policy.layout.tail("t2i").ids) == [SOI, *[MASK] * 256, EOI]
-    shown = policy.layout.shown([Prompt("x", "i2t", "w5", image=black(policy))])[0]
+    shown = policy.layout.shown([Prompt("x", "i2t", "w5", image=black(policy))])[0].ids
     assert len(shown) == 256 and min(shown) >= 50305 and max(shown) < MASK
     asked = [0, 5, 0]  # "USER:" and "ASSISTANT:" are not words of this tokenizer
     assert policy.layout.prefix(Prompt("x", "i2t", "w5", image=black(policy)), shown) == [MMU, SOI, *shown, EOI, END, *asked]
@@ -151,8 +157,8 @@ def test_prompts_of_showo2_have_the_released_ids(hub: Path) -> None:
     ) == [START]
     assert list(policy.layout.tail("t2i").ids) == [VISION, *[IMAGE] * 730, VISION_END]
     asked = Prompt("x", "i2t", "w5 w6", image=black(policy))
-    (shown,) = policy.layout.shown([asked])
-    assert shown == [IMAGE] * 730
+    shown = policy.layout.shown([asked])[0].ids
+    assert shown == (IMAGE,) * 730
     system, user, assistant = [0] * 6, [0], [0]  # none of their words is one of this tokenizer; "\n" is none at all
     said = [START, *system, STOP, START, *user, VISION, *shown, VISION_END, 5, 6, START, *assistant]
     assert policy.layout.prefix(asked, shown) == said
@@ -189,7 +195,7 @@ def test_a_text_cannot_spell_a_special_token(hub: Path, name: str, tmp_path: Pat
         for field in ("bos", "eos", "pad", "soi", "eoi")
     }
     settings = replace(policy.settings, specials=replace(policy.settings.specials, **specials))
-    own = type(policy)(policy.model, tokenizer, policy.layout.images.module, settings)
+    own = FAMILIES[policy.family].policy(policy.model, tokenizer, policy.layout.images.module, settings)
     spelled = [token for token in tokenizer.get_added_vocab() if token.strip()]
     assert len(spelled) == (26 if second else 11)
     for token in spelled:
@@ -200,7 +206,7 @@ def test_a_text_cannot_spell_a_special_token(hub: Path, name: str, tmp_path: Pat
 @pytest.mark.parametrize(("name", "task"), [("show-o", "t2i"), ("show-o", "i2t"), ("show-o2-1.5B", "t2i"), ("show-o2-1.5B", "i2t")])
 def test_a_release_samples_images_and_text_of_its_rows_alone(hub: Path, name: str, task: Task) -> None:
     policy = load(hub, name)
-    policy.settings = replace(policy.settings, answer_tokens=6)
+    policy = replaced(policy, answer_tokens=6)
     image = black(policy) if task == "i2t" else None
     (rollout,) = policy.generate([Prompt("x", task, "w5 w6", image=image)], [3], Sampling(steps=2, guidance=1.5))
     (segment,) = rollout.segments
@@ -251,7 +257,7 @@ def test_of_another_repository_only_what_is_needed_is_fetched(monkeypatch: pytes
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
     found = sources.find("showlab/show-o2-7B@abc")
-    assert (found.layout.images.module, found.text, found.backbone) == (tmp_path / "vae", tmp_path, tmp_path)
+    assert (found.images, found.text, found.backbone) == (tmp_path / "vae", tmp_path, tmp_path)
     wanted = {repository: (options["revision"], options["allow_patterns"]) for repository, options in asked}
     assert wanted == {
         "showlab/show-o2-7B": ("abc", ["*.json", "*.safetensors", "*.bin"]),

@@ -13,8 +13,10 @@ from pararl.options import Sampling
 from pararl.types import Modality, Output, Prompt, Rollout
 from policies import Policy
 from policies.canvas import Span
-from policies.families.mmada import Branch
+from policies.heads.base import Branch, Scene
+from policies.heads.masked import MaskedHead
 from policies.sampling.denoise import denoise
+from policies.sampling.look import behind
 from tests.policies import showo_by_hand as hand
 from tests.policies.by_hand import GUIDED, KINDS, SHOWN, SPOKEN, Kind, picture, prompts, task_of, text_length
 from tests.policies.conftest import MakeShowo
@@ -47,6 +49,12 @@ def leaning(make_showo: MakeShowo, token: int, by: float = 50.0, **settings: Any
     with torch.no_grad():
         own.model.showo.lm_head.bias[token] += by
     return own
+
+
+def with_text(scene: Scene, text: Tensor) -> Scene:
+    """The scene with texts [batch, n] in place."""
+    view = hand.view_of(text)
+    return scene.changed(lambda canvas: scene.layout.put(canvas, {s: view for s in canvas.spans if s.modality == "text"}))
 
 
 # ---- the same as without kept keys and values
@@ -109,25 +117,28 @@ def test_images_are_those_of_a_full_forward_at_every_step(
 @torch.no_grad()
 @pytest.mark.parametrize("kind", GUIDED)
 def test_an_image_behind_what_was_read_once_is_that_of_the_whole_canvas_at_every_step(showo: Policy, kind: Kind) -> None:
-    """The denoising loop with ``policy.hidden`` over all of the canvas, padding and text included, in the place of kept keys."""
+    """The denoising loop with forwards over all of the canvas, padding and text included, in the place of kept keys."""
     sampling, batch, scale = Sampling(steps=STEPS, guidance=1.5), prompts(kind), 1.5
-    blank, branches = showo._canvases(batch, sampling)
+    scene = showo.sampler.scene(batch, sampling)
+    blank, branches = scene.blank, scene.branches
     assert len(branches) == 1
     text = torch.tensor([[9, 10, hand.SOI] + [hand.SOI] * 5, [hand.EOS] * 8, [9] * 8, [12, hand.EOS, *[10] * 6], [11] * 4 + [hand.SOI] * 4])
-    whole = [showo._filled_in(c, {"text": text} if kind in SPOKEN else {}) for c in (blank, branches[0].canvas)]
+    scene = with_text(scene, text) if kind in SPOKEN else scene
+    whole = scene.canvases
     span = blank.spans[-1]
-    noise = torch.rand(5, 2 * STEPS * 6, generator=torch.Generator().manual_seed(0))
-    ours = showo._paint(whole, branches, noise, sampling, range(STEPS))
+    uniforms = torch.rand(5, 2 * STEPS * 6, generator=torch.Generator().manual_seed(0)).view(5, 2, STEPS, 6)
+    head = showo.heads["image"]
+    assert isinstance(head, MaskedHead)
+    (ours,) = head.sample(scene, [span], list(uniforms), sampling, [tuple(range(STEPS))] * 5)
 
     def logits(ids: Tensor, spans: Sequence[Span]) -> list[tuple[Tensor, Tensor]]:
         free = torch.cat((whole[1].ids[:, : span.start - 1], ids[:, span.start - 1 :]), 1)
         both = zip((ids, free), whole, strict=True)
-        plain, without = (showo.tokens.rows(showo.hidden(x, canvas.attention, [span])[0], "image") for x, canvas in both)
+        plain, without = (showo.tokens.rows(hand.states(showo, x, canvas.attention, [span])[0], "image") for x, canvas in both)
         return [(plain, (1 + scale) * plain - scale * without)]
 
-    only = replace(whole[0], spans=(span,))
-    uniforms = noise.view(5, 2, STEPS, 6).permute(1, 2, 0, 3)
-    (trace,) = denoise(logits, only, showo.plans(only, sampling), uniforms, hand.MASK, [hand.CODES[0]])
+    plans, noise = head.plans([span], sampling), uniforms.permute(1, 2, 0, 3)
+    (trace,) = denoise(logits, whole[0].ids, plans, noise, hand.MASK, [hand.CODES[0]])
     assert torch.equal(ours.tokens, trace.tokens) and torch.equal(ours.commit_step, trace.commit_step)
     assert torch.equal(ours.guesses, trace.guesses) and torch.allclose(ours.logprob, trace.logprob, rtol=0, atol=1e-5)
 
@@ -140,12 +151,15 @@ def test_guided_logits_are_those_of_two_forwards(showo: Policy, kind: Kind) -> N
     given: dict[Modality, Tensor] = {}
     if kind in SPOKEN:
         given["text"] = torch.randint(9, 15, (5, 8), generator=generator).masked_fill(torch.arange(8) >= torch.arange(5)[:, None], hand.SOI)
-    whole = [showo._filled_in(c, given) for c in (blank, free)]
+    scene = Scene(showo.layout, blank, (Branch(free, {"image": scale, "text": 0.0}),))
+    scene = with_text(scene, given["text"]) if given else scene
+    whole, head = scene.canvases, showo.heads["image"]
+    assert isinstance(head, MaskedHead)
     image = blank.span("image")
     assert image is not None
     ids = whole[0].ids.clone()
     ids[:, image.start + 2] = torch.randint(15, 23, (5,), generator=generator)
-    call = showo._image_logits(whole, [Branch(whole[1], {"image": scale, "text": 0.0})], image)
+    call = head.logits(behind(scene, showo.model), scene.branches)
     for _ in range(2):  # the second call finds what the first one found: nothing of it is kept
         ((plain, guided),) = call(ids, [image])
         for row, prompt in enumerate(batch):

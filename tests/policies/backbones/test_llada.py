@@ -44,7 +44,7 @@ def products(request: pytest.FixtureRequest) -> Iterator[None]:
 def test_logits_and_last_hidden_states_equal_the_recorded_ones(mmada_model: MMadaModelLM, mmada_cases: dict[str, Tensor]) -> None:
     ids = mmada_cases["fwd.input_ids"]
     assert torch.allclose(mmada_model(ids), mmada_cases["fwd.logits"], rtol=0, atol=1e-5)
-    assert torch.allclose(mmada_model.hidden(ids), mmada_cases["fwd.hidden_last"], rtol=0, atol=1e-5)
+    assert torch.allclose(mmada_model.states(ids), mmada_cases["fwd.hidden_last"], rtol=0, atol=1e-5)
 
 
 @torch.no_grad()
@@ -126,23 +126,23 @@ def test_attention_is_bidirectional_with_and_without_padding(policy: Policy) -> 
 @torch.no_grad()
 @pytest.mark.usefixtures("products")
 @pytest.mark.parametrize("shared", [True, False], ids=["one order", "an order for each row"])
-def test_columns_may_come_in_any_order_with_their_positions(policy: MMadaPolicy, shared: bool) -> None:
+def test_columns_may_come_in_any_order_with_their_positions(policy: Policy, shared: bool) -> None:
     generator = torch.Generator().manual_seed(5)
     ids = torch.randint(0, policy.model.config.embedding_size, (3, 11), generator=generator)
     mask = torch.ones(3, 11, dtype=torch.bool)
     mask[0, :4], mask[2, 6] = False, False
     order = torch.stack([torch.randperm(11, generator=generator) for _ in range(3)])
     order = order[:1].expand(3, -1) if shared else order
-    expected = policy.model.hidden(ids, mask).gather(1, order[..., None].expand(-1, -1, policy.model.config.d_model))
+    expected = policy.model.states(ids, mask).gather(1, order[..., None].expand(-1, -1, policy.model.config.d_model))
     real = mask.gather(1, order)
-    shuffled = policy.model.hidden(ids.gather(1, order), real, positions=order[0] if shared else order)
+    shuffled = policy.model.states(ids.gather(1, order), real, positions=order[0] if shared else order)
     assert torch.allclose(shuffled[real], expected[real], rtol=0, atol=1e-5)
-    kept = policy.model.hidden(ids.gather(1, order), real, torch.tensor([2, 7]), order)
+    kept = policy.model.states(ids.gather(1, order), real, torch.tensor([2, 7]), order)
     assert torch.allclose(kept[real[:, [2, 7]]], expected[:, [2, 7]][real[:, [2, 7]]], rtol=0, atol=1e-5)
-    assert (policy.model.hidden(ids.gather(1, order), real) - expected)[real].abs().max() > 1e-2, "without them the order counts"
-    assert torch.equal(policy.model.hidden(ids, mask, positions=torch.arange(11)), policy.model.hidden(ids, mask))
-    shifted = policy.model.hidden(ids, mask, positions=torch.arange(11) + 100)
-    assert torch.allclose(shifted[mask], policy.model.hidden(ids, mask)[mask], rtol=0, atol=1e-4)
+    assert (policy.model.states(ids.gather(1, order), real) - expected)[real].abs().max() > 1e-2, "without them the order counts"
+    assert torch.equal(policy.model.states(ids, mask, positions=torch.arange(11)), policy.model.states(ids, mask))
+    shifted = policy.model.states(ids, mask, positions=torch.arange(11) + 100)
+    assert torch.allclose(shifted[mask], policy.model.states(ids, mask)[mask], rtol=0, atol=1e-4)
 
 
 @torch.no_grad()
@@ -194,7 +194,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(policy: Policy) -> None
         assert grad is not None and again is not None and torch.allclose(grad, again, atol=1e-5), name
 
 
-def test_peft_and_trl_may_ask_by_the_old_name_whether_a_backbone_checkpoints(policy: MMadaPolicy) -> None:
+def test_peft_and_trl_may_ask_by_the_old_name_whether_a_backbone_checkpoints(policy: Policy) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model: Any = with_adapter(policy)

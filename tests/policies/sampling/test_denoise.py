@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from policies.backbones.llada import MMadaModelLM
-from policies.canvas import Canvas, Span
+from policies.canvas import Span
 from policies.sampling.denoise import Logits, SegmentPlan, chosen_at, commit, denoise, draw, image_plan, most_confident, text_plan
 
 LAST_UNIFORM = 1 - 2**-24
@@ -164,7 +164,7 @@ def text_run(model: MMadaModelLM, prompt: Tensor, attention: Tensor, tokens: int
     ids = torch.cat((prompt, torch.full((batch, tokens), 140)), 1)
     span = Span("text", start, start + tokens)
     noise = torch.rand(2, steps, batch, tokens, generator=torch.Generator().manual_seed(0))
-    (trace,) = denoise(call, Canvas(ids, attention, (span,)), [text_plan(span, steps, block, 0.0)], noise, 140, [0])
+    (trace,) = denoise(call, ids, [text_plan(span, steps, block, 0.0)], noise, 140, [0])
     return torch.cat((prompt, trace.tokens), 1), torch.stack(given)
 
 
