@@ -28,7 +28,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     """The program; it must not have loaded torch, transformers or Ray when it ends."""
     code = (
         "import runpy, sys\n"
-        "sys.argv = ['pipelines/pararl.py', *sys.argv[1:]]\n"
+        "sys.argv, sys.path[0] = ['pipelines/pararl.py', *sys.argv[1:]], 'pipelines'  # as for a script\n"
         "try:\n    runpy.run_path('pipelines/pararl.py', run_name='__main__')\n"
         "finally:\n    print('loaded:', [m for m in ('torch', 'transformers', 'ray') if m in sys.modules])\n"
     )
