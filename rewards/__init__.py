@@ -3,13 +3,22 @@
 May import: the ground floor, scenes.
 """
 
-import importlib
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from rewards import names
-from rewards.base import FunctionReward, Reward, check_scores, score_outputs, score_rollouts, self_test
-from rewards.scenes import SceneReward
-from rewards.standardise import Calibration
+
+if TYPE_CHECKING:
+    from rewards.base import FunctionReward, Reward, check_scores, score_outputs, score_rollouts, self_test
+    from rewards.scenes import SceneReward
+    from rewards.standardise import Calibration
+
+LAZY = {
+    **dict.fromkeys(("FunctionReward", "Reward", "check_scores", "score_outputs", "score_rollouts", "self_test"), "rewards.base"),
+    "SceneReward": "rewards.scenes",
+    "Calibration": "rewards.standardise",
+}
+"""Where the names live that load the scene world, which reading a reward's name does not need."""
 
 __all__ = [
     "Calibration",
@@ -25,13 +34,22 @@ __all__ = [
 ]
 
 
-def load(name: str) -> Reward:
+def __getattr__(name: str) -> Any:
+    if name in LAZY:
+        return getattr(import_module(LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def load(name: str) -> "Reward":
     """The reward of that name: ``scenes``, a CLIP model's (``scenes-clip``, ``clip:DIRECTORY``, ``clip:OWNER/NAME@REVISION``), or
     ``module:attribute`` for the user's own.
 
     The attribute may be a function with TRL's signature (sync or async), a ``Reward`` or a subclass of it (made without arguments). Raises
     what ``own`` raises.
     """
+    from rewards.base import FunctionReward, Reward
+    from rewards.scenes import SceneReward
+
     if name == SceneReward.name:
         return SceneReward()
     if wrong := names.problem(name):
@@ -51,11 +69,13 @@ def own(name: str) -> Any:
 
     Raises ValueError that says what is missing or wrong; an error inside the user's module passes through.
     """
+    from rewards.base import Reward
+
     module_name, _, attribute = name.partition(":")
     if not module_name or not attribute:
         raise ValueError(f"unknown reward {name!r}: a function of yours is named 'module:function'")
     try:
-        module = importlib.import_module(module_name)
+        module = import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise

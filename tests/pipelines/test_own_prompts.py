@@ -4,6 +4,7 @@ import json
 import os
 from pathlib import Path
 
+import datasets
 import pytest
 
 from pararl.evaluation.summary import Summary
@@ -32,9 +33,12 @@ def test_prompts_and_a_reward_of_the_users_own_drive_a_whole_run(tmp_path: Path,
     own = tmp_path / "own.jsonl"
     rows = [{"prompt": f"{number} red {shape}", "level": 1} for number in ("two", "three") for shape in ("circles", "squares", "crosses")]
     own.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    prompts = ["--curriculum.file", str(own), "--eval.file", str(own), "--eval.splits", "id", *ONE_TASK]
+    datasets.Dataset.from_list(rows).to_parquet(str(tmp_path / "own.parquet"))
+    prompts = ["--curriculum.file", str(own), "--eval.file", str(tmp_path / "own.parquet"), "--eval.splits", "id", *ONE_TASK]
     options = ["--run.dir", str(tmp_path), "--run.name", "own", "--run.updates", "1", "--reward.name"]
-    finish(start(*SMALL, *prompts, *options, "mine:brightness"))
+    finish(start(*SMALL, *prompts, *options, "mine:brightness", modules=tmp_path / "modules"))
+    loaded = set((tmp_path / "modules").read_text().split())
+    assert {"mine", "datasets", "ray"} <= loaded and "torch" not in loaded, "the driver loads no torch, nor do data sets for it"
     summary = Summary.from_json(json.loads((tmp_path / "own" / "summary.json").read_text()))
     assert summary.base.id.strict is None and summary.base.id.soft > 1
     assert set(summary.arms) == {"pararl", "offline_dpo"} and all(a.reward_calls > 0 for a in summary.arms.values())

@@ -57,54 +57,56 @@ def test_values_have_their_declared_types() -> None:
 
 
 @pytest.mark.parametrize(
-    ("argv", "line"),
+    ("argv", "words"),
     [
-        ("--learner.lr abc", "learner.lr on the command line must be a number, got 'abc'"),
-        ("--learner.lr null", "learner.lr on the command line must be a number"),
-        ("--run.updates 3.5", "run.updates on the command line must be a whole number, got '3.5'"),
-        ("--track.mode on", "track.mode on the command line must be one of auto, offline, online, disabled, got 'on'"),
-        ("--run.arms [a", "run.arms on the command line must be a list"),
-        ("--learner.lrr 1", "unknown setting learner.lrr on the command line (did you mean learner.lr?)"),
-        ("--lr 1", "unknown setting lr on the command line (did you mean learner.lr?)"),
-        ("--zzz 1", "unknown setting zzz on the command line (see --help)"),
-        ("--learner 1", "learner on the command line is a section, not a setting"),
-        ("--arm.ppo.learner.lr 1", "unknown arm 'ppo' (known: pararl, "),
-        ("--arm.online_dpo.learner.lrr 1", "may set learner.*, prefer.* and reward.*_mix only (did you mean learner.lr?)"),
-        ("--arm.online_dpo.run.updates 1", "may set learner.*, prefer.* and reward.*_mix only"),
-        ("--learner.lr", "--learner.lr needs a value"),
-        ("--learner.lr 1 2", "unexpected argument '2' after --learner.lr 1"),
-        ("job.yaml", "unexpected argument 'job.yaml'"),
-        ("--config gone.yaml", "no configuration file gone.yaml"),
-        ("--config .", "cannot read ."),
-        ("--config a.yaml --config b.yaml", "--config is given more than once"),
-        ("--resume gone", "--resume gone: no run there (gone/config.yaml is missing)"),
+        ("--learner.lr abc", "learner.lr 'abc' number"),
+        ("--learner.lr null", "learner.lr number"),
+        ("--run.updates 3.5", "run.updates '3.5' whole"),
+        ("--track.mode on", "track.mode 'on' auto, offline, online, disabled"),
+        ("--run.arms [a", "run.arms list"),
+        ("--learner.lrr 1", "learner.lrr learner.lr?"),
+        ("--lr 1", "lr learner.lr?"),
+        ("--zzz 1", "zzz --help"),
+        ("--learner 1", "learner section learner.KEY"),
+        ("--arm.ppo.learner.lr 1", "'ppo' pararl,"),
+        ("--arm.online_dpo.learner.lrr 1", "arm.online_dpo.learner.lrr learner.lr?"),
+        ("--arm.online_dpo.run.updates 1", "arm.online_dpo.run.updates learner.*"),
+        ("--learner.lr", "--learner.lr value"),
+        ("--learner.lr 1 2", "'2' --learner.lr"),
+        ("job.yaml", "'job.yaml'"),
+        ("--config gone.yaml", "gone.yaml --config"),
+        ("--config .", "read ."),
+        ("--config a.yaml --config b.yaml", "--config once"),
+        ("--resume gone", "--resume gone/config.yaml"),
     ],
 )
-def test_a_mistake_is_one_line_that_names_the_setting(complaint: Complaint, argv: str, line: str) -> None:
-    assert line in complaint(argv.split(" "))
+def test_a_mistake_is_one_line_that_names_the_setting(complaint: Complaint, argv: str, words: str) -> None:
+    line = complaint(argv.split(" "))
+    assert [word for word in words.split() if word not in line] == []
 
 
 @pytest.mark.parametrize(
-    ("content", "line"),
+    ("content", "words"),
     [
-        ("learner:\n  lrr: 1\n", "unknown setting learner.lrr in job.yaml (did you mean learner.lr?)"),
-        ("lerner:\n  lr: 1\n", "unknown setting lerner.lr in job.yaml (did you mean learner.lr?)"),
-        ("learner:\n  lr: [1]\n", "learner.lr in job.yaml must be a number, got [1]"),
-        ("learner:\n  lr: {}\n", "learner.lr in job.yaml must be a number, got {}"),
-        ("learner:\n  lr:\n", "learner.lr in job.yaml must be a number, got None"),
-        ("run:\n  updates: true\n", "run.updates in job.yaml must be a whole number, got True"),
-        ("run:\n  name: 2024\n", "run.name in job.yaml must be text, got 2024"),
-        ("track:\n  mode: off\n", "track.mode in job.yaml must be one of auto, offline, online, disabled, got False"),
-        ("learner: 3\n", "learner in job.yaml is a section, not a setting"),
-        ("arm:\n  ppo:\n    learner.lr: 1\n", "arm.ppo.learner.lr in job.yaml: unknown arm 'ppo'"),
-        ("arm:\n  online_dpo: 3\n", "arm.online_dpo in job.yaml: an arm may set"),
-        ("- a\n", "job.yaml must hold sections of settings"),
-        ("learner: {lr: 1\nrun: 2\n", "job.yaml, line 2: not readable as YAML"),
-        ("learner:\n  lr: 1\nlearner:\n  beta: 1\n", "job.yaml, line 3: not readable as YAML: key 'learner' is given twice"),
+        ("learner:\n  lrr: 1\n", "learner.lrr learner.lr?"),
+        ("lerner:\n  lr: 1\n", "lerner.lr learner.lr?"),
+        ("learner:\n  lr: [1]\n", "learner.lr [1]"),
+        ("learner:\n  lr: {}\n", "learner.lr {}"),
+        ("learner:\n  lr:\n", "learner.lr None"),
+        ("run:\n  updates: true\n", "run.updates True"),
+        ("run:\n  name: 2024\n", "run.name 2024"),
+        ("track:\n  mode: off\n", "track.mode False auto, offline, online, disabled"),
+        ("learner: 3\n", "learner section"),
+        ("arm:\n  ppo:\n    learner.lr: 1\n", "arm.ppo.learner.lr 'ppo'"),
+        ("arm:\n  online_dpo: 3\n", "arm.online_dpo learner.*"),
+        ("- a\n", "sections"),
+        ("learner: {lr: 1\nrun: 2\n", "line 2 YAML"),
+        ("learner:\n  lr: 1\nlearner:\n  beta: 1\n", "line 3 'learner' twice"),
     ],
 )
-def test_a_mistake_in_the_file_names_the_file(complaint: Complaint, content: str, line: str) -> None:
-    assert line in complaint(["--config", written(content)])
+def test_a_mistake_in_the_file_names_the_file(complaint: Complaint, content: str, words: str) -> None:
+    line = complaint(["--config", written(content)])
+    assert [word for word in ("job.yaml", *words.split()) if word not in line] == []
 
 
 def test_overrides_reach_their_arm_only() -> None:
@@ -147,9 +149,9 @@ def test_resume_takes_the_saved_settings_and_refuses_others(complaint: Complaint
     invocation = cli.parse(["--resume", "outputs/moved", "--track.mode", "disabled", "--learner.lr", "3e-4"])
     assert invocation.resume == Path("outputs/moved") and invocation.config.learner.lr == 3e-4
     assert (invocation.config.run.dir, invocation.config.run.name, invocation.config.track.mode) == ("outputs", "moved", "disabled")
-    assert "but learner.lr was 0.0003 and is now 0.1" in complaint(["--resume", "outputs/moved", "--learner.lr", "0.1"])
-    assert "but arm was" in complaint(["--resume", "outputs/moved", "--arm.online_dpo.learner.lr", "0.1"])
-    assert "run.dir and run.name ask for outputs/other" in complaint(["--resume", "outputs/moved", "--run.name", "other"])
+    assert all(word in complaint(["--resume", "outputs/moved", "--learner.lr", "0.1"]) for word in ("learner.lr", "0.0003", "0.1"))
+    assert "arm" in complaint(["--resume", "outputs/moved", "--arm.online_dpo.learner.lr", "0.1"])
+    assert "outputs/other" in complaint(["--resume", "outputs/moved", "--run.name", "other"])
 
 
 def test_a_run_is_resumed_from_inside_its_folder(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,9 +174,9 @@ def test_a_setting_that_is_asked_for_wins_over_the_defaults_of_single_arms(elsew
 
 def test_an_existing_run_is_never_overwritten(complaint: Complaint, elsewhere: Path) -> None:
     (elsewhere / "outputs" / "first").mkdir(parents=True)
-    assert "outputs/first exists already" in complaint(["--run.name", "first"])
+    assert "outputs/first" in complaint(["--run.name", "first"])
     written("", "flat")
-    assert "flat is a file, not a folder" in complaint(["--run.dir", "flat/runs", "--run.name", "second"])
+    assert "run.dir: flat" in complaint(["--run.dir", "flat/runs", "--run.name", "second"])
 
 
 def test_a_run_without_a_name_is_called_after_time_and_configuration(elsewhere: Path) -> None:

@@ -34,24 +34,24 @@ def test_one_option_is_enough(policies: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("more", "line"),
+    ("more", "words"),
     [
         (
             {"run__arms": ("pararl", "offline_dpo")},
-            "learner.trainer trl is for arm offline_dpo, not for pararl (set --run.arms offline_dpo,",
+            "learner.trainer offline_dpo pararl --run.arms",
         ),
-        ({"run__arms": ("offline_stream",)}, "learner.trainer trl is for arm offline_dpo, not for offline_stream"),
+        ({"run__arms": ("offline_stream",)}, "learner.trainer offline_dpo offline_stream"),
         (
             {"curriculum__tasks": ("i2t", "t2i", "interleaved")},
-            "learns from texts alone, t2t or i2t, not from t2i, interleaved (set --curr",
+            "learner.trainer t2t i2t t2i, interleaved --curriculum.tasks",
         ),
-        ({"family": "mmada"}, "learner.trainer trl needs a policy that writes text token by token, of family showo: "),
-        ({"learner__nll": 0.1}, "learner.trainer trl has no learner.nll 0.1 (set --arm.offline_dpo.learner.nll 0.0)"),
-        ({"learner__negatives": "spg", "learner__likelihood": "elbo"}, "learner.trainer trl has no learner.negatives spg"),
-        ({"arm": {"offline_dpo": {"learner.reference_every": 5}}}, "learner.trainer trl has no learner.reference_every 5"),
+        ({"family": "mmada"}, "learner.trainer showo mmada --policy.name"),
+        ({"learner__nll": 0.1}, "learner.nll 0.1 --arm.offline_dpo.learner.nll 0.0"),
+        ({"learner__negatives": "spg", "learner__likelihood": "elbo"}, "learner.negatives spg"),
+        ({"arm": {"offline_dpo": {"learner.reference_every": 5}}}, "learner.reference_every 5"),
     ],
 )
-def test_what_trl_cannot_train_is_refused_in_one_line(policies: Path, more: dict[str, object], line: str) -> None:
+def test_what_trl_cannot_train_is_refused_in_one_line(policies: Path, more: dict[str, object], words: str) -> None:
     from dataclasses import replace
 
     arm = more.pop("arm", None)
@@ -60,7 +60,8 @@ def test_what_trl_cannot_train_is_refused_in_one_line(policies: Path, more: dict
         wrong = replace(wrong, arm=arm)  # type: ignore[arg-type]
     with pytest.raises(ConfigError) as told:
         validation.validate(wrong)
-    assert line in str(told.value) and "\n" not in str(told.value)
+    line = str(told.value)
+    assert [word for word in words.split() if word not in line] == [] and "\n" not in line
 
 
 def test_it_may_be_asked_for_in_one_arm_beside_others(policies: Path) -> None:
