@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
+from pararl import optimizer_state
 from pararl.files import atomic_path, write_json
 
 
@@ -55,9 +56,8 @@ class PretrainingState:
     def save(self) -> None:
         """Write the state so that an interrupted save leaves the previous one."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        moments = {f"{i}.{name}": x for i, state in self.optimizer.state_dict()["state"].items() for name, x in state.items()}
         tensors = {f"model.{name}": x.contiguous().clone() for name, x in self.model.state_dict().items()}  # tied ones are kept twice
-        tensors |= {f"optimizer.{name}": x.contiguous() for name, x in moments.items()}
+        tensors |= {f"optimizer.{name}": x.contiguous() for name, x in optimizer_state.tensors(self.optimizer).items()}
         name = f"state-{self.step}.safetensors"
         save_file(tensors, self.folder / name)
         facts = {"step": self.step, **self.recipe(), "seconds": self.seconds, "file": name, "curve": self.curve}
@@ -78,12 +78,8 @@ class PretrainingState:
                 )
         tensors = load_file(self.folder / facts["file"])
         self.model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, value in tensors.items():
-            if key.startswith("optimizer."):
-                _, index, name = key.split(".")
-                state.setdefault(int(index), {})[name] = value
-        self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        moments = {k.removeprefix("optimizer."): v for k, v in tensors.items() if k.startswith("optimizer.")}
+        optimizer_state.load_tensors(self.optimizer, moments)
         self.step, self.seconds, self.curve = facts["step"], facts["seconds"], facts["curve"]
 
     def record(self, out: Path, name: str, result: dict[str, Any]) -> None:

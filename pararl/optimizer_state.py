@@ -1,0 +1,25 @@
+"""The moments of an optimiser as named tensors, as checkpoints and interrupted pretrainings keep them."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+
+def tensors(optimizer: Optimizer) -> dict[str, Tensor]:
+    """Moments and step counts of every parameter, named ``<place of the parameter>.<name>``; empty before the first step."""
+    return {f"{i}.{name}": x for i, entry in optimizer.state_dict()["state"].items() for name, x in entry.items()}
+
+
+def load_tensors(optimizer: Optimizer, named: Mapping[str, Tensor]) -> None:
+    """Take the moments that ``tensors`` gave; learning rate and other settings stay as they are.
+
+    Raises ValueError for a name that is not one of them.
+    """
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in named.items():
+        place, dot, name = key.partition(".")
+        if not dot or not place.isdecimal():
+            raise ValueError(f"{key!r} is no moment of an optimiser: expected <place of the parameter>.<name>")
+        state.setdefault(int(place), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
