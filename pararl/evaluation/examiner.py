@@ -13,7 +13,7 @@ from pararl.cli.validation import validate
 from pararl.config import Config, ConfigError, changed, measuring
 from pararl.evaluation.evaluation import eval_sampling, evaluated_kinds, split_prompts
 from pararl.evaluation.report import Scored, cycle_report, diversity_report, split_report, worst
-from pararl.learner.tables import kl_figures, step_table
+from pararl.learner.tables import kl_metrics, step_table
 from pararl.rollout.fleet import chunks_of, requests_of
 from pararl.types import Kind, Prompt, Rollout
 from policies import Policy
@@ -103,7 +103,7 @@ class Examiner:
             found["cycle"] = cycle_report([s.prompt for s in scored], captions)
         if self.model is not None:
             with adapter.base(self.model):
-                found["kl"] = kl_figures(step_table(self.policy, rollouts[:KL_ROLLOUTS]))
+                found["kl"] = kl_metrics(step_table(self.policy, self.policy.prepare(rollouts[:KL_ROLLOUTS])))
         return found
 
     def _diversity(self, prompts: Sequence[Prompt], samples: int) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import PurePath
 from typing import Any, Self
 
 from pararl.config import ARMS
+from pararl.types import Metrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +29,8 @@ class SplitResult:
         if self.n < 1:
             raise ValueError(f"n = {self.n} of a split: a result needs at least one output")
 
-    def figures(self, split: str) -> dict[str, float]:
-        """``eval/<split>_strict`` and ``eval/<split>_soft``, as they are logged; no strict figure where there is none."""
+    def metrics(self, split: str) -> Metrics:
+        """``eval/<split>_strict`` and ``eval/<split>_soft``, as they are logged; no strict one where there is none."""
         found = {"strict": self.strict, "soft": self.soft}
         return {f"eval/{split}_{kind}": value for kind, value in found.items() if value is not None}
 

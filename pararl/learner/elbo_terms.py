@@ -5,7 +5,7 @@ Pushing an ELBO down need not push down the likelihood above it. SPG (arXiv 2510
 log-probabilities of the tokens that each counts, from which both bounds are exact, while the graph of one draw is held at a time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -16,81 +16,116 @@ from torch import Tensor
 
 from pararl.config import LearnerConfig
 from pararl.learner.accumulate import Part
+from pararl.learner.reference import Reference
+from pararl.learner.tables import longest
+from pararl.learner.terms import Likelihoods, TokenTerms
 from pararl.sampling import drawing_of
-from pararl.types import MODALITIES, Modality, Rollout
-from policies import Draws, Policy
+from pararl.types import MODALITIES, Metrics, Modality
+from policies import Draws, DrawTokens, Policy
+from policies.base import Batch
 from policies.likelihood.masked import eubo
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
-    """Log-likelihoods of a batch in nats per token, each float32 [batch, modality]."""
-
-    lower: Tensor
-    """The ELBO: what chosen sides are measured by."""
-    rejected: Tensor
-    """What rejected sides are measured by: the same, or the mixture."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
+class DrawChunk:
     """One draw of some rollouts of one task: what one forward takes."""
 
-    rollouts: list[Rollout]
+    batch: Batch
     draw: Draws
 
 
-class Evidence:
-    """The draws of a batch, what each of them has to hand over, and the bounds that come of it."""
+class ElboTerms:
+    """See ``Terms``. A part is of one draw of some rollouts of a task: its ELBO, float32 [rows, modality]; or per token, where the
+    objective or SPG needs that, [rows, 1, modality, n], with the divergence from the reference [rows, 2, modality, n]."""
 
-    def __init__(self, policy: Policy, rollouts: Sequence[Rollout], config: LearnerConfig, generator: torch.Generator) -> None:
-        """Takes rollouts that are side by side with those of their task."""
-        batches = [list(batch) for _, batch in groupby(rollouts, lambda r: r.prompt.task)]
-        draws = [policy.draws(batch, config.draws, generator, drawing_of(config)) for batch in batches]
-        self.policy, self.config = policy, config
-        self.width = max(len(s.tokens) for r in rollouts for s in r.segments)
-        self.cells = [
-            Cell([batch[i] for i in some], draw.rows(some))
+    empty = False
+
+    def __init__(self, policy: Policy, batch: Batch, config: LearnerConfig, generator: torch.Generator, version: int, tokens: bool) -> None:
+        """Takes rollouts that are side by side with those of their task. ``version``: of the policy as it is. ``tokens``: whether the
+        objective is about single tokens."""
+        self.policy, self.config, self.version = policy, config, version
+        self.width, self.linear = longest(batch), tokens
+        self.per_token = tokens or config.negatives == "spg"
+        groups = [batch.take(list(index)) for _, index in groupby(range(len(batch)), lambda i: batch[i].prompt.task)]
+        draws = [policy.draws(group, config.draws, generator, drawing_of(config)) for group in groups]
+        pieces = [[(group.take(some.tolist()), some) for some in torch.arange(len(group)).split(config.micro)] for group in groups]
+        self.chunks = [
+            DrawChunk(some, draw.rows(index))
             for at_once in zip(*draws, strict=True)
-            for draw, batch in zip(at_once, batches, strict=True)
-            for some in torch.arange(len(batch)).split(config.micro)
+            for draw, of_group in zip(at_once, pieces, strict=True)
+            for some, index in of_group
         ]
+        self._reference: Reference | None = None
+        self._found: list[Tensor] = []
+        """The parts under the reference."""
+        self._base: list[dict[Modality, DrawTokens]] = []
+        """Its tokens, where the parts measure how far they are from it."""
+
+    def reference(self, reference: Reference) -> Likelihoods:
+        with torch.no_grad(), reference.active():
+            if self.linear:
+                base = [self.policy.draw_tokens(chunk.batch, chunk.draw) for chunk in self.chunks]
+                found = [self._logprobs(chunk, own)[:, None] for chunk, own in zip(self.chunks, base, strict=True)]
+                self._base = base
+            else:
+                found = [part() for part in self.parts()]
+        self._reference, self._found = reference, found
+        return self.likelihoods(found)
 
     def parts(self) -> list[Part]:
-        """One per cell: its ELBO, float32 [rows, modality]; for the mixture its log-probabilities, float32 [rows, modality, width]."""
-        part = self._tokens if self.config.negatives == "spg" else self._elbo
-        return [partial(part, cell) for cell in self.cells]
+        if self.per_token:
+            bases: Sequence[dict[Modality, DrawTokens] | None] = self._base or [None] * len(self.chunks)
+            return [partial(self._tokens, chunk, base) for chunk, base in zip(self.chunks, bases, strict=True)]
+        return [partial(self.policy.log_likelihood, chunk.batch, chunk.draw) for chunk in self.chunks]
 
-    def bounds(self, parts: Sequence[Tensor]) -> Bounds:
-        """From what the parts gave."""
+    def known(self) -> list[Tensor] | None:
+        """A reference that was refreshed after the last update is the policy itself: its pass is the first pass too."""
+        if self.linear:
+            shape = (2 if self._base else 1, len(MODALITIES), self.width)
+            return [torch.zeros(len(chunk.batch), *shape, device=self.policy.device) for chunk in self.chunks]
+        return self._found if self._reference is not None and self._reference.is_policy(self.version) else None
+
+    def likelihoods(self, parts: Sequence[Tensor]) -> Likelihoods:
         by_draw = self._by_draw(parts)
-        if self.config.negatives == "elbo":
-            mean = by_draw.mean(0)
-            return Bounds(mean, mean)
-        counted = self._by_draw([self._wide(cell, cell.draw.counted) for cell in self.cells])
+        if not self.per_token:
+            return Likelihoods(by_draw.mean(0)[:, None])
+        logprob, *moved = by_draw.unbind(2)
+        counted = self._by_draw([self._wide(chunk, chunk.draw.counted) for chunk in self.chunks])
         # The weight of a draw is n over how many tokens it counts, so that its ELBO per token is their mean log-probability.
-        lower = (by_draw.sum(-1) / counted.sum(-1).clamp_min(1)).mean(0)
-        weights = self._by_draw([torch.stack([self._weight(cell, m) for m in MODALITIES], 1) for cell in self.cells])
+        lower = (logprob.sum(-1) / counted.sum(-1).clamp_min(1)).mean(0)
+        tokens = TokenTerms(logprob.transpose(0, 1), counted.transpose(0, 1), moved=moved[0].transpose(0, 1) if moved else None)
+        rejected = self._mixture(logprob, counted, lower)[:, None] if self.config.negatives == "spg" else None
+        return Likelihoods(lower[:, None], rejected, tokens)
+
+    def metrics(self) -> Metrics:
+        return {}
+
+    def _mixture(self, logprob: Tensor, counted: Tensor, lower: Tensor) -> Tensor:
+        weights = self._by_draw([torch.stack([self._weight(chunk, m) for m in MODALITIES], 1) for chunk in self.chunks])
         share = self.config.spg_mix
-        return Bounds(lower, share * eubo(by_draw, counted, weights, self.config.spg_beta) + (1 - share) * lower)
+        return share * eubo(logprob, counted, weights, self.config.spg_beta) + (1 - share) * lower
 
     def _by_draw(self, parts: Sequence[Tensor]) -> Tensor:
-        """Parts of all cells, [rows, ...] each, as [draw, batch, ...]."""
+        """Parts of all chunks, [rows, ...] each, as [draw, batch, ...]."""
         return torch.cat(list(parts)).unflatten(0, (self.config.draws, -1))
 
-    def _elbo(self, cell: Cell) -> Tensor:
-        return self.policy.log_likelihood(cell.rollouts, cell.draw)
+    def _tokens(self, chunk: DrawChunk, base: Mapping[Modality, DrawTokens] | None) -> Tensor:
+        own = self.policy.draw_tokens(chunk.batch, chunk.draw)
+        logprob = self._logprobs(chunk, own)
+        if base is None:
+            return logprob[:, None]
+        return torch.stack((logprob, self._wide(chunk, {m: own[m].divergence(base[m])[None] for m in own})), 1)
 
-    def _tokens(self, cell: Cell) -> Tensor:
-        return self._wide(cell, {m: x.logprob[None] for m, x in self.policy.draw_tokens(cell.rollouts, cell.draw).items()})
+    def _logprobs(self, chunk: DrawChunk, tokens: Mapping[Modality, DrawTokens]) -> Tensor:
+        return self._wide(chunk, {m: x.logprob[None] for m, x in tokens.items()})
 
-    def _wide(self, cell: Cell, values: dict[Modality, Tensor]) -> Tensor:
+    def _wide(self, chunk: DrawChunk, values: Mapping[Modality, Tensor]) -> Tensor:
         """Values of one draw, [1, rows, n] per modality, as [rows, modality, width]; 0 where there is no token."""
         some = next(iter(values.values()))
-        absent = some.new_zeros(len(cell.rollouts), self.width)
+        absent = some.new_zeros(len(chunk.batch), self.width)
         columns = [F.pad(values[m][0], (0, self.width - values[m].shape[-1])) if m in values else absent for m in MODALITIES]
         return torch.stack(columns, 1)
 
-    def _weight(self, cell: Cell, modality: Modality) -> Tensor:
-        weights = cell.draw.weights
-        return weights[modality][0] if modality in weights else torch.ones(len(cell.rollouts), device=self.policy.device)
+    def _weight(self, chunk: DrawChunk, modality: Modality) -> Tensor:
+        weights = chunk.draw.weights
+        return weights[modality][0] if modality in weights else torch.ones(len(chunk.batch), device=self.policy.device)

@@ -12,13 +12,12 @@ from pararl.config import Arm, Config
 from pararl.learner.prefer import Feedback
 from pararl.rollout.workers import WorkerSettings, load_policy
 from pararl.sync import AdapterBuffer, pack
-from pararl.types import Rollout
+from pararl.types import Metrics, Rollout
 
 if TYPE_CHECKING:
     from pararl.learner.learner import Learner
     from policies import Policy
 
-Figures = dict[str, float]
 State = tuple[dict[str, np.ndarray], dict[str, float]]
 
 
@@ -26,9 +25,9 @@ class LearnerHandle(Protocol):
     """What the loop asks of a learner."""
 
     def ready(self) -> None: ...
-    def update(self, rollouts: Sequence[Rollout], feedback: Feedback) -> Figures: ...
+    def update(self, rollouts: Sequence[Rollout], feedback: Feedback) -> Metrics: ...
     def adapter(self) -> AdapterBuffer: ...
-    def kl(self, rollouts: Sequence[Rollout]) -> Figures: ...
+    def kl(self, rollouts: Sequence[Rollout]) -> Metrics: ...
     def state(self) -> State: ...
     def load_state(self, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None: ...
     def save(self, directory: Path) -> None: ...
@@ -39,9 +38,9 @@ def make_learner(policy: "Policy", config: Config, arm: Arm) -> "Learner":
     """The learner of an arm, with a new adapter in the policy."""
     rank, alpha, seed, updates = config.policy.lora_rank, config.policy.lora_alpha, config.run.seed, config.run.updates
     if config.learner.trainer == "trl":
-        from pararl.learner.trl_dpo import TrlLearner
+        from pararl.learner.trl_dpo import trl_learner
 
-        return TrlLearner(policy, rank, alpha, config.learner, ARM_SPECS[arm], seed, updates)  # type: ignore[arg-type]
+        return trl_learner(policy, rank, alpha, config.learner, ARM_SPECS[arm], seed, updates)  # type: ignore[arg-type]
     from pararl import adapter
     from pararl.learner.learner import Learner
 
@@ -62,8 +61,8 @@ class LocalLearner:
     def ready(self) -> None:
         """Returns once the policy is loaded: the constructor has done it."""
 
-    def update(self, rollouts: Sequence[Rollout], feedback: Feedback) -> Figures:
-        """One optimiser step; its figures."""
+    def update(self, rollouts: Sequence[Rollout], feedback: Feedback) -> Metrics:
+        """One optimiser step; its metrics."""
         return self.learner.update(rollouts, feedback)
 
     def adapter(self) -> AdapterBuffer:
@@ -72,7 +71,7 @@ class LocalLearner:
 
         return pack(adapter.tensors(self.learner.peft), self.learner.version)
 
-    def kl(self, rollouts: Sequence[Rollout]) -> Figures:
+    def kl(self, rollouts: Sequence[Rollout]) -> Metrics:
         """KL to the base, per token and modality, of the policy that sampled these rollouts."""
         return self.learner.kl(rollouts)
 
@@ -130,13 +129,13 @@ class RayLearner:
         """See ``LocalLearner``, here and below."""
         self._call("ready")
 
-    def update(self, rollouts: Sequence[Rollout], feedback: Feedback) -> Figures:
+    def update(self, rollouts: Sequence[Rollout], feedback: Feedback) -> Metrics:
         return self._call("update", rollouts, feedback)
 
     def adapter(self) -> AdapterBuffer:
         return self._call("adapter")
 
-    def kl(self, rollouts: Sequence[Rollout]) -> Figures:
+    def kl(self, rollouts: Sequence[Rollout]) -> Metrics:
         return self._call("kl", rollouts)
 
     def state(self) -> State:

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pararl.learner.losses import Figures
-from pararl.types import MODALITIES, Latents, Rollout
+from pararl.types import MODALITIES, Latents, Metrics, Rollout
 from policies import Policy
+from policies.base import Batch
 from policies.likelihood.kl import k3
 
 
@@ -32,13 +32,24 @@ class Table:
         return torch.cat((steps, steps.sum(1, keepdim=True) / (tokens > 0).sum(1, keepdim=True).clamp_min(1)), 1)
 
 
-def step_table(policy: Policy, rollouts: Sequence[Rollout], width: int | None = None) -> Table:
+def joined(tables: Sequence[Table]) -> Table:
+    """The tables of the chunks of a batch as that of the batch."""
+    return Table(torch.cat([t.logprob for t in tables]), torch.cat([t.behaviour for t in tables]), torch.cat([t.committed for t in tables]))
+
+
+def chunks(batch: Batch, micro: int) -> list[Batch]:
+    """So many rollouts together that their recorded steps are ``micro`` sequences; one at least."""
+    count = max(1, micro // len(batch[0].recorded))
+    return [batch.take(range(i, min(i + count, len(batch)))) for i in range(0, len(batch), count)]
+
+
+def step_table(policy: Policy, batch: Batch, width: int | None = None) -> Table:
     """The table of rollouts of any tasks under the policy as it is, differentiable; n is ``width``, or that of the longest segment."""
-    behaviour, committed = (x.to(policy.device) for x in step_records(policy, rollouts, width))
+    behaviour, committed = (x.to(policy.device) for x in step_records(policy, batch, width))
     logprob = torch.zeros_like(behaviour)
-    for task in dict.fromkeys(r.prompt.task for r in rollouts):
-        index = [i for i, r in enumerate(rollouts) if r.prompt.task == task]
-        tokens = policy.step_tokens([rollouts[i] for i in index], [rollouts[i].recorded for i in index])
+    for task in dict.fromkeys(r.prompt.task for r in batch):
+        index = [i for i, r in enumerate(batch) if r.prompt.task == task]
+        tokens = policy.step_tokens(batch.take(index), [batch[i].recorded for i in index])
         for modality, found in tokens.items():
             logprob[index, :, MODALITIES.index(modality), : found.logprob.shape[-1]] = found.logprob
     return Table(logprob * committed, behaviour, committed)
@@ -75,7 +86,7 @@ def step_records(policy: Policy, rollouts: Sequence[Rollout], width: int | None 
     return torch.from_numpy(behaviour), torch.from_numpy(committed)
 
 
-def kl_figures(base: Table) -> Figures:
+def kl_metrics(base: Table) -> Metrics:
     """``kl/text``, ``kl/image`` and their sum ``kl/total`` in nats per token, from a table made under the base of rollouts of the
     policy (k3); images of an ODE, whose steps have no density, are left out."""
     out = {}

@@ -1,4 +1,4 @@
-"""DPO by TRL: a learner whose optimiser steps TRL's ``DPOTrainer`` takes, for texts of Show-o.
+"""DPO by TRL: a learner whose steps TRL's ``DPOTrainer`` takes, for texts of Show-o.
 
 Loss, reference, gradient, its clipping and the step are TRL's own code. What TRL would do to words (templates, tokenizing, an end token
 behind every answer) is left out: it gets the tokens that were sampled. Its loss ``sigmoid_norm`` is the one of ``preference_loss``, on the
@@ -8,6 +8,7 @@ exact log-likelihood of a text per token. (Its ``sigmoid`` is that of the paper,
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from tempfile import gettempdir
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PrinterCallback
 from trl import DPOConfig, DPOTrainer
@@ -24,10 +26,11 @@ from pararl import adapter
 from pararl.arms import ArmSpec
 from pararl.config import LearnerConfig
 from pararl.learner.learner import Learner
-from pararl.learner.losses import Figures
 from pararl.learner.prefer import Feedback
+from pararl.learner.stepper import check_finite
 from pararl.learner.trl_view import TextView
-from pararl.types import Rollout
+from pararl.types import Metrics, Rollout
+from policies.base import Batch
 from policies.families.showo import ShowoPolicy
 
 Row = dict[str, list[int]]
@@ -108,6 +111,12 @@ class PairTrainer(DPOTrainer):
         )
         self.remove_callback(PrinterCallback)
 
+    @property
+    def peft(self) -> PeftModel:
+        """The model with its adapter."""
+        assert isinstance(self.model, PeftModel)
+        return self.model
+
     def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
         return dataset
 
@@ -125,39 +134,34 @@ class PairTrainer(DPOTrainer):
         return logged
 
 
-class TrlLearner(Learner):
-    """A learner of pairs of texts whose steps are those of a DPOTrainer, which lives as long as it does.
+class TrlStepper:
+    """Takes the steps of a learner of pairs of texts by a DPOTrainer, which lives as long as the learner does.
 
     Each update is one ``train()`` of one step, so that all that happens between updates (evaluations, checkpoints, a resume) is as it is
     for any learner. Optimiser and learning rate are handed to TRL. The reference is the base throughout.
     """
 
-    def __init__(
-        self,
-        policy: ShowoPolicy,
-        rank: int,
-        alpha: int,
-        config: LearnerConfig,
-        arm: ArmSpec,
-        seed: int = 0,
-        updates: int | None = None,
-    ) -> None:
-        self.trainer = PairTrainer(policy, rank, alpha, config, seed)
-        peft = self.trainer.model
-        assert isinstance(peft, PeftModel)
-        super().__init__(policy, peft.eval(), config, arm, seed, updates)
-        self.trainer.optimizer = self.optimizer
+    def __init__(self, policy: ShowoPolicy, trainer: PairTrainer, config: LearnerConfig, optimizer: Optimizer) -> None:
+        self.policy, self.trainer, self.config = policy, trainer, config
+        trainer.optimizer = optimizer
         # Each update sets its learning rate, which a scheduler of TRL's own would set anew as it begins.
-        self.trainer.lr_scheduler = LambdaLR(self.optimizer, lambda _: 1.0)
+        trainer.lr_scheduler = LambdaLR(optimizer, lambda _: 1.0)
 
-    def _step(self, rollouts: list[Rollout], feedback: Feedback, place: dict[int, int]) -> Figures:
-        """TRL's; raises FloatingPointError as ``Learner.update`` does, but when the step is done."""
-        pairs = [(rollouts[place[p.chosen]], rollouts[place[p.rejected]]) for p in feedback.pairs]
+    def step(self, batch: Batch, feedback: Feedback, version: int) -> Metrics:
+        """See ``Stepper``; raises its FloatingPointError when the step is done."""
+        rows = token_rows(self.policy, [(batch[p.chosen], batch[p.rejected]) for p in feedback.pairs])
         weights = [p.margin if p.weight is None else p.weight for p in feedback.pairs]
-        rows = token_rows(self.policy, pairs)  # type: ignore[arg-type]
         logged = self.trainer.step(parts_of(rows, weights, max(1, self.config.micro // 2)))
-        self.peft.eval()
+        self.trainer.peft.eval()
         loss, norm = logged.pop("loss"), logged.pop("grad_norm")
-        self._check_finite(loss, norm)
-        theirs = {f"preference/trl_{name.replace('/', '_')}": value for name, value in logged.items() if name.startswith(TOLD)}
-        return {"preference/loss": loss, "preference/grad_norm": norm, **theirs}
+        check_finite(loss, norm, version)
+        theirs = {f"loss/trl_{name.replace('/', '_')}": value for name, value in logged.items() if name.startswith(TOLD)}
+        return {"loss/total": loss, "learner/grad_norm": norm, **theirs}
+
+
+def trl_learner(
+    policy: ShowoPolicy, rank: int, alpha: int, config: LearnerConfig, arm: ArmSpec, seed: int = 0, updates: int | None = None
+) -> Learner:
+    """A learner of pairs of texts whose steps are those of a DPOTrainer, which puts a new adapter into the policy."""
+    trainer = PairTrainer(policy, rank, alpha, config, seed)
+    return Learner(policy, trainer.peft.eval(), config, arm, seed, updates, partial(TrlStepper, policy, trainer, config))

@@ -9,7 +9,7 @@ from pathlib import Path
 from pararl.arms import ARM_SPECS
 from pararl.config import Arm, for_arm
 from pararl.evaluation.evaluation import Evaluation, split_result
-from pararl.evaluation.evaluation import figures as split_figures
+from pararl.evaluation.evaluation import metrics as split_metrics
 from pararl.evaluation.summary import ArmResult
 from pararl.files import write_json
 from pararl.learner.handle import LearnerHandle, RayLearner
@@ -18,9 +18,7 @@ from pararl.loop import checkpoint
 from pararl.loop.session import Session
 from pararl.loop.source import Batch, Source
 from pararl.tracking.progress import Progress
-from pararl.types import Judgement, Receipt
-
-Figures = dict[str, float]
+from pararl.types import Judgement, Metrics, Receipt
 
 
 @dataclass
@@ -44,7 +42,7 @@ class ArmRun:
         self.scale = session.calibration()
         self.counters = Counters()
         self.began = 0.0
-        self.seconds: Figures = {}
+        self.seconds: Metrics = {}
         """Where the time of the update went."""
         self.kl: float | None = None
         """KL to the base as last measured."""
@@ -96,7 +94,7 @@ class ArmRun:
         judgements = [scale.judgement(j) for j in batch.judgements] if scale else batch.judgements
         return prefer(batch.rollouts, judgements, self.spec, c.prefer, c.reward.step_mix, c.rollout.group, c.reward.strict_mix)
 
-    def learn(self, batch: Batch, feedback: Feedback) -> Figures:
+    def learn(self, batch: Batch, feedback: Feedback) -> Metrics:
         """One update of the adapter."""
         with self._timed("perf/learn"):
             return self.learner.update(batch.rollouts, feedback)
@@ -108,12 +106,12 @@ class ArmRun:
         with self._timed("perf/publish"):
             return self.session.fleet.publish(self.learner.adapter())
 
-    def log(self, update: int, batch: Batch, feedback: Feedback, figures: Figures, receipts: list[Receipt]) -> None:
+    def log(self, update: int, batch: Batch, feedback: Feedback, metrics: Metrics, receipts: list[Receipt]) -> None:
         """Write the update down and show it; measure the ID split where it is due."""
         total = time.monotonic() - self.began
         perf = {**self.seconds, "perf/wait": total - sum(self.seconds.values()), "perf/update": total}
         reward = dict(feedback.metrics) | self.beside(batch)
-        row = {**reward, **figures, **perf, **receipt_figures(receipts)}
+        row = {**reward, **metrics, **perf, **receipt_metrics(receipts)}
         if self._measures(update) and update < self.config.run.updates:
             row |= self._during(update)
         self.session.tracker.log(update, row, self.counters.samples)
@@ -125,28 +123,28 @@ class ArmRun:
         strict = reward.get("reward/strict", reward.get("reward/measured_strict"))
         self.progress.step(reward.get("reward/mean"), strict, self.kl, total - once)
 
-    def beside(self, batch: Batch) -> Figures:
-        """Figures of a batch beside the reward that it is learnt from: raw where that is standardised, and by the reward that measures.
+    def beside(self, batch: Batch) -> Metrics:
+        """Metrics of a batch beside the reward that it is learnt from: raw where that is standardised, and by the reward that measures.
 
         The latter not for rollouts that were sampled once, whose outputs are not kept.
         """
-        found = mean_figures("raw", batch.judgements) if self.scale else {}
+        found = mean_metrics("raw", batch.judgements) if self.scale else {}
         if self.session.measurer is not self.session.reward_workers and self.spec.data != "static":
-            found |= mean_figures("measured", self.session.measurer.score([replace(r, guesses=()) for r in batch.rollouts]))
+            found |= mean_metrics("measured", self.session.measurer.score([replace(r, guesses=()) for r in batch.rollouts]))
         return found
 
     def result(self) -> ArmResult:
         """Measure the trained adapter on every split, save it, and close the arm's books."""
         measured, evaluation = self.session.measure(self.arm, self.counters.update)
         kl = self.learner.kl(evaluation.rollouts)
-        figures = split_figures(measured.kinds)
+        metrics = split_metrics(measured.kinds)
         adapter = Path("adapters") / self.arm
         self.learner.save(self.session.folder / adapter)
         self.session.tracker.log(
-            self.counters.update, {**figures, **{f"eval/{name.replace('/', '_')}": v for name, v in kl.items()}}, self.counters.samples
+            self.counters.update, {**metrics, **{f"eval/{name.replace('/', '_')}": v for name, v in kl.items()}}, self.counters.samples
         )
         self._show(self.counters.update, evaluation)
-        self.session.tracker.artifact(self.arm, self.session.folder / adapter, {"updates": self.counters.update, **figures})
+        self.session.tracker.artifact(self.arm, self.session.folder / adapter, {"updates": self.counters.update, **metrics})
         c = self.counters
         spent = (c.update, c.reward_calls, round(c.seconds, 1))
         result = ArmResult(measured.id, measured.ood, *spent, kl["kl/total"], str(adapter), measured.kinds)
@@ -159,12 +157,12 @@ class ArmRun:
         every = self.config.eval.every
         return update == self.config.run.updates or bool(every and update % every == 0)
 
-    def _during(self, update: int) -> Figures:
-        """Figures of the small evaluation during training."""
+    def _during(self, update: int) -> Metrics:
+        """Metrics of the small evaluation during training."""
         done = self.session.evaluate(update, ("id",), self.config.eval.during)
         self._show(update, done)
-        figures = split_figures(done.kinds)
-        return figures | {f"eval/{name.replace('/', '_')}": value for name, value in self.learner.kl(done.rollouts).items()}
+        metrics = split_metrics(done.kinds)
+        return metrics | {f"eval/{name.replace('/', '_')}": value for name, value in self.learner.kl(done.rollouts).items()}
 
     def _show(self, update: int, evaluation: Evaluation) -> None:
         self.session.tracker.images(update, evaluation.samples(self.config.track.images))
@@ -192,7 +190,7 @@ class ArmRun:
         self.session.tracker.truncate(self.arm, self.counters.update if found else -1)
         self.session.tracker.start(self.arm)
         if found is None:
-            self.session.tracker.log(0, split_figures(self.session.base().kinds, ("id",)), 0)
+            self.session.tracker.log(0, split_metrics(self.session.base().kinds, ("id",)), 0)
         elif self.spec.data == "current":
             self.session.fleet.publish(self.learner.adapter())
 
@@ -203,7 +201,7 @@ class ArmRun:
         self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - began
 
 
-def mean_figures(name: str, judgements: list[Judgement]) -> Figures:
+def mean_metrics(name: str, judgements: list[Judgement]) -> Metrics:
     """``reward/<name>``, the mean final score, and ``reward/<name>_strict``; nothing where the reward has none."""
     if all(judgement.final is None for judgement in judgements):
         return {}
@@ -211,7 +209,7 @@ def mean_figures(name: str, judgements: list[Judgement]) -> Figures:
     return {f"reward/{name}": result.soft} | ({} if result.strict is None else {f"reward/{name}_strict": result.strict})
 
 
-def receipt_figures(receipts: list[Receipt]) -> Figures:
+def receipt_metrics(receipts: list[Receipt]) -> Metrics:
     """``sync/...`` of a publish: version, tensors bound and the smallest change of canary logits over the workers."""
     if not receipts:
         return {}

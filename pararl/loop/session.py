@@ -36,7 +36,7 @@ class RunError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What is kept of a policy's evaluation: figures of every split, and the cells of its pictures."""
+    """What is kept of a policy's evaluation: metrics of every split, and the cells of its pictures."""
 
     kinds: Kinds
     samples: list[SampleRow]
@@ -189,7 +189,7 @@ class Session:
         base = self.base()
         summary = Summary(self.config.run.seed, BaseResult(base.id, base.ood, base.kinds), results)
         write_json(self.folder / "summary.json", summary.to_json())
-        curves_png(self.folder / "curves.png", read_lines(self.tracker.metrics_path), base=base.id.figures("id"))
+        curves_png(self.folder / "curves.png", read_lines(self.tracker.metrics_path), base=base.id.metrics("id"))
         self.draw_samples(list(results))
         pictures = "curves.png, kinds.png" if self.draw_kinds(summary) else "curves.png"
         self.say(f"\n{table(summary)}\n\nin {self.folder}: summary.json, {pictures}, samples/, adapters/, metrics.jsonl")

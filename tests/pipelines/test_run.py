@@ -78,7 +78,7 @@ def test_metrics_hold_every_update_with_where_its_time_went(run: Path) -> None:
             assert row["perf/learn"] > 0 and 0 <= row["perf/wait"] < 0.25 * row["perf/update"]
             assert (row["perf/rollout"] > 0) == (arm == "pararl" or row["update"] == 1)
             assert ("perf/publish" in row) == (arm == "pararl" or row["update"] == 3 or row["update"] == 2)
-            assert row["preference/loss"] > 0 and row["preference/grad_norm"] > 0
+            assert row["loss/total"] > 0 and row["learner/grad_norm"] > 0
     assert all(r["sync/canary"] > 0 for r in rows if r["arm"] == "pararl" and r["update"] > 0 and "sync/canary" in r)
 
 

@@ -22,11 +22,11 @@ def test_every_form_of_alignment_learns_from_texts_and_flows_and_leaves_an_adapt
     rows = [row for row in read_lines(run / "metrics.jsonl") if "reward/mean" in row]
     by_arm = {arm: [row for row in rows if row["arm"] == arm] for arm in ("pararl_grpo", "hermesflow")}
     assert all(len(found) == 2 for found in by_arm.values())
-    penalties = [row["preference/kl_penalty_image"] for row in by_arm["pararl_grpo"]]
+    penalties = [row["loss/kl_penalty_image"] for row in by_arm["pararl_grpo"]]
     assert penalties[0] == 0 < penalties[1], "the first update starts from the base"
     assert by_arm["pararl_grpo"][1].keys() >= {"kl/text", "kl/image"}
-    taught = [row for row in by_arm["hermesflow"] if row["preference/pairs"] > 0]
-    assert taught and all(np.isfinite(row["preference/loss"]) and row["preference/pairs"] % 2 == 0 for row in taught)
+    taught = [row for row in by_arm["hermesflow"] if row["learner/pairs"] > 0]
+    assert taught and all(np.isfinite(row["loss/total"]) and row["learner/pairs"] % 2 == 0 for row in taught)
     summary = json.loads((run / "summary.json").read_text())
     for arm in by_arm:
         policy = policies.load("scenes-showo2")

@@ -46,7 +46,7 @@ def test_trl_trains_the_offline_arm_by_one_option_and_goes_on_after_a_kill(
     assert result["updates"] == UPDATES and result["reward_calls"] > 0 and result["kl"] > 0
     rows = [row for row in read_lines(folder / "metrics.jsonl") if "perf/update" in row]
     assert [row["update"] for row in rows] == [1, 2, 3]
-    assert all(row["preference/trl_entropy"] > 0 for row in rows), "TRL's own figures are among them"
+    assert all(row["loss/trl_entropy"] > 0 for row in rows), "TRL's own figures are among them"
 
     # The same from the pairs that the run has stored, with nothing to stop it.
     config = for_arm(cli.parse(["--resume", str(folder)]).config, "offline_dpo")
@@ -58,8 +58,8 @@ def test_trl_trains_the_offline_arm_by_one_option_and_goes_on_after_a_kill(
             index = static_batch(config, rollouts, update)
             batch, scores = [rollouts[i] for i in index], [judgements[i] for i in index]
             feedback = prefer(batch, scores, learner.arm, config.prefer, config.reward.step_mix, config.rollout.group)
-            losses.append(learner.update(batch, feedback)["preference/loss"])
-    assert [row["preference/loss"] for row in rows] == losses and losses[-1] < losses[0]
+            losses.append(learner.update(batch, feedback)["loss/total"])
+    assert [row["loss/total"] for row in rows] == losses and losses[-1] < losses[0]
     saved = load_file(folder / result["adapter"] / "adapter_model.safetensors")
     straight = adapter.tensors(learner.peft)
     assert saved.keys() == straight.keys() and all(torch.equal(saved[name], straight[name]) for name in saved)

@@ -8,7 +8,7 @@ import pytest
 
 from pararl import scenes
 from pararl.config import Config, CurriculumConfig, EvalConfig, PolicyConfig, RolloutConfig
-from pararl.evaluation.evaluation import evaluate, evaluated_kinds, figures, split_prompts
+from pararl.evaluation.evaluation import evaluate, evaluated_kinds, metrics, split_prompts
 from pararl.evaluation.examiner import Examiner
 from pararl.loop.session import Measured
 from pararl.options import Sampling
@@ -63,7 +63,7 @@ def test_splits_whose_prompts_are_all_canaries_are_left_out(config: Config) -> N
         assert len(split_prompts("canary", kind, 5, changed)) == 5  # type: ignore[arg-type]
 
 
-def test_measured_figures_are_means_over_their_own_prompts(config: Config) -> None:
+def test_measured_metrics_are_means_over_their_own_prompts(config: Config) -> None:
     def generate(prompts: list[Prompt]) -> list[Rollout]:
         return [Rollout(p, 0, 0, 0, 4, (), (), scenes.example("id", 0).output, ()) for p in prompts]
 
@@ -74,9 +74,9 @@ def test_measured_figures_are_means_over_their_own_prompts(config: Config) -> No
     assert {kind: set(results) for kind, results in done.kinds.items()}["edit"] == {"id", "ood_ops", "canary"}
     assert [done.kinds[kind]["id"].soft for kind in KINDS] == pytest.approx([i / 10 for i in range(6)])
     assert done.splits["id"].soft == pytest.approx(0.25) and done.splits["id"].strict == pytest.approx(1 / 6)
-    found = figures(done.kinds)
+    found = metrics(done.kinds)
     assert found["eval/edit_id_strict"] == 1.0 and found["eval/id_strict"] == pytest.approx(1 / 6)
-    assert set(figures(done.kinds, ("id",))) == {name for name in found if "_id_" in name or name.startswith("eval/id_")}
+    assert set(metrics(done.kinds, ("id",))) == {name for name in found if "_id_" in name or name.startswith("eval/id_")}
     measured = Measured(done.kinds, [])
     held = [results["ood_ops"] for results in done.kinds.values() if "ood_ops" in results]
     assert measured.ood is not None and measured.ood.n == sum(r.n for r in held), "canaries are not held-out prompts"

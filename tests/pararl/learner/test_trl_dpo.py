@@ -20,7 +20,7 @@ from pararl.arms import ARM_SPECS
 from pararl.config import LearnerConfig
 from pararl.learner.learner import Learner
 from pararl.learner.prefer import Feedback
-from pararl.learner.trl_dpo import Row, TrlLearner, token_rows
+from pararl.learner.trl_dpo import PairTrainer, Row, TrlStepper, token_rows, trl_learner
 from pararl.learner.trl_view import TextView
 from pararl.types import Pair, Rollout, Task
 from policies import Sampling
@@ -47,8 +47,13 @@ def ours(directory: Path, config: LearnerConfig = CONFIG) -> Learner:
     return Learner(policy, adapter.attach(policy, RANK, ALPHA, SEED), config, ARM, SEED, UPDATES)
 
 
-def by_trl(directory: Path, config: LearnerConfig = CONFIG) -> TrlLearner:
-    return TrlLearner(policy_in(directory), RANK, ALPHA, config, ARM, SEED, UPDATES)
+def by_trl(directory: Path, config: LearnerConfig = CONFIG) -> Learner:
+    return trl_learner(policy_in(directory), RANK, ALPHA, config, ARM, SEED, UPDATES)
+
+
+def trainer_of(learner: Learner) -> PairTrainer:
+    assert isinstance(learner.stepper, TrlStepper)
+    return learner.stepper.trainer
 
 
 def sample(policy: ShowoPolicy, tasks: tuple[Task, ...]) -> list[Rollout]:
@@ -94,10 +99,10 @@ def gradient(learner: Learner) -> Tensor:
     return torch.cat([p.grad.flatten() for p in learner.parameters if p.grad is not None])
 
 
-def trls_loss(learner: TrlLearner, rows: list[Row]) -> Tensor:
+def trls_loss(learner: Learner, rows: list[Row]) -> Tensor:
     """TRL's own loss of rows in TRL's own batch, none of our code about it but the view."""
     batch = DataCollatorForPreference(learner.policy.settings.specials.pad)(rows)  # type: ignore[attr-defined]
-    loss: Tensor = DPOTrainer.compute_loss(learner.trainer, learner.trainer.model, batch)
+    loss: Tensor = DPOTrainer.compute_loss(trainer_of(learner), trainer_of(learner).model, batch)
     return loss
 
 
@@ -117,32 +122,32 @@ def test_our_loss_and_its_gradient_are_those_of_trls_dpo_trainer(speaking_showo_
     assert token_rows(policy, [(rollouts[p.chosen], rollouts[p.rejected]) for p in feedback.pairs]) == rows
     loss = trls_loss(theirs, rows)
     loss.backward()
-    figures = learner.update(rollouts, feedback)
-    assert figures["preference/loss"] == pytest.approx(loss.item(), rel=1e-5)
+    metrics = learner.update(rollouts, feedback)
+    assert metrics["loss/total"] == pytest.approx(loss.item(), rel=1e-5)
     assert (abs(loss.item() - math.log(2)) > 1e-3) == stirred
     assert gradient(learner).norm() > 0.01
     assert (gradient(learner) - gradient(theirs)).norm() < 1e-5 * gradient(learner).norm()
 
 
-def sums(learner: TrlLearner) -> None:
-    learner.trainer.loss_types = ["sigmoid"]
+def sums(learner: Learner) -> None:
+    trainer_of(learner).loss_types = ["sigmoid"]
 
 
-def causal_images(learner: TrlLearner) -> None:
+def causal_images(learner: Learner) -> None:
     learner.policy.blocks = torch.zeros_like  # type: ignore[attr-defined]
 
 
-def free_rows(learner: TrlLearner) -> None:
+def free_rows(learner: Learner) -> None:
     learner.policy.text_bias.zero_()  # type: ignore[attr-defined]
 
 
-def other_beta(learner: TrlLearner) -> None:
-    learner.trainer.beta *= 1.1
+def other_beta(learner: Learner) -> None:
+    trainer_of(learner).beta *= 1.1
 
 
 @pytest.mark.parametrize("deviation", [sums, causal_images, free_rows, other_beta])
 def test_that_comparison_sees_what_could_be_wrong_with_the_model_or_the_loss(
-    speaking_showo_dir: Path, deviation: Callable[[TrlLearner], None]
+    speaking_showo_dir: Path, deviation: Callable[[Learner], None]
 ) -> None:
     theirs = by_trl(speaking_showo_dir)
     policy = theirs.policy
@@ -190,8 +195,8 @@ def test_updates_by_trl_are_our_updates_weights_micro_batches_and_schedule_inclu
     feedback, start = taught(rollouts, weights), adapter_of(learner)
     for _ in range(UPDATES):
         mine, yours = learner.update(rollouts, feedback), theirs.update(rollouts, feedback)
-        assert mine["preference/grad_norm"] > 0.1, "the gradient is clipped"
-        for name in ("preference/loss", "preference/grad_norm", "preference/lr", "preference/pairs"):
+        assert mine["learner/grad_norm"] > 0.1, "the gradient is clipped"
+        for name in ("loss/total", "learner/grad_norm", "learner/lr", "learner/pairs"):
             assert yours[name] == pytest.approx(mine[name], rel=1e-4), name
     assert (adapter_of(learner) - adapter_of(theirs)).norm() < 1e-3 * (adapter_of(learner) - start).norm()
     assert not any(module.training for module in policy_modules(theirs))
