@@ -41,7 +41,7 @@ def sample(policy: Policy, prompts: Sequence[Prompt]) -> list[Rollout]:
 
 def learn(policy: Policy, rollouts: Sequence[Rollout]) -> None:
     for i in range(0, COUNT, MICRO):
-        step_table(policy, rollouts[i : i + MICRO]).logprob.sum().backward()
+        step_table(policy, policy.prepare(rollouts[i : i + MICRO])).logprob.sum().backward()
 
 
 def measured(policy: Policy, kind: Kind, libraries: dict[str, str]) -> list[float]:

@@ -197,14 +197,14 @@ class Bench:
         rewards = np.random.default_rng(0).random(len(rollouts))
         judged = [Judgement(Score(float(value)), (None,) * self.size.recorded) for value in rewards]
         feedback = prefer(rollouts, judged, ARM_SPECS["online_dpo"], PreferConfig(), 0.0, keep=self.size.group)
-        step_table(self.learner.policy, rollouts[:1]).logprob.sum().backward()
+        step_table(self.learner.policy, self.learner.policy.prepare(rollouts[:1])).logprob.sum().backward()
         sequences, share = len(rollouts) * self.size.recorded, 1 / self.size.steps
         flops = sequences * gradient_flops(self.shape, "t2i", self.size.rank, share, checkpointing=False)
         at_once = max(self.size.micro, self.size.recorded)
         planned = learner_pass(self.shape, "t2i", at_once, self.bytes, self.size.rank, checkpointing=True)
         planned += 4 * 4 * self.shape.adapter_parameters(self.size.rank)  # gradients, moments, and what AdamW makes on the way
         facts = {"samples": len(rollouts), "flops": flops, "planned_bytes": planned}
-        self.figures = self.measure("learner update", lambda: self.learner.update(rollouts, feedback), **facts)
+        self.metrics = self.measure("learner update", lambda: self.learner.update(rollouts, feedback), **facts)
 
     def publish(self) -> None:
         """The adapter into one buffer, into the worker's model, and its receipt."""
@@ -287,7 +287,7 @@ def main() -> None:
     print(table(bench.parts, ceiling))
     total = time.perf_counter() - began
     facts = {"size": asked.size, "dtype": asked.dtype, "device": name, "torch": torch.__version__, "ceiling_flops": ceiling}
-    facts |= {"built_seconds": built, "total_seconds": total, "logprob_gap": bench.figures["sync/logprob_gap"]}
+    facts |= {"built_seconds": built, "total_seconds": total, "logprob_gap": bench.metrics["sync/logprob_gap"]}
     print("\n" + json.dumps(facts | {"parts": [asdict(part) for part in bench.parts]}))
 
 

@@ -1,23 +1,25 @@
-"""The state of an optimiser as named arrays, and back: what checkpoints keep of AdamW's moments."""
+"""The moments of an optimiser as named tensors, as checkpoints and interrupted pretrainings keep them."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from torch import Tensor
-    from torch.optim import Optimizer
+from torch import Tensor
+from torch.optim import Optimizer
 
 
-def flattened(optimizer: "Optimizer") -> dict[str, "Tensor"]:
-    """The state of each parameter as ``<place of the parameter>.<name>``."""
-    state = optimizer.state_dict()["state"]
-    return {f"{place}.{name}": value for place, entry in state.items() for name, value in entry.items()}
+def tensors(optimizer: Optimizer) -> dict[str, Tensor]:
+    """Moments and step counts of every parameter, named ``<place of the parameter>.<name>``; empty before the first step."""
+    return {f"{i}.{name}": x for i, entry in optimizer.state_dict()["state"].items() for name, x in entry.items()}
 
 
-def load_flattened(optimizer: "Optimizer", values: Mapping[str, "Tensor"]) -> None:
-    """Give an optimiser the state that ``flattened`` read from its like; its settings stay its own."""
-    state: dict[int, dict[str, Any]] = {}
-    for key, value in values.items():
-        place, name = key.split(".")
+def load_tensors(optimizer: Optimizer, named: Mapping[str, Tensor]) -> None:
+    """Take the moments that ``tensors`` gave; learning rate and other settings stay as they are.
+
+    Raises ValueError for a name that is not one of them.
+    """
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in named.items():
+        place, dot, name = key.partition(".")
+        if not dot or not place.isdecimal():
+            raise ValueError(f"{key!r} is no moment of an optimiser: expected <place of the parameter>.<name>")
         state.setdefault(int(place), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -30,6 +30,9 @@ Kind = Literal["t2t", "i2t", "t2i", "edit", "interleaved", "interleaved_edit"]
 KINDS: tuple[Kind, ...] = (*TASKS, "interleaved_edit")
 """What runs mix and evaluations tell apart: the five tasks, ``interleaved`` with an input image being a kind of its own."""
 
+Metrics = dict[str, float]
+"""What is logged, by name: ``reward/...``, ``loss/...``, ``learner/...``, ``kl/...``, ``sync/...``, ``eval/...``, ``perf/...``."""
+
 
 @dataclass(frozen=True, slots=True)
 class Prompt:

@@ -34,9 +34,9 @@ def train(session: "Session", arm: Arm) -> "ArmResult":
         for update in run.updates():
             batch = run.batch(update)
             feedback = run.prefer(batch)
-            figures = run.learn(batch, feedback)
+            metrics = run.learn(batch, feedback)
             receipts = run.publish(update)
-            run.log(update, batch, feedback, figures, receipts)
+            run.log(update, batch, feedback, metrics, receipts)
         return run.result()
 
 

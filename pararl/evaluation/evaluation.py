@@ -16,7 +16,7 @@ from pararl.evaluation.summary import Kinds, SplitResult, pooled
 from pararl.options import Sampling
 from pararl.sampling import sampling_of
 from pararl.tracking.pictures import Sample, SampleRow
-from pararl.types import Judgement, Kind, Output, Prompt, Rollout, Score
+from pararl.types import Judgement, Kind, Metrics, Output, Prompt, Rollout, Score
 
 KL_STEPS = 4
 """Steps of an evaluation's rollouts at which the KL to the base is estimated."""
@@ -139,16 +139,16 @@ def sample_row(prompt: Prompt, output: Output, score: Score | None) -> SampleRow
     return SampleRow(prompt.text, (cell,), prompt.image)
 
 
-def metrics(kinds: Kinds, splits: Sequence[str] | None = None) -> dict[str, float]:
+def metrics(kinds: Kinds, splits: Sequence[str] | None = None) -> Metrics:
     """``eval/<split>_...`` over all kinds and, where there are several, ``eval/<kind>_<split>_...``."""
-    found: dict[str, float] = {}
+    found: Metrics = {}
     pool: dict[str, list[SplitResult]] = {}
     for kind, results in kinds.items():
         for split, result in results.items():
             if splits is None or split in splits:
                 pool.setdefault(split, []).append(result)
                 if len(kinds) > 1:
-                    found |= result.figures(f"{kind}_{split}")
+                    found |= result.metrics(f"{kind}_{split}")
     for split, parts in pool.items():
-        found |= pooled(parts).figures(split)
+        found |= pooled(parts).metrics(split)
     return found

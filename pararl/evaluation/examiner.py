@@ -103,7 +103,7 @@ class Examiner:
             found["cycle"] = cycle_report([s.prompt for s in scored], captions)
         if self.model is not None:
             with adapter.base(self.model):
-                found["kl"] = kl_metrics(step_table(self.policy, rollouts[:KL_ROLLOUTS]))
+                found["kl"] = kl_metrics(step_table(self.policy, self.policy.prepare(rollouts[:KL_ROLLOUTS])))
         return found
 
     def _diversity(self, prompts: Sequence[Prompt], samples: int) -> dict[str, Any]:

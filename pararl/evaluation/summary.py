@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import PurePath
 from typing import Any, Self
 
-from pararl.config import ARMS, RENAMED
+from pararl.config import ARMS
+from pararl.types import Metrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +29,8 @@ class SplitResult:
         if self.n < 1:
             raise ValueError(f"n = {self.n} of a split: a result needs at least one output")
 
-    def figures(self, split: str) -> dict[str, float]:
-        """``eval/<split>_strict`` and ``eval/<split>_soft``, as they are logged; no strict figure where there is none."""
+    def metrics(self, split: str) -> Metrics:
+        """``eval/<split>_strict`` and ``eval/<split>_soft``, as they are logged; no strict one where there is none."""
         found = {"strict": self.strict, "soft": self.soft}
         return {f"eval/{split}_{kind}": value for kind, value in found.items() if value is not None}
 
@@ -110,11 +111,11 @@ class Summary:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """The inverse of `to_json`, arms by their names of today. Raises ValueError when a key is missing or not known."""
+        """The inverse of `to_json`. Raises ValueError when a key is missing or not known."""
         _check_keys(value, cls, "summary")
         base = value["base"]
         _check_keys(base, BaseResult, "base")
-        arms = {RENAMED.get(arm, arm): ArmResult.from_json(result, f"arms.{arm}") for arm, result in value["arms"].items()}
+        arms = {arm: ArmResult.from_json(result, f"arms.{arm}") for arm, result in value["arms"].items()}
         return cls(seed=value["seed"], base=BaseResult(**_results(base, "base")), arms=arms)
 
 

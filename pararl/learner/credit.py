@@ -1,13 +1,37 @@
-"""The credit of single cells and words as advantages of the tokens that they are made of."""
+"""What a batch teaches as tensors: its pairs, and the advantages of single tokens, credit of their cells and words included."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pararl.types import Rollout
+from pararl.learner.prefer import Feedback
+from pararl.types import MODALITIES, Pair, Rollout
 from policies import Policy
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """What the rollouts of an update teach; objectives read it beside the likelihoods of the same batch."""
+
+    pairs: tuple[Pair, ...] = ()
+    """By their place in the batch."""
+    advantages: Tensor | None = None
+    """float32 [batch, level, modality, n]: of every token at each recorded step, and last as a token of the final output."""
+
+
+def signal_of(policy: Policy, rollouts: Sequence[Rollout], feedback: Feedback, width: int) -> Signal:
+    """The feedback about these very rollouts; n is ``width``. Raises ValueError as ``text_credit`` does."""
+    if feedback.advantages is None:
+        return Signal(feedback.pairs)
+    credit = torch.zeros(len(rollouts), len(MODALITIES), width, device=policy.device)
+    credit[:, MODALITIES.index("text")] = text_credit(policy, rollouts, feedback.words, width)
+    if feedback.credit is not None:
+        credit[:, MODALITIES.index("image")] = image_credit(policy, feedback.credit, width)
+    advantages = torch.from_numpy(feedback.advantages).to(policy.device)
+    return Signal(feedback.pairs, advantages[:, :, None, None] + credit[:, None])
 
 
 def image_credit(policy: Policy, credit: np.ndarray, width: int) -> Tensor:
@@ -22,18 +46,17 @@ def image_credit(policy: Policy, credit: np.ndarray, width: int) -> Tensor:
 
 
 def text_credit(policy: Policy, rollouts: Sequence[Rollout], words: Mapping[int, np.ndarray], width: int) -> Tensor:
-    """Credit of every text token, float32 [batch, width], from that of the ``words`` that they belong to, float32 [words] by place in the
-    batch; 0 where there is none.
+    """Credit of every text token, float32 [batch, width], from that of the words that they belong to; 0 where there is none.
 
-    Raises ValueError where a text has another number of words than the reward gives credit for.
+    ``words``: float32 [words] by the place of a rollout. Raises ValueError where a text has another number of words than the reward gives
+    credit for.
     """
     out = np.zeros((len(rollouts), width), np.float32)
-    for row, credit in words.items():
-        text = rollouts[row].segment("text")
-        if text is not None:
+    for row, rollout in enumerate(rollouts):
+        text, credit = rollout.segment("text"), words.get(row)
+        if text is not None and credit is not None:
             place = policy.words(text)
             if place.max() >= 0 and len(credit) != place.max() + 1:  # a policy may not tell words apart
-                told = rollouts[row].output.text
-                raise ValueError(f"the reward gives credit for {len(credit)} words of {told!r}: it must give one each")
+                raise ValueError(f"the reward gives credit for {len(credit)} words of {rollout.output.text!r}: it must give one each")
             out[row, : len(place)] = np.where(place < 0, 0, credit[place])
     return torch.from_numpy(out).to(policy.device)

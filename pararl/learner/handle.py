@@ -12,13 +12,12 @@ from pararl.config import Arm, Config
 from pararl.learner.prefer import Feedback
 from pararl.rollout.workers import WorkerSettings, load_policy
 from pararl.sync import AdapterBuffer, pack
-from pararl.types import Rollout
+from pararl.types import Metrics, Rollout
 
 if TYPE_CHECKING:
     from pararl.learner.learner import Learner
     from policies import Policy
 
-Metrics = dict[str, float]
 State = tuple[dict[str, np.ndarray], dict[str, float]]
 
 

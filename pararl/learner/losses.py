@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Metrics = dict[str, float]
+from pararl.types import Metrics
 
 
 def preference_loss(chosen: Tensor, rejected: Tensor, beta: float, weights: Tensor) -> tuple[Tensor, Metrics]:
@@ -47,26 +47,33 @@ def clipped_loss(logprob: Tensor, behaviour: Tensor, advantage: Tensor, committe
     """
     ratio = (logprob - behaviour).exp()
     gain = torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
+    tokens = committed.sum(-1)
+    per_step = (gain * committed).sum(-1) / tokens.clamp_min(1)
     inside = ratio.detach()[committed]
     metrics = {
         "loss/ratio": inside.mean().item(),
         "loss/clipped": ((inside - 1).abs() > clip).float().mean().item(),
     }
-    return -rollout_mean(gain, committed), metrics
+    steps = (tokens > 0).sum(1)
+    return -(per_step.sum(1) / steps.clamp_min(1)).sum() / (steps > 0).sum(), metrics
+
+
+def draw_mean(values: Tensor, counted: Tensor) -> Tensor:
+    """Mean of values [batch, draw, n], 0 where a token does not count, over the tokens of a draw, then over draws that count any.
+
+    ``counted`` bool [batch, draw, n], true somewhere.
+    """
+    tokens = counted.sum(-1)
+    return (values.sum(-1) / tokens.clamp_min(1)).sum() / (tokens > 0).sum()
 
 
 def weighted_loss(logprob: Tensor, advantage: Tensor, counted: Tensor) -> Tensor:
-    """The same where the policy is the one that sampled, whose ratios are 1: log-probabilities times their advantages."""
-    return -rollout_mean(advantage * logprob, counted)
+    """Every token's part of an ELBO times its advantage, ``-draw_mean(A log p)``: linear in ``logprob`` [batch, draw, n].
 
-
-def rollout_mean(values: Tensor, counted: Tensor) -> Tensor:
-    """Mean over rollouts of the mean over steps of the mean over tokens of ``values`` [batch, step, n], of those that are ``counted``: over
-    steps that have any, and over rollouts that have such a step."""
-    tokens = counted.sum(-1)
-    per_step = (values * counted).sum(-1) / tokens.clamp_min(1)
-    steps = (tokens > 0).sum(1)
-    return (per_step.sum(1) / steps.clamp_min(1)).sum() / (steps > 0).sum()
+    ``advantage`` [batch, 1, n] and ``counted`` as in ``draw_mean``. Its gradient is that of Eq. 3 where the policy is the one that
+    sampled, with the ELBO of the final output in place of conditionals at steps. Source: UDM-GRPO (arXiv 2604.18518).
+    """
+    return -draw_mean(advantage * logprob, counted)
 
 
 def likelihood_loss(loglik: Tensor) -> tuple[Tensor, Metrics]:

@@ -1,113 +1,121 @@
-"""The objectives: what the terms of the policy and of its reference say of a batch becomes a loss, by what its scores teach.
+"""The objectives: pure functions of what policy and reference say of a batch and of what it teaches, each giving a loss and its metrics."""
 
-Pure functions; log-likelihoods are in nats per token, larger is more likely, and a loss is to be minimised.
-"""
-
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from pararl.arms import ArmSpec
 from pararl.config import LearnerConfig
-from pararl.learner.losses import accuracy, clipped_loss, likelihood_loss, preference_loss, rollout_mean, weighted_loss
-from pararl.learner.prefer import Feedback
-from pararl.learner.terms import Metrics, Terms
-from pararl.types import MODALITIES, Modality
-from policies.likelihood.kl import k3
+from pararl.learner.credit import Signal
+from pararl.learner.losses import accuracy, clipped_loss, draw_mean, likelihood_loss, preference_loss, weighted_loss
+from pararl.learner.terms import Likelihoods, TokenTerms
+from pararl.types import MODALITIES, Metrics
+
+Loss = Callable[[Likelihoods, Likelihoods | None, Signal, LearnerConfig], tuple[Tensor, Metrics]]
+"""Of policy, reference (None where ``Objective.reference`` wants none), signal and settings."""
 
 
 @dataclass(frozen=True, slots=True)
-class Taught:
-    """What a batch teaches, as tensors."""
+class Objective:
+    """A loss and what it asks of the learner."""
 
-    feedback: Feedback
-    """With the places of this batch."""
-    credit: Mapping[Modality, Tensor]
-    """By modality what is added to the advantages of its tokens, float32 [batch, n]; nothing where there is none."""
-    config: LearnerConfig
-
-    def weigh(self, per_modality: Tensor) -> Tensor:
-        """Weighted sum over the last, modality axis."""
-        return per_modality @ torch.tensor([self.weight(m) for m in MODALITIES], device=per_modality.device)
-
-    def weight(self, modality: Modality) -> float:
-        """Of a modality in the sum of both."""
-        return {"text": self.config.text_weight, "image": self.config.image_weight}[modality]
+    loss: Loss
+    reference: Callable[[LearnerConfig], bool]
+    """Whether it compares with a reference under some settings."""
+    refreshes: bool = False
+    """Whether ``learner.reference_every`` refreshes that reference. A KL penalty is to the base: to the policy of the last update, which
+    sampled the batch, its gradient would be 0."""
+    tokens: bool = False
+    """Whether it is about single tokens."""
 
 
-Objective = Callable[[Terms, Terms | None, Taught], tuple[Tensor, Metrics]]
-"""(of the policy, of the reference, what is taught) -> loss and its metrics."""
+def modality_weights(config: LearnerConfig) -> dict[str, float]:
+    """The weight of each modality in a sum over modalities."""
+    return {"text": config.text_weight, "image": config.image_weight}
 
 
-def preference(policy: Terms, reference: Terms | None, taught: Taught) -> tuple[Tensor, Metrics]:
-    """DPO on the pairs, each at the level at which its sides were compared."""
+def weigh(per_modality: Tensor, config: LearnerConfig) -> Tensor:
+    """Weighted sum over the last, modality axis."""
+    weights = modality_weights(config)
+    return per_modality @ torch.tensor([weights[m] for m in MODALITIES], device=per_modality.device)
+
+
+def preference(policy: Likelihoods, reference: Likelihoods | None, signal: Signal, config: LearnerConfig) -> tuple[Tensor, Metrics]:
+    """DPO on the log-ratios of each pair at the level at which it was compared, and ``learner.nll`` times the chosen sides' NLL."""
     assert reference is not None
-    config, pairs = taught.config, taught.feedback.pairs
-    levels, base = taught.weigh(policy.levels), taught.weigh(reference.levels)
-    ratio = against = levels - base
+    loglik = weigh(policy.loglik, config)
+    ratio = against = loglik - weigh(reference.loglik, config)
     if policy.rejected is not None and reference.rejected is not None:
-        against = taught.weigh(policy.rejected - reference.rejected)
-    column = torch.tensor([ratio.shape[1] - 1 if p.step is None else p.step for p in pairs])
-    chosen, rejected = torch.tensor([p.chosen for p in pairs]), torch.tensor([p.rejected for p in pairs])
-    weights = torch.tensor([p.margin if p.weight is None else p.weight for p in pairs], device=ratio.device)
-    loss, metrics = preference_loss(ratio[chosen, column], against[rejected, column], config.beta, weights)
+        against = weigh(policy.rejected - reference.rejected, config)
+    level = torch.tensor([ratio.shape[1] - 1 if p.step is None else p.step for p in signal.pairs])
+    chosen, rejected = torch.tensor([p.chosen for p in signal.pairs]), torch.tensor([p.rejected for p in signal.pairs])
+    weights = torch.tensor([p.margin if p.weight is None else p.weight for p in signal.pairs], device=ratio.device)
+    loss, metrics = preference_loss(ratio[chosen, level], against[rejected, level], config.beta, weights)
     # Against a reference that is the policy itself, margins are 0: how the policy ranks the pairs without one is logged beside them.
-    gaps = (levels[chosen, column] - levels[rejected, column]).detach()
-    metrics["loss/likelihood_margin"] = gaps.mean().item()
-    metrics["loss/likelihood_accuracy"] = accuracy(gaps)
+    gaps = (loglik[chosen, level] - loglik[rejected, level]).detach()
+    metrics |= {"loss/likelihood_margin": gaps.mean().item(), "loss/likelihood_accuracy": accuracy(gaps)}
     if config.nll:
-        anchor = -levels[chosen.unique(), -1].mean()
+        anchor = -loglik[chosen.unique(), -1].mean()
         loss = loss + config.nll * anchor
         metrics["loss/nll"] = anchor.item()
     return loss, metrics
 
 
-def group_relative(policy: Terms, reference: Terms | None, taught: Taught) -> tuple[Tensor, Metrics]:
-    """Eq. 3 of MMaDA-Parallel at the recorded steps of each modality, each with its own advantage; with draws that of the final output.
+def group_relative(policy: Likelihoods, reference: Likelihoods | None, signal: Signal, config: LearnerConfig) -> tuple[Tensor, Metrics]:
+    """Every token times its group-normalised advantage, less ``learner.kl`` times how far it is from the base.
 
-    Modalities are normalised by their own tokens and weighed, so that the longer does not swamp the shorter. With draws the policy is the
-    one that sampled, whose ratios are 1: every token's part of the ELBO counts times its advantage (UDM-GRPO, arXiv 2604.18518).
+    At recorded steps Eq. 3 of arXiv 2511.09611, each step with its own advantage: the last level, the final output, has no tokens. At draws
+    all have the final output's. Modalities are normalised by their own tokens and weighed, so that the longer does not swamp the shorter.
     """
-    assert taught.feedback.advantages is not None
-    config, device = taught.config, policy.logprob.device
-    advantages = torch.from_numpy(taught.feedback.advantages).to(device)
-    # The last column is that of the final output, which has no step of its own.
-    per_step = advantages[:, :-1, None] if policy.behaviour is not None else advantages[:, -1:, None]
-    loss, metrics = torch.zeros((), device=device), Metrics()
+    tokens, advantages = policy.tokens, signal.advantages
+    assert tokens is not None and advantages is not None
+    divergence = tokens.divergence(reference.tokens) if reference is not None and reference.tokens is not None else None
+    loss = torch.zeros((), device=tokens.logprob.device)
+    metrics: Metrics = {}
     for m, modality in enumerate(MODALITIES):
-        logprob, counted = policy.logprob[:, :, m], policy.counted[:, :, m]
-        if not counted.any():
+        if not tokens.counted[:, :, m].any():
             continue
-        credit = taught.credit.get(modality)
-        advantage = per_step if credit is None else per_step + credit[:, None]
-        if policy.behaviour is None:
-            part, more = weighted_loss(logprob, advantage, counted), Metrics()
-        else:
-            part, more = clipped_loss(logprob, policy.behaviour[:, :, m], advantage, counted, config.clip_ratio)
-        if config.kl:
-            penalty = kl_penalty(policy, reference, m)
+        part, more = _surrogate(tokens, advantages, m, config.clip_ratio)
+        metrics |= {f"{name}_{modality}": value for name, value in more.items()}
+        if divergence is not None:
+            penalty = _penalty(tokens, divergence, m)
             part = part + config.kl * penalty
             metrics[f"loss/kl_penalty_{modality}"] = penalty.item()
-        loss = loss + taught.weight(modality) * part
-        metrics |= {f"{name}_{modality}": value for name, value in more.items()}
+        loss = loss + modality_weights(config)[modality] * part
     return loss, metrics
 
 
-def kl_penalty(policy: Terms, reference: Terms | None, m: int) -> Tensor:
-    """The KL to the base of a modality: the mean over its tokens at the recorded steps; with draws that over the tokens of each rollout,
-    and then over rollouts."""
-    counted = policy.counted[:, :, m]
-    if policy.divergence is not None:
-        return rollout_mean(policy.divergence[:, :, m], counted)
-    assert reference is not None
-    return k3(policy.logprob[:, :, m], reference.logprob[:, :, m])[counted].mean()
+def _surrogate(tokens: TokenTerms, advantages: Tensor, m: int, clip: float) -> tuple[Tensor, Metrics]:
+    logprob, counted = tokens.logprob[:, :, m], tokens.counted[:, :, m]
+    if tokens.behaviour is None:
+        return weighted_loss(logprob, advantages[:, -1:, m], counted), {}
+    return clipped_loss(logprob, tokens.behaviour[:, :, m], advantages[:, :-1, m], counted, clip)
 
 
-def likelihood(policy: Terms, reference: Terms | None, taught: Taught) -> tuple[Tensor, Metrics]:
-    """The likelihood of the best of each group, which are the batch."""
-    return likelihood_loss(taught.weigh(policy.levels)[:, -1])
+def _penalty(tokens: TokenTerms, divergence: Tensor, m: int) -> Tensor:
+    """At steps the mean over all tokens, at draws over the tokens of each draw first."""
+    counted = tokens.counted[:, :, m]
+    return draw_mean(divergence[:, :, m], counted) if tokens.behaviour is None else divergence[:, :, m][counted].mean()
 
 
-OBJECTIVES: dict[str, Objective] = {"preference": preference, "grpo": group_relative, "best": likelihood}
+def likelihood(policy: Likelihoods, reference: Likelihoods | None, signal: Signal, config: LearnerConfig) -> tuple[Tensor, Metrics]:
+    """Negative log-likelihood of the final outputs, which are the best of their groups."""
+    return likelihood_loss(weigh(policy.loglik, config)[:, -1])
+
+
+OBJECTIVES: dict[str, Objective] = {
+    "preference": Objective(preference, reference=lambda config: True, refreshes=True),
+    "grpo": Objective(group_relative, reference=lambda config: config.kl > 0, tokens=True),
+    "best": Objective(likelihood, reference=lambda config: False),
+}
 """By ``ArmSpec.objective``."""
+
+
+def check(config: LearnerConfig, arm: ArmSpec) -> None:
+    """Raise ValueError where an arm's objective and a likelihood do not go together."""
+    if config.likelihood == "elbo" and arm.reward == "step" and not OBJECTIVES[arm.objective].tokens:
+        raise ValueError("an ELBO is the likelihood of a whole output: this arm learns from steps, use learner.likelihood steps")
+    if config.negatives == "spg" and (config.likelihood != "elbo" or arm.objective != "preference"):
+        raise ValueError("learner.negatives spg is about the rejected sides of pairs measured by ELBOs: use learner.negatives elbo")

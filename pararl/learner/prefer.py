@@ -26,29 +26,32 @@ class Feedback:
     best: tuple[int, ...] = ()
     """Index of the best rollout of each group with spread, for the objective ``best``."""
     metrics: tuple[tuple[str, float], ...] = ()
-    """Metrics of the batch: reward and share of groups without spread, over all and, where there are several, per kind of prompt."""
+    """Of the batch: reward and share of groups without spread, over all and, where there are several, per kind of prompt."""
 
-    def teaching(self, final: bool) -> list[int]:
-        """Indices of the rollouts that a loss needs, increasing. ``final``: advantages of the final output alone count; what scores of
-        steps teach besides must not dilute it."""
-        if self.advantages is None:
-            return sorted({i for p in self.pairs for i in (p.chosen, p.rejected)} | set(self.best))
-        found = (self.advantages[:, -1:] if final else self.advantages).any(1)
-        if self.credit is not None:
-            found |= self.credit.any((1, 2))
-        return sorted({*np.flatnonzero(found).tolist(), *(i for i, words in self.words.items() if words.any())})
+    def used(self, final: bool) -> list[int]:
+        """Indices of the rollouts that a loss needs, increasing.
+
+        ``final``: of advantages, those of the final output alone; what scores of steps teach besides must not dilute an ELBO, which is of
+        that output.
+        """
+        if self.advantages is not None:
+            teaches = (self.advantages[:, -1:] if final else self.advantages).any(1)
+            if self.credit is not None:
+                teaches |= self.credit.any((1, 2))
+            return sorted({*np.flatnonzero(teaches).tolist(), *(i for i, words in self.words.items() if words.any())})
+        return sorted({i for p in self.pairs for i in (p.chosen, p.rejected)} | set(self.best))
 
     def take(self, index: Sequence[int]) -> "Feedback":
-        """The same of a batch that holds the rollouts of ``index`` alone, in that order; all that pairs name must be among them."""
+        """What the batch of these rollouts alone teaches, in the order of ``index``, which holds all that are used."""
         place = {i: k for k, i in enumerate(index)}
         rows = list(index)
-        return replace(
-            self,
-            pairs=tuple(replace(p, chosen=place[p.chosen], rejected=place[p.rejected]) for p in self.pairs),
-            advantages=None if self.advantages is None else self.advantages[rows],
-            credit=None if self.credit is None else self.credit[rows],
-            words={place[i]: words for i, words in self.words.items() if i in place},
-            best=tuple(place[i] for i in self.best),
+        return Feedback(
+            tuple(replace(p, chosen=place[p.chosen], rejected=place[p.rejected]) for p in self.pairs),
+            None if self.advantages is None else self.advantages[rows],
+            None if self.credit is None else self.credit[rows],
+            {place[i]: words for i, words in self.words.items() if i in place},
+            tuple(place[i] for i in self.best),
+            self.metrics,
         )
 
 
@@ -216,21 +219,21 @@ def prefer(
             f"the reward applied to none of {len(rollouts)} rollouts (prompts {rollouts[0].prompt.id}, ...): it teaches nothing"
         )
     spread = [has_spread(final[i]) for i in members]
-    figures = tuple(_figures(rollouts, judgements, arm, values([j.final for j in judgements]), members, spread).items())
+    metrics = tuple(_metrics(rollouts, judgements, arm, values([j.final for j in judgements]), members, spread).items())
     if arm.objective == "grpo":
         credit = relative_credit(judgements, members) if config.credit else None
         weighed = None if credit is None else config.credit * credit
         words = {i: config.credit * w for i, w in relative_words(judgements, members).items()} if config.credit else {}
-        return Feedback(advantages=normalise(reward, members), credit=weighed, words=words, metrics=figures)
+        return Feedback(advantages=normalise(reward, members), credit=weighed, words=words, metrics=metrics)
     if arm.objective == "best":
         best = tuple(int(i[np.nanargmax(final[i])]) for i, informative in zip(members, spread, strict=True) if informative)
-        return Feedback(best=best, metrics=figures)
+        return Feedback(best=best, metrics=metrics)
     members = [extremes(final, index, keep) for index in members]
     last = reward.shape[1] - 1
     pairs = [p for level in range(last + 1) for p in select_pairs(reward[:, level], members, config, None if level == last else level)]
     if arm.paired:
-        return Feedback(pairs=tuple(together(pairs, rollouts)), metrics=figures)
-    return Feedback(pairs=tuple(balanced(pairs, rollouts) if config.balance else pairs), metrics=figures)
+        return Feedback(pairs=tuple(together(pairs, rollouts)), metrics=metrics)
+    return Feedback(pairs=tuple(balanced(pairs, rollouts) if config.balance else pairs), metrics=metrics)
 
 
 def has_spread(final: np.ndarray) -> bool:
@@ -245,7 +248,7 @@ def without_spread(rollouts: Sequence[Rollout], judgements: Sequence[Judgement])
     return [rollouts[i[0]].prompt for i in groups(rollouts) if not has_spread(final[i])]
 
 
-def _figures(
+def _metrics(
     rollouts: Sequence[Rollout],
     judgements: Sequence[Judgement],
     arm: ArmSpec,

@@ -1,71 +1,69 @@
-"""The terms of a batch at its recorded steps: exact conditionals of the tokens committed at each."""
+"""Likelihoods of a batch at its recorded steps: the exact conditionals of the tokens that were committed there."""
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from pararl.learner.accumulate import Part
-from pararl.learner.tables import Table, check_densities, longest, step_records, step_table
-from pararl.learner.terms import Metrics, Terms
+from pararl.learner.reference import Reference
+from pararl.learner.tables import Table, check_densities, chunks, longest, step_records, step_table
+from pararl.learner.terms import Likelihoods, TokenTerms
+from pararl.types import Metrics
 from policies import Batch, Policy
 
 
 class StepTerms:
-    """A batch in chunks whose recorded steps are so many sequences."""
+    """See ``Terms``. A part is the log-probabilities of some rollouts, float32 [rows, step, modality, n]."""
 
-    def __init__(self, policy: Policy, batch: Batch, micro: int, on_policy: bool) -> None:
-        """``micro``: sequences of a forward. ``on_policy``: whether the policy is still the one that sampled the batch: its sampler's own
-        record is then the first pass, and how far the second is from it is told as ``sync/logprob_gap``.
+    linear = False
 
-        Raises ValueError where the steps of the batch have no densities.
-        """
+    def __init__(self, policy: Policy, batch: Batch, micro: int, version: int) -> None:
+        """``micro``: sequences of a part. ``version``: of the policy as it is. Raises ValueError as ``check_densities`` does."""
         check_densities(batch)
-        self.policy, self.on_policy = policy, on_policy
-        self.chunks = chunked(batch, micro)
-        self.width = longest(batch)
-        self.records = [tuple(x.to(policy.device) for x in step_records(policy, chunk, self.width)) for chunk in self.chunks]
-        self.behaviour, self.committed = (torch.cat([record[i] for record in self.records]) for i in range(2))
-        self.gaps: list[float] = []
+        self.policy, self.width = policy, longest(batch)
+        self.chunks = chunks(batch, micro)
+        records = [step_records(policy, chunk, self.width) for chunk in self.chunks]
+        self.behaviour = [behaviour.to(policy.device) for behaviour, _ in records]
+        self.committed = torch.cat([committed for _, committed in records]).to(policy.device)
+        self.on_policy = all(r.version == version for r in batch)
+        self._gaps: list[float] = []
+
+    @property
+    def empty(self) -> bool:
+        return not self.committed.any()  # nothing but fill at the recorded steps
+
+    def reference(self, reference: Reference) -> Likelihoods:
+        """Those that the sampler recorded where it was the reference, which saves the forward."""
+        found = []
+        for chunk, behaviour in zip(self.chunks, self.behaviour, strict=True):
+            if any(r.version != reference.version for r in chunk):
+                with torch.no_grad(), reference.active():
+                    behaviour = step_table(self.policy, chunk, self.width).logprob
+            found.append(behaviour)
+        return self.likelihoods(found)
 
     def parts(self) -> list[Part]:
-        """One a chunk, float32 [rows, step, modality, width]."""
         return [partial(self._part, chunk) for chunk in self.chunks]
+
+    def known(self) -> list[Tensor] | None:
+        """Where the policy is still the one that sampled, the sampler's own record is the first pass."""
+        return self.behaviour if self.on_policy else None
+
+    def likelihoods(self, parts: Sequence[Tensor]) -> Likelihoods:
+        table = Table(torch.cat(list(parts)), torch.cat(self.behaviour), self.committed)
+        return Likelihoods(table.levels(table.logprob), tokens=TokenTerms(table.logprob, table.committed, table.behaviour))
+
+    def metrics(self) -> Metrics:
+        """What the policy says now against what its sampler said: anything but rounding means that they are not the same model.
+
+        No gap where no part had a gradient: every advantage may stand at a step that committed nothing but fill.
+        """
+        return {"sync/logprob_gap": max(self._gaps)} if self.on_policy and self._gaps else {}
 
     def _part(self, chunk: Batch) -> Tensor:
         table = step_table(self.policy, chunk, self.width)
         if table.committed.any():
-            self.gaps.append((table.logprob.detach() - table.behaviour)[table.committed].abs().max().item())
+            self._gaps.append((table.logprob.detach() - table.behaviour)[table.committed].abs().max().item())
         return table.logprob
-
-    def terms(self, parts: Sequence[Tensor]) -> Terms:
-        """See ``Evidence``, here and below."""
-        table = Table(torch.cat(list(parts)), self.behaviour, self.committed)
-        return Terms(table.logprob, self.committed, table.levels(table.logprob), behaviour=self.behaviour)
-
-    def known(self, reference: Sequence[Tensor] | None) -> list[Tensor] | None:
-        return [behaviour for behaviour, _ in self.records] if self.on_policy else None
-
-    def reference(self, version: int, as_reference: Callable[[], AbstractContextManager[None]]) -> list[Tensor]:
-        """What the sampler recorded where it was the reference, which saves the forward."""
-        found = []
-        for chunk, (behaviour, _) in zip(self.chunks, self.records, strict=True):
-            if all(rollout.version == version for rollout in chunk):
-                found.append(behaviour)
-            else:
-                with as_reference():
-                    found.append(step_table(self.policy, chunk, self.width).logprob)
-        return found
-
-    def metrics(self) -> Metrics:
-        """What the policy says now against what its sampler said: anything but rounding means that they are not one model. No gap where
-        no part had a gradient: every advantage may stand at a step that committed nothing but fill."""
-        return {"sync/logprob_gap": max(self.gaps)} if self.on_policy and self.gaps else {}
-
-
-def chunked(batch: Batch, micro: int) -> list[Batch]:
-    """So many rollouts together that their recorded steps are ``micro`` sequences; one at least."""
-    count = max(1, micro // len(batch[0].recorded))
-    return [batch.take(range(i, min(i + count, len(batch)))) for i in range(0, len(batch), count)]

@@ -7,9 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pararl.learner.terms import Metrics
-from pararl.types import MODALITIES, Latents, Rollout
-from policies import Policy
+from pararl.types import MODALITIES, Latents, Metrics, Rollout
+from policies import Batch, Policy
 from policies.likelihood.kl import k3
 
 
@@ -32,9 +31,19 @@ class Table:
         return torch.cat((steps, steps.sum(1, keepdim=True) / (tokens > 0).sum(1, keepdim=True).clamp_min(1)), 1)
 
 
-def step_table(policy: Policy, rollouts: Sequence[Rollout], width: int | None = None) -> Table:
+def joined(tables: Sequence[Table]) -> Table:
+    """The tables of the chunks of a batch as that of the batch."""
+    return Table(torch.cat([t.logprob for t in tables]), torch.cat([t.behaviour for t in tables]), torch.cat([t.committed for t in tables]))
+
+
+def chunks(batch: Batch, micro: int) -> list[Batch]:
+    """So many rollouts together that their recorded steps are ``micro`` sequences; one at least."""
+    count = max(1, micro // len(batch[0].recorded))
+    return [batch.take(range(i, min(i + count, len(batch)))) for i in range(0, len(batch), count)]
+
+
+def step_table(policy: Policy, batch: Batch, width: int | None = None) -> Table:
     """The table of rollouts of any tasks under the policy as it is, differentiable; n is ``width``, or that of the longest segment."""
-    batch = policy.prepare(rollouts)
     behaviour, committed = (x.to(policy.device) for x in step_records(policy, batch, width))
     logprob = torch.zeros_like(behaviour)
     for task in dict.fromkeys(r.prompt.task for r in batch):

@@ -1,55 +1,70 @@
-"""What a likelihood says of a batch, token by token and level by level: at the steps that its sampler recorded, or at shared draws.
+"""What a policy says of a batch, whatever it is measured by: the records that objectives read, and the interface that makes them."""
 
-Both kinds of evidence give their numbers in parts, one forward each, so that a gradient holds the graph of one part at a time
-(``pararl/learner/accumulate.py``), and make the same record of them, so that an objective need not know which it learns from.
-"""
-
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
 
 from pararl.learner.accumulate import Part
-
-Metrics = dict[str, float]
+from pararl.learner.reference import Reference
+from pararl.types import Metrics
+from policies.likelihood.kl import k3
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
-    """Log-likelihoods of a batch in nats per token under one policy; the modality axis follows MODALITIES."""
+class TokenTerms:
+    """What single tokens add to the likelihoods of a batch; the ``step`` axis is of recorded steps, or of draws."""
 
     logprob: Tensor
-    """float32 [batch, step, modality, n]: of the tokens that count at each recorded step, or in each draw; 0 elsewhere."""
+    """float32 [batch, step, modality, n]: in nats, 0 where the token does not count at the step."""
     counted: Tensor
-    """bool, same shape: which tokens count."""
-    levels: Tensor
-    """float32 [batch, level, modality]: means over the tokens of each recorded step and last over the whole output; of draws the latter
-    alone."""
-    rejected: Tensor | None = None
-    """float32 [batch, level, modality]: what rejected sides of pairs are measured by; None = the same."""
+    """bool, same shape: which tokens count at it."""
     behaviour: Tensor | None = None
-    """As ``logprob``, under the policy that sampled; None = the policy is the one that sampled, as with draws."""
-    divergence: Tensor | None = None
-    """As ``logprob``, how far each token is from what the base says in the same draw; None where nobody asked."""
+    """``logprob`` as the sampler recorded it; None for draws, which no sampler has met."""
+    moved: Tensor | None = None
+    """How far each is from the reference, same shape, where the draws told; None = log-probabilities tell."""
+
+    def divergence(self, reference: "TokenTerms") -> Tensor:
+        """How far each token is from what the reference says, [batch, step, modality, n]; 0 where it does not count."""
+        return k3(self.logprob, reference.logprob) if self.moved is None else self.moved
 
 
-class Evidence(Protocol):
-    """Where the terms of a batch come from."""
+@dataclass(frozen=True, slots=True)
+class Likelihoods:
+    """Log-likelihoods of a batch under one policy, in nats per token; the modality axis follows MODALITIES."""
+
+    loglik: Tensor
+    """float32 [batch, level, modality]: of recorded steps, where there are any, and last of the final output."""
+    rejected: Tensor | None = None
+    """What rejected sides are measured by, same shape, where it is not ``loglik``."""
+    tokens: TokenTerms | None = None
+    """None where nobody asked for them."""
+
+
+class Terms(Protocol):
+    """A batch that is measured part by part: ``StepTerms`` at its recorded steps, ``ElboTerms`` at shared draws."""
+
+    width: int
+    """Tokens of the longest segment: the last axis of all that is per token."""
+    linear: bool
+    """Whether the objective is linear in the parts, so that its gradient does not depend on what they give."""
+
+    @property
+    def empty(self) -> bool:
+        """Whether no token counts: then nothing can be taught."""
+
+    def reference(self, reference: Reference) -> Likelihoods:
+        """What the reference says, without graph; asked once, before the parts are."""
 
     def parts(self) -> list[Part]:
-        """One differentiable piece for each forward."""
+        """Callables that each give one differentiable piece under the policy as it is: what one forward takes."""
 
-    def terms(self, parts: Sequence[Tensor]) -> Terms:
-        """From what the parts gave."""
+    def known(self) -> list[Tensor] | None:
+        """What the parts will give, where that is known without a pass; anything of their shape where ``linear``."""
 
-    def known(self, reference: Sequence[Tensor] | None) -> list[Tensor] | None:
-        """What the parts will give as far as it is known without a forward: the sampler's records, or ``reference``, the parts of a
-        reference that is the policy itself; None where nothing is known."""
-
-    def reference(self, version: int, as_reference: Callable[[], AbstractContextManager[None]]) -> list[Tensor]:
-        """What the parts give under the reference policy of that version, without graph."""
+    def likelihoods(self, parts: Sequence[Tensor]) -> Likelihoods:
+        """What the pieces make up together."""
 
     def metrics(self) -> Metrics:
-        """What the passes told beside the loss."""
+        """What was found on the way, once the parts have been called."""

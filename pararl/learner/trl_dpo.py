@@ -1,4 +1,4 @@
-"""DPO by TRL: a learner whose optimiser steps TRL's ``DPOTrainer`` takes, for texts of Show-o.
+"""DPO by TRL: a learner whose steps TRL's ``DPOTrainer`` takes, for texts of Show-o.
 
 Loss, reference, gradient, its clipping and the step are TRL's own code. What TRL would do to words (templates, tokenizing, an end token
 behind every answer) is left out: it gets the tokens that were sampled. Its loss ``sigmoid_norm`` is the one of ``preference_loss``, on the
@@ -8,6 +8,7 @@ exact log-likelihood of a text per token. (Its ``sigmoid`` is that of the paper,
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from tempfile import gettempdir
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PrinterCallback
 from trl import DPOConfig, DPOTrainer
@@ -25,9 +27,9 @@ from pararl.arms import ArmSpec
 from pararl.config import LearnerConfig
 from pararl.learner.learner import Learner
 from pararl.learner.prefer import Feedback
-from pararl.learner.terms import Metrics
+from pararl.learner.stepper import check_finite
 from pararl.learner.trl_view import TextView
-from pararl.types import Rollout
+from pararl.types import Metrics, Rollout
 from policies import Batch, Policy
 
 Row = dict[str, list[int]]
@@ -49,10 +51,9 @@ class Part:
 
 def token_rows(policy: Policy, pairs: Sequence[tuple[Rollout, Rollout]]) -> list[Row]:
     """Pairs (chosen, rejected) of texts as TRL's rows: of a text all tokens up to its first end token, which is the last."""
-    prompts = [chosen.prompt for chosen, _ in pairs]
-    prefixes = [policy.layout.prefix(prompt, image.ids) for prompt, image in zip(prompts, policy.layout.shown(prompts), strict=True)]
+    prefixes = policy.prepare([chosen for chosen, _ in pairs]).prefixes
     return [
-        {"prompt_ids": prefix, "chosen_ids": _said(policy, chosen), "rejected_ids": _said(policy, rejected)}
+        {"prompt_ids": list(prefix), "chosen_ids": _said(policy, chosen), "rejected_ids": _said(policy, rejected)}
         for prefix, (chosen, rejected) in zip(prefixes, pairs, strict=True)
     ]
 
@@ -108,6 +109,12 @@ class PairTrainer(DPOTrainer):
         )
         self.remove_callback(PrinterCallback)
 
+    @property
+    def peft(self) -> PeftModel:
+        """The model with its adapter."""
+        assert isinstance(self.model, PeftModel)
+        return self.model
+
     def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
         return dataset
 
@@ -125,29 +132,27 @@ class PairTrainer(DPOTrainer):
         return logged
 
 
-class TrlStep:
-    """The steps of a learner of pairs of texts, as a DPOTrainer takes them, which lives as long as it does.
+class TrlStepper:
+    """Takes the steps of a learner of pairs of texts by a DPOTrainer, which lives as long as the learner does.
 
     Each update is one ``train()`` of one step, so that all that happens between updates (evaluations, checkpoints, a resume) is as it is
     for any learner. Optimiser and learning rate are handed to TRL. The reference is the base throughout.
     """
 
-    def __init__(self, learner: Learner, trainer: PairTrainer) -> None:
-        self.learner, self.trainer = learner, trainer
-        trainer.optimizer = learner.optimizer
+    def __init__(self, policy: Policy, trainer: PairTrainer, config: LearnerConfig, optimizer: Optimizer) -> None:
+        self.policy, self.trainer, self.config = policy, trainer, config
+        trainer.optimizer = optimizer
         # Each update sets its learning rate, which a scheduler of TRL's own would set anew as it begins.
-        trainer.lr_scheduler = LambdaLR(learner.optimizer, lambda _: 1.0)
+        trainer.lr_scheduler = LambdaLR(optimizer, lambda _: 1.0)
 
-    def __call__(self, batch: Batch, feedback: Feedback) -> Metrics:
-        """TRL's step; raises FloatingPointError as ``Learner.update`` does, but when the step is done."""
-        learner = self.learner
-        pairs = [(batch[p.chosen], batch[p.rejected]) for p in feedback.pairs]
+    def step(self, batch: Batch, feedback: Feedback, version: int) -> Metrics:
+        """See ``Stepper``; raises its FloatingPointError when the step is done."""
+        rows = token_rows(self.policy, [(batch[p.chosen], batch[p.rejected]) for p in feedback.pairs])
         weights = [p.margin if p.weight is None else p.weight for p in feedback.pairs]
-        rows = token_rows(learner.policy, pairs)
-        logged = self.trainer.step(parts_of(rows, weights, max(1, learner.config.micro // 2)))
-        learner.peft.eval()
+        logged = self.trainer.step(parts_of(rows, weights, max(1, self.config.micro // 2)))
+        self.trainer.peft.eval()
         loss, norm = logged.pop("loss"), logged.pop("grad_norm")
-        learner.check_finite(loss, norm)
+        check_finite(loss, norm, version)
         theirs = {f"loss/trl_{name.replace('/', '_')}": value for name, value in logged.items() if name.startswith(TOLD)}
         return {"loss/total": loss, "learner/grad_norm": norm, **theirs}
 
@@ -155,10 +160,6 @@ class TrlStep:
 def trl_learner(
     policy: Policy, rank: int, alpha: int, config: LearnerConfig, arm: ArmSpec, seed: int = 0, updates: int | None = None
 ) -> Learner:
-    """A learner whose steps TRL takes, with a new adapter in the policy."""
+    """A learner of pairs of texts whose steps are those of a DPOTrainer, which puts a new adapter into the policy."""
     trainer = PairTrainer(policy, rank, alpha, config, seed)
-    peft = trainer.model
-    assert isinstance(peft, PeftModel)
-    learner = Learner(policy, peft.eval(), config, arm, seed, updates)
-    learner.step = TrlStep(learner, trainer)
-    return learner
+    return Learner(policy, trainer.peft.eval(), config, arm, seed, updates, partial(TrlStepper, policy, trainer, config))

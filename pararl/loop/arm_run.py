@@ -18,9 +18,7 @@ from pararl.loop import checkpoint
 from pararl.loop.session import Session
 from pararl.loop.source import Batch, Source
 from pararl.tracking.progress import Progress
-from pararl.types import Judgement, Receipt
-
-Metrics = dict[str, float]
+from pararl.types import Judgement, Metrics, Receipt
 
 
 @dataclass

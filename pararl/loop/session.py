@@ -37,7 +37,7 @@ class RunError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What is kept of a policy's evaluation: figures of every split, and the cells of its pictures."""
+    """What is kept of a policy's evaluation: metrics of every split, and the cells of its pictures."""
 
     kinds: Kinds
     samples: list[SampleRow]
@@ -187,7 +187,7 @@ class Session:
         """Write the pictures and ``summary.json``, print the table. The summary last: where it is, nothing is left to do."""
         base = self.base()
         summary = Summary(self.config.run.seed, BaseResult(base.id, base.ood, base.kinds), results)
-        curves_png(self.folder / "curves.png", read_lines(self.tracker.metrics_path), base=base.id.figures("id"))
+        curves_png(self.folder / "curves.png", read_lines(self.tracker.metrics_path), base=base.id.metrics("id"))
         self.draw_samples(list(results))
         self.draw_kinds(summary)
         write_json(self.folder / "summary.json", summary.to_json())

@@ -59,7 +59,7 @@ class PretrainingState:
     def save(self) -> None:
         """Write the state so that an interrupted save leaves the previous one."""
         tensors = {f"model.{name}": x.contiguous().clone() for name, x in self.model.state_dict().items()}  # tied ones are kept twice
-        tensors |= {f"optimizer.{name}": x.contiguous() for name, x in optimizer_state.flattened(self.optimizer).items()}
+        tensors |= {f"optimizer.{name}": x.contiguous() for name, x in optimizer_state.tensors(self.optimizer).items()}
         with atomic_folder(self.folder) as part:
             save_file(tensors, part / TENSORS)
             write_json(part / STATE, {"step": self.step, **self.recipe(), "seconds": self.seconds, "curve": self.curve})
@@ -78,7 +78,7 @@ class PretrainingState:
         tensors = load_file(place / TENSORS)
         self.model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
         moments = {key.removeprefix("optimizer."): value for key, value in tensors.items() if key.startswith("optimizer.")}
-        optimizer_state.load_flattened(self.optimizer, moments)
+        optimizer_state.load_tensors(self.optimizer, moments)
         self.step, self.seconds, self.curve = facts["step"], facts["seconds"], facts["curve"]
 
     def record(self, out: Path, name: str, result: dict[str, Any]) -> None:

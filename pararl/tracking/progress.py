@@ -45,12 +45,12 @@ class Progress:
         """One update is done; `reward` and `strict` in [0, 1], `kl` in nats, `seconds` of this update. None shows as a dash."""
         self._done += 1
         self._seconds.append(seconds)
-        figures = f"{self._reward} {_figure(reward, 3)}  strict {_figure(strict, 3)}  KL {_figure(kl, 4)}  {seconds:.1f} s/update"
+        metrics = f"{self._reward} {_number(reward, 3)}  strict {_number(strict, 3)}  KL {_number(kl, 4)}  {seconds:.1f} s/update"
         if self._bar is not None:
-            self._bar.set_postfix_str(figures, refresh=False)
+            self._bar.set_postfix_str(metrics, refresh=False)
             self._bar.update(1)
         elif self._line_is_due():
-            self.note(f"{self._arm}  update {self._done}/{self._total}  {figures}  {self._remaining()} left")
+            self.note(f"{self._arm}  update {self._done}/{self._total}  {metrics}  {self._remaining()} left")
             self._last_line = self._clock()
 
     def note(self, line: str) -> None:
@@ -81,5 +81,5 @@ class Progress:
         return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
 
 
-def _figure(value: float | None, digits: int) -> str:
+def _number(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 Mode = Literal["offline", "online", "disabled"]
 
-PREFIXES = ("reward", "preference", "kl", "perf", "sync", "eval")
+PREFIXES = ("reward", "loss", "learner", "kl", "perf", "sync", "eval")
 """Sections of the dashboard: every metric is called `<prefix>/<name>`."""
 
 CLOUD_HOSTS = ("api.wandb.ai", "api.forge.coreweave.com")

@@ -63,7 +63,7 @@ def test_splits_whose_prompts_are_all_canaries_are_left_out(config: Config) -> N
         assert len(split_prompts("canary", kind, 5, changed)) == 5  # type: ignore[arg-type]
 
 
-def test_measured_figures_are_means_over_their_own_prompts(config: Config) -> None:
+def test_measured_metrics_are_means_over_their_own_prompts(config: Config) -> None:
     def generate(prompts: list[Prompt]) -> list[Rollout]:
         return [Rollout(p, 0, 0, 0, 4, (), (), scenes.example("id", 0).output, ()) for p in prompts]
 

@@ -64,7 +64,7 @@ def test_an_impossible_accuracy_is_refused(split: tuple[float, float, int]) -> N
 
 def test_a_reward_without_a_strict_notion_has_no_strict_accuracy_anywhere() -> None:
     one, other = SplitResult(-3.5, None, 10), SplitResult(0.5, 0.5, 10)
-    assert one.figures("id") == {"eval/id_soft": -3.5}
+    assert one.metrics("id") == {"eval/id_soft": -3.5}
     assert pooled([one, one]).strict is None and pooled([one, other]).strict is None and pooled([other, other]).strict == 0.5
     shown = table(Summary(0, BaseResult(one, other), {})).splitlines()[2].split()
     assert shown[:5] == ["base", "-", "-3.500", "0.500", "0.500"]

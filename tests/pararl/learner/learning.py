@@ -1,5 +1,6 @@
 """A learner on the tiny random policy, rollouts for it, and a reward that these differ in."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +13,10 @@ from pararl.arms import ARM_SPECS, ArmSpec
 from pararl.config import Arm, LearnerConfig, PreferConfig
 from pararl.learner.learner import Learner
 from pararl.learner.prefer import Feedback, prefer
+from pararl.learner.stepper import GradientStepper
+from pararl.learner.tables import Table, step_table
 from pararl.types import TASKS, Judgement, Latents, Prompt, Rollout, Score, Segment, Task
-from policies import Sampling
+from policies import Policy, Sampling
 
 SAMPLING = Sampling(steps=4, recorded=2, temperature=1.0)
 CONFIG = LearnerConfig(lr=1e-2, beta=1.0, reference_every=0)
@@ -22,6 +25,21 @@ CONFIG = LearnerConfig(lr=1e-2, beta=1.0, reference_every=0)
 def make(directory: Path, arm: Arm = "pararl", config: LearnerConfig = CONFIG, updates: int | None = None) -> Learner:
     policy = policies.load(directory)
     return Learner(policy, adapter.attach(policy, rank=4, alpha=8, seed=1), config, ARM_SPECS[arm], updates=updates)
+
+
+def steps_of(learner: Learner) -> GradientStepper:
+    """What takes the steps of a learner that TRL does not train."""
+    assert isinstance(learner.stepper, GradientStepper)
+    return learner.stepper
+
+
+def reconfigure(learner: Learner, config: LearnerConfig) -> None:
+    """Other settings from here on, which no run can have."""
+    learner.config = steps_of(learner).config = config
+
+
+def table_of(policy: Policy, rollouts: Sequence[Rollout]) -> Table:
+    return step_table(policy, policy.prepare(rollouts))
 
 
 def prompt(i: int, task: Task, shown: bool) -> Prompt:

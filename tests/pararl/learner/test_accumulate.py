@@ -22,8 +22,8 @@ def test_two_passes_give_the_gradient_of_one() -> None:
 
     def gradient(sizes: list[int]) -> tuple[float, torch.Tensor]:
         layer.zero_grad()
-        loss, figures = backward([partial(piece, part) for part in x.split(sizes)], loss_of)
-        assert figures == {"n": 6.0}
+        loss, metrics = backward([partial(piece, part) for part in x.split(sizes)], loss_of)
+        assert metrics == {"n": 6.0}
         assert layer.weight.grad is not None
         return loss, layer.weight.grad.clone()
 
@@ -33,3 +33,28 @@ def test_two_passes_give_the_gradient_of_one() -> None:
         assert abs(other - loss) < 1e-12
         assert torch.allclose(parts, whole, atol=1e-12)
     assert whole.abs().max() > 0.01
+
+
+def test_of_a_linear_loss_one_pass_gives_gradient_and_loss() -> None:
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(3, 2).double()
+    x, weights = torch.randn(6, 3).double(), torch.randn(6, 2).double()
+    weights[2:4] = 0.0  # a part that the loss does not need
+    calls: list[int] = []
+
+    def piece(part: torch.Tensor) -> torch.Tensor:
+        calls.append(len(part))
+        y: torch.Tensor = layer(part)
+        return y
+
+    def loss_of(parts: list[torch.Tensor]) -> tuple[torch.Tensor, dict[str, float]]:
+        y = torch.cat(parts)
+        return (weights * y).sum(), {"largest": (weights * y.detach()).max().item()}
+
+    pieces = [partial(piece, part) for part in x.split(2)]
+    loss, metrics = backward(pieces, loss_of, [torch.full((2, 2), 7.0).double() for _ in pieces], linear=True)
+    assert calls == [2, 2], "one pass of the parts that are needed"
+    expected = layer(x)
+    assert abs(loss - (weights * expected).sum().item()) < 1e-12
+    assert abs(metrics["largest"] - (weights * expected).max().item()) < 1e-12
+    assert layer.weight.grad is not None and torch.allclose(layer.weight.grad, weights.T @ x, atol=1e-12)

@@ -16,7 +16,7 @@ from pararl.learner.prefer import Feedback
 from pararl.sampling import drawing_of, sampling_of
 from pararl.types import Rollout, Task
 from policies import Drawing, Draws, Policy, Sampling
-from tests.pararl.learner.learning import ALL_TASKS, CONFIG, ONE_TASK, adapter_of, judge, make, sample, teach
+from tests.pararl.learner.learning import ALL_TASKS, CONFIG, ONE_TASK, adapter_of, judge, make, reconfigure, sample, steps_of, teach
 
 ELBO = replace(CONFIG, likelihood="elbo", draws=3, clip_norm=1e9)
 SPG = replace(ELBO, negatives="spg", spg_mix=0.7, spg_beta=1.5, text_weight=0.5)
@@ -78,9 +78,9 @@ def test_the_loss_and_gradient_of_spg_are_those_of_its_formula_in_one_graph(tiny
         total, mass = total + weight * torch.nn.functional.softplus(-CONFIG.beta * margin), mass + weight
     grads = torch.autograd.grad(total / mass, learner.parameters)
     expected = torch.cat([g.flatten() for g in grads])
-    assert learner.version == 1 and learner.seed == 0, "draws of an update come from its seed and version"
-    figures = learner.update(rollouts, feedback)
-    assert figures["loss/total"] == pytest.approx((total / mass).item(), abs=1e-5)
+    assert learner.version == 1 and steps_of(learner).seed == 0, "draws of an update come from its seed and version"
+    metrics = learner.update(rollouts, feedback)
+    assert metrics["loss/total"] == pytest.approx((total / mass).item(), abs=1e-5)
     assert expected.norm() > 1e-3 and (gradient(learner) - expected).norm() < 1e-4 * expected.norm()
 
 
@@ -89,7 +89,7 @@ def test_draw_by_draw_accumulation_of_spg_gives_the_gradient_of_the_single_pass(
     found = []
     for micro in (1024, 4):
         learner, rollouts, feedback = trained(tiny_policy_dir, replace(SPG, micro=1024), tasks)
-        learner.config = replace(SPG, micro=micro)
+        reconfigure(learner, replace(SPG, micro=micro))
         learner.update(rollouts, feedback)
         found.append(gradient(learner))
     assert found[0].norm() > 1e-3 and (found[1] - found[0]).norm() < 1e-4 * found[0].norm()
@@ -105,7 +105,7 @@ def test_spg_is_the_elbo_where_its_bounds_are_one(tiny_policy_dir: Path, equal: 
     for negatives in ("elbo", "spg"):
         config = replace(ELBO, **equal)
         learner, rollouts, feedback = trained(tiny_policy_dir, config, ALL_TASKS)
-        learner.config = replace(config, negatives=negatives)
+        reconfigure(learner, replace(config, negatives=negatives))
         learner.update(rollouts, feedback)
         found.append(gradient(learner))
     assert found[0].norm() > 1e-3 and (found[1] - found[0]).norm() < 1e-4 * found[0].norm()
@@ -127,7 +127,7 @@ def test_every_setting_changes_the_gradient_and_updates_raise_what_they_prefer(t
     config = replace(ELBO, draws=4, **setting)
     learner, rollouts, feedback = trained(tiny_policy_dir, replace(ELBO, draws=4), tasks)
     plain, _, _ = trained(tiny_policy_dir, replace(ELBO, draws=4), tasks)
-    learner.config = config
+    reconfigure(learner, config)
     value = np.array([j.final.value for j in judge(rollouts)])  # type: ignore[union-attr]
     draws = learner.policy.draws(rollouts, 32, torch.Generator().manual_seed(5))
 
@@ -160,8 +160,8 @@ def test_recorded_steps_at_which_nothing_was_committed_teach_nothing(tiny_policy
         (image,) = rollout.segments
         image.commit_step[:] = next(step for step in range(4) if step not in rollout.recorded)
     before = adapter_of(learner)
-    figures = learner.update(rollouts, teach(rollouts, learner.arm))
-    assert figures["learner/grad_norm"] == 0.0 and torch.equal(adapter_of(learner), before)
+    metrics = learner.update(rollouts, teach(rollouts, learner.arm))
+    assert metrics["learner/grad_norm"] == 0.0 and torch.equal(adapter_of(learner), before)
 
 
 def test_settings_of_a_run_reach_the_draws_and_the_sampler() -> None:
@@ -183,8 +183,7 @@ def test_a_reference_that_is_the_policy_itself_takes_the_place_of_the_first_pass
     found, calls = [], []
     for refreshed in (True, False):
         learner, rollouts, feedback = trained(tiny_policy_dir, replace(SPG, negatives=negatives, micro=4), ONE_TASK)
-        learner.reference = {name: x.clone() for name, x in adapter.tensors(learner.peft).items()}
-        learner.reference_version = learner.version if refreshed else learner.version - 1
+        learner.reference.refresh(learner.version if refreshed else learner.version - 1)
         count = 0
 
         def counted(name: str, policy: Any = learner.policy) -> None:

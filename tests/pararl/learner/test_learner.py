@@ -1,8 +1,9 @@
 """The learner on a tiny random policy: invariants 1, 4 and 6, the reference, state and failure."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -15,9 +16,9 @@ from pararl.learner.learner import Learner
 from pararl.learner.prefer import Feedback
 from pararl.learner.tables import Table, kl_metrics, step_table
 from pararl.types import KINDS, MODALITIES, TASKS, Latents, Rollout, Segment, Task
-from policies import Policy
+from policies import Batch, Policy
 from policies.text import SHOWO_TOKENS, word_tokenizer
-from tests.pararl.learner.learning import ALL_TASKS, CONFIG, ONE_TASK, adapter_of, judge, make, sample, teach
+from tests.pararl.learner.learning import ALL_TASKS, CONFIG, ONE_TASK, adapter_of, judge, make, reconfigure, sample, table_of, teach
 
 ENDS = {
     "tiny_policy_dir": (word_tokenizer(scenes.VOCABULARY)[1].eos,),
@@ -48,7 +49,7 @@ def test_ratio_of_every_rollout_token_is_one_after_a_sync(
         learner.update(rollouts, teach(rollouts, learner.arm))
     fresh = sample(learner, tasks)
     with torch.no_grad():
-        table = step_table(learner.policy, fresh)
+        table = table_of(learner.policy, fresh)
     assert table.committed.flatten(1).any(1).all(), "every rollout is in the table"
     for i, rollout in enumerate(fresh):
         for m, modality in enumerate(MODALITIES):
@@ -59,7 +60,7 @@ def test_ratio_of_every_rollout_token_is_one_after_a_sync(
     assert torch.allclose(table.logprob, table.behaviour, atol=2e-5)
     base = make(directory)
     with torch.no_grad():
-        assert not torch.allclose(step_table(base.policy, fresh).logprob, table.behaviour, atol=1e-3)
+        assert not torch.allclose(table_of(base.policy, fresh).logprob, table.behaviour, atol=1e-3)
 
 
 @pytest.mark.parametrize("policy", ENDS)
@@ -128,7 +129,7 @@ def test_an_update_raises_what_it_prefers(tiny_policy_dir: Path, arm: Arm) -> No
 
     def preference() -> float:
         with torch.no_grad():
-            table = step_table(learner.policy, rollouts)
+            table = table_of(learner.policy, rollouts)
         loglik = table.levels(table.logprob)[:, -1].sum(-1).numpy()
         return float(sum(((value[g] - value[g].mean()) * loglik[g]).sum() for g in groups))
 
@@ -144,7 +145,7 @@ def test_reference_is_the_base_until_it_is_refreshed(tiny_policy_dir: Path) -> N
         rollouts = sample(learner)
         for _ in range(2):
             learner.update(rollouts, teach(rollouts, learner.arm))
-    assert fixed.reference is None and moving.reference_version == 2
+    assert fixed.reference.values is None and moving.reference.version == 2
     fresh = sample(moving)
     loss = moving.update(fresh, teach(fresh, moving.arm))["loss/total"]
     assert loss == pytest.approx(np.log(2), abs=1e-4)  # at the reference every log-ratio is 0
@@ -186,10 +187,10 @@ def test_kl_to_the_base_is_zero_for_the_base_and_positive_after_updates(tiny_pol
         rollouts = sample(learner)
         learner.update(rollouts, teach(rollouts, learner.arm))
     rollouts = sample(learner, prompts=4)
-    figures = learner.kl(rollouts)
-    assert figures["kl/total"] == figures["kl/image"] > 1e-4
+    metrics = learner.kl(rollouts)
+    assert metrics["kl/total"] == metrics["kl/image"] > 1e-4
     with torch.no_grad(), adapter.base(learner.peft):
-        table = step_table(learner.policy, rollouts)
+        table = table_of(learner.policy, rollouts)
     d = (table.logprob - table.behaviour)[table.committed]
     assert kl_metrics(table)["kl/image"] == pytest.approx((d.exp() - 1 - d).mean().item(), rel=1e-5)
 
@@ -205,13 +206,13 @@ def test_the_kl_penalty_is_to_the_base_whatever_the_reference_of_preferences(tin
     rollouts = sample(learner)
     advantages = np.tile([[1.0], [-1.0]], (4, 3)).astype(np.float32)
     with torch.no_grad():
-        table = step_table(learner.policy, rollouts)
+        table = table_of(learner.policy, rollouts)
         with adapter.base(learner.peft):
-            d = (step_table(learner.policy, rollouts).logprob - table.logprob)[table.committed]
-    figures, plain = (x.update(rollouts, Feedback(advantages=advantages)) for x in (learner, without))
+            d = (table_of(learner.policy, rollouts).logprob - table.logprob)[table.committed]
+    metrics, plain = (x.update(rollouts, Feedback(advantages=advantages)) for x in (learner, without))
     expected = (d.exp() - 1 - d).mean().item()
-    assert figures["loss/kl_penalty_image"] == pytest.approx(expected, rel=1e-3) and expected > 1e-4
-    assert figures["loss/total"] - plain["loss/total"] == pytest.approx(0.5 * expected, rel=1e-3)
+    assert metrics["loss/kl_penalty_image"] == pytest.approx(expected, rel=1e-3) and expected > 1e-4
+    assert metrics["loss/total"] - plain["loss/total"] == pytest.approx(0.5 * expected, rel=1e-3)
     pulled, free = (torch.cat([p.grad.flatten() for p in x.parameters if p.grad is not None]) for x in (learner, without))
     assert (pulled - free).norm() > 1e-2 * free.norm()
 
@@ -219,9 +220,9 @@ def test_the_kl_penalty_is_to_the_base_whatever_the_reference_of_preferences(tin
 def test_a_batch_that_teaches_nothing_changes_nothing(tiny_policy_dir: Path) -> None:
     learner = make(tiny_policy_dir)
     before = adapter_of(learner)
-    figures = learner.update(sample(learner), Feedback())
+    metrics = learner.update(sample(learner), Feedback())
     assert torch.equal(adapter_of(learner), before) and learner.version == 1
-    assert "loss/total" not in figures
+    assert "loss/total" not in metrics
 
 
 @pytest.mark.parametrize("micro", [1, 4096])
@@ -239,8 +240,8 @@ def test_advantages_where_nothing_was_committed_change_nothing(tiny_policy_dir: 
             replace(r, segments=tuple(replace(s, commit_step=np.full_like(s.commit_step, 99)) for s in r.segments)) for r in rollouts
         ]
     before = adapter_of(learner)
-    figures = learner.update(rollouts, Feedback(advantages=advantages))
-    assert figures["loss/total"] == 0.0 and figures["learner/grad_norm"] == 0.0
+    metrics = learner.update(rollouts, Feedback(advantages=advantages))
+    assert metrics["loss/total"] == 0.0 and metrics["learner/grad_norm"] == 0.0
     assert torch.equal(adapter_of(learner), before)
 
 
@@ -274,11 +275,11 @@ def test_the_kl_to_the_base_is_estimated_on_rollouts_of_every_kind(tiny_policy_d
 
     real = step_table
 
-    def watched(policy: Policy, some: list[Rollout], width: int) -> Table:
+    def watched(policy: Policy, some: Batch, width: int) -> Table:
         asked.extend(some)
         return real(policy, some, width)
 
-    monkeypatch.setattr(pararl.learner.step_terms, "step_table", watched)
+    monkeypatch.setattr(pararl.learner.learner, "step_table", watched)
     learner.kl(sorted(rollouts, key=lambda r: r.prompt.kind))
     assert len(asked) == 32 and {r.prompt.kind for r in asked} == set(KINDS)
 
@@ -291,7 +292,7 @@ def test_the_kl_to_the_base_does_not_depend_on_the_chunks(tiny_policy_dir: Path)
     fresh = sample(learner, ALL_TASKS, prompts=1, group=5)
     found = []
     for micro in (1, 6, 1024):
-        learner.config = replace(learner.config, micro=micro)
+        reconfigure(learner, replace(learner.config, micro=micro))
         found.append(learner.kl(fresh))
     assert found[0]["kl/total"] > 0
     assert found[0] == pytest.approx(found[2], rel=1e-4) and found[1] == pytest.approx(found[2], rel=1e-4)
@@ -314,16 +315,54 @@ def test_on_policy_updates_spare_the_first_pass_and_keep_its_gradient(
         given = fresh if same else [replace(r, version=0) for r in fresh]
         calls: list[int] = []
 
-        def counted(policy: Policy, some: list[Rollout], width: int | None = None, calls: list[int] = calls) -> Table:
+        def counted(policy: Policy, some: Batch, width: int | None = None, calls: list[int] = calls) -> Table:
             calls.append(len(some))
             return real(policy, some, width)
 
         monkeypatch.setattr(pararl.learner.step_terms, "step_table", counted)
         # Both against the same reference, the policy before the update.
-        learner.reference_version = 1 if same else 0
-        figures = learner.update(given, teach(fresh, learner.arm))
+        learner.reference.version = 1 if same else 0
+        metrics = learner.update(given, teach(fresh, learner.arm))
         gradients.append(torch.cat([p.grad.flatten() for p in learner.parameters if p.grad is not None]))
         forwards.append(sum(calls))
-        assert ("sync/logprob_gap" in figures) == same and figures.get("sync/logprob_gap", 0.0) < 1e-4
+        assert ("sync/logprob_gap" in metrics) == same and metrics.get("sync/logprob_gap", 0.0) < 1e-4
     assert (gradients[0] - gradients[1]).norm() < 1e-4 * gradients[1].norm()
     assert 0 < forwards[0] <= 36 and forwards[1] > 1.5 * forwards[0]
+
+
+@pytest.mark.parametrize(
+    ("arm", "likelihood", "kl"),
+    [("pararl", "steps", 0.0), ("pararl_grpo", "steps", 0.5), ("pararl_grpo", "elbo", 0.5), ("online_dpo", "elbo", 0.0)],
+)
+def test_a_batch_is_prepared_once_an_update_and_all_that_the_policy_is_asked_is_of_it(
+    tiny_policy_dir: Path, monkeypatch: pytest.MonkeyPatch, arm: Arm, likelihood: Literal["steps", "elbo"], kl: float
+) -> None:
+    learner = make(tiny_policy_dir, arm, replace(CONFIG, likelihood=likelihood, draws=2, micro=4, kl=kl))
+    rollouts = sample(learner, ALL_TASKS, group=3)
+    learner.update(rollouts, teach(rollouts, learner.arm))
+    fresh = sample(learner, ALL_TASKS, group=3)
+    prepared: list[int] = []
+    asked: set[str] = set()
+
+    def prepare(given: Sequence[Rollout]) -> Batch:
+        if not isinstance(given, Batch):  # what is laid out stays as it is
+            prepared.append(len(given))
+        return lay_out(given)
+
+    def watched(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(batch: Batch, *given: Any) -> Any:
+            assert isinstance(batch, Batch), f"{name} of rollouts that were not prepared"
+            asked.add(name)
+            return real(batch, *given)
+
+        return call
+
+    policy, lay_out = learner.policy, learner.policy.prepare
+    feedback = teach(fresh, learner.arm)
+    for name in ("step_tokens", "draws", "draw_tokens", "log_likelihood"):
+        monkeypatch.setattr(policy, name, watched(name, getattr(policy, name)))
+    monkeypatch.setattr(policy, "prepare", prepare)
+    metrics = learner.update(fresh, feedback)
+    assert prepared == [len(fresh)] and metrics["learner/grad_norm"] > 0 and "kl/total" in metrics
+    own = "step_tokens" if likelihood == "steps" else "draw_tokens" if arm == "pararl_grpo" else "log_likelihood"
+    assert {own, "step_tokens"} <= asked

@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from pararl.learner.losses import accuracy, clipped_loss, likelihood_loss, preference_loss
+from pararl.learner.losses import accuracy, clipped_loss, draw_mean, likelihood_loss, preference_loss, weighted_loss
 from policies.likelihood.kl import k3
 
 
 def test_preference_loss_is_dpo_with_normalised_weights() -> None:
     rng = np.random.default_rng(0)
     chosen, rejected, weights = rng.normal(size=7), rng.normal(size=7), rng.random(7) + 0.1
-    loss, figures = preference_loss(torch.tensor(chosen), torch.tensor(rejected), 0.7, torch.tensor(weights))
+    loss, metrics = preference_loss(torch.tensor(chosen), torch.tensor(rejected), 0.7, torch.tensor(weights))
     by_hand = [-w * math.log(1 / (1 + math.exp(-0.7 * (c - r)))) for c, r, w in zip(chosen, rejected, weights, strict=True)]
     assert loss.item() == pytest.approx(sum(by_hand) / weights.sum(), rel=1e-6)
-    assert figures["loss/accuracy"] == pytest.approx(np.mean(chosen > rejected))
+    assert metrics["loss/accuracy"] == pytest.approx(np.mean(chosen > rejected))
 
 
 def test_preference_gradient_at_the_reference_is_a_policy_gradient_with_group_mean_baseline() -> None:
@@ -57,7 +57,7 @@ def test_clipped_loss_is_equation_3_written_with_loops(clip: float) -> None:
     committed[0, 0] = False
     committed[3] = False
     advantage = torch.randn(4, 2, generator=g)
-    loss, figures = clipped_loss(new, old, advantage[..., None], committed, clip)
+    loss, metrics = clipped_loss(new, old, advantage[..., None], committed, clip)
     total = 0.0
     for i in range(3):
         for t in range(2):
@@ -68,7 +68,7 @@ def test_clipped_loss_is_equation_3_written_with_loops(clip: float) -> None:
                 total += min(r * a, min(max(r, 1 - clip), 1 + clip) * a) / len(tokens) / (1 if i == 0 else 2)
     assert committed[1:3].any(-1).all() and committed[0, 1].any()
     assert loss.item() == pytest.approx(-total / 3, rel=1e-5)
-    assert 0 < figures["loss/clipped"] < 1
+    assert 0 < metrics["loss/clipped"] < 1
 
 
 def test_k3_estimates_the_kl_of_categoricals() -> None:
@@ -80,11 +80,20 @@ def test_k3_estimates_the_kl_of_categoricals() -> None:
 
 
 def test_likelihood_loss_is_the_negative_mean() -> None:
-    loss, figures = likelihood_loss(torch.tensor([-1.0, -3.0]))
+    loss, metrics = likelihood_loss(torch.tensor([-1.0, -3.0]))
     assert loss.item() == 2.0
-    assert figures["loss/loglik"] == -2.0
+    assert metrics["loss/loglik"] == -2.0
 
 
 def test_accuracy_counts_a_tie_as_half() -> None:
     assert accuracy(torch.tensor([1.0, 0.0, -1.0, 2.0])) == pytest.approx(2.5 / 4)
     assert accuracy(torch.zeros(3)) == 0.5
+
+
+def test_the_weighted_loss_is_a_mean_over_tokens_first_and_then_over_draws_that_count_any() -> None:
+    logprob = torch.tensor([[[-1.0, 0.0, -3.0], [0.0, -2.0, 0.0]], [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]])
+    counted = torch.tensor([[[True, False, True], [False, True, False]], [[False] * 3, [False] * 3]])
+    advantage = torch.tensor([[[0.5, 9.0, -1.0]], [[4.0, 4.0, 4.0]]])
+    # Draw 1: (0.5 * -1 - 1 * -3) / 2 = 1.25; draw 2: 9 * -2 = -18; the other rollout has no token.
+    assert weighted_loss(logprob, advantage, counted).item() == pytest.approx(-(1.25 - 18) / 2)
+    assert draw_mean(logprob, counted).item() == pytest.approx((-2.0 - 2.0) / 2)

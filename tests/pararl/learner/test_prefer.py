@@ -6,6 +6,7 @@ import pytest
 from pararl.arms import ARM_SPECS
 from pararl.config import PreferConfig
 from pararl.learner.prefer import (
+    Feedback,
     extremes,
     groups,
     normalise,
@@ -16,7 +17,7 @@ from pararl.learner.prefer import (
     select_pairs,
     without_spread,
 )
-from pararl.types import Judgement, Output, Prompt, Rollout, Score
+from pararl.types import Judgement, Output, Pair, Prompt, Rollout, Score
 
 A, B = Prompt("a", "t2i", "x"), Prompt("b", "t2i", "y")
 
@@ -163,10 +164,10 @@ def test_groups_without_spread_are_named_and_every_kind_has_its_own_figures() ->
     judgements = [judged(v) for v in (0.5, 0.5, 0.0, 1.0, 1.0, 1.0)]
     feedback = prefer(rollouts, judgements, ARM_SPECS["pararl"], PreferConfig(), 0.5, keep=8)
     assert without_spread(rollouts, judgements) == [prompts[0], prompts[2]]
-    figures = dict(feedback.metrics)
-    assert figures["reward/mean"] == pytest.approx(4 / 6) and figures["reward/groups_without_spread"] == pytest.approx(2 / 3)
-    assert figures["reward/t2i_mean"] == 0.5 and figures["reward/i2t_mean"] == 1.0
-    assert figures["reward/t2i_groups_without_spread"] == 0.5 and figures["reward/i2t_strict"] == 1.0
+    metrics = dict(feedback.metrics)
+    assert metrics["reward/mean"] == pytest.approx(4 / 6) and metrics["reward/groups_without_spread"] == pytest.approx(2 / 3)
+    assert metrics["reward/t2i_mean"] == 0.5 and metrics["reward/i2t_mean"] == 1.0
+    assert metrics["reward/t2i_groups_without_spread"] == 0.5 and metrics["reward/i2t_strict"] == 1.0
     assert not any("t2i" in name for name, _ in prefer(rollouts[:4], judgements[:4], ARM_SPECS["pararl"], PreferConfig(), 0.5, 8).metrics)
 
 
@@ -174,3 +175,26 @@ def test_two_groups_of_one_prompt_in_a_batch_stay_apart() -> None:
     rollouts = [rollout(prompt, i) for prompt in (A, B, A) for i in range(2)]
     assert [index.tolist() for index in groups(rollouts)] == [[0, 1], [2, 3], [4, 5]]
     assert [index.tolist() for index in groups([rollouts[i] for i in (0, 2, 4, 1, 3, 5)])] == [[0, 3], [1, 4], [2, 5]]
+
+
+def test_a_loss_needs_the_rollouts_that_teach_it_something() -> None:
+    pairs = (Pair(5, 2, 0.3), Pair(2, 7, 0.1, step=1))
+    assert Feedback(pairs=pairs).used(final=False) == [2, 5, 7] and Feedback(best=(4, 1)).used(final=False) == [1, 4]
+    advantages = np.array([[0, 0], [1, 0], [0, -1], [0, 0], [0, 0]], np.float32)
+    credit = np.zeros((5, 1, 2), np.float32)
+    credit[3, 0, 1] = 0.5
+    words = {0: np.zeros(2, np.float32), 4: np.array([0, 1], np.float32)}
+    assert Feedback(advantages=advantages).used(final=False) == [1, 2]
+    assert Feedback(advantages=advantages).used(final=True) == [2], "an ELBO is of the final output: scores of steps do not count"
+    assert Feedback(advantages=advantages, credit=credit, words=words).used(final=True) == [2, 3, 4]
+
+
+def test_feedback_on_some_rollouts_is_told_by_their_places() -> None:
+    rng = np.random.default_rng(0)
+    advantages, credit = rng.normal(size=(6, 2)).astype(np.float32), rng.normal(size=(6, 1, 2)).astype(np.float32)
+    words = {1: np.array([0.5], np.float32), 3: np.array([0.1, 0.2], np.float32)}
+    taken = Feedback((Pair(5, 3, 0.3), Pair(3, 0, 0.1, 1, 0.7)), advantages, credit, words, (5,), (("reward/mean", 0.5),)).take([3, 0, 5])
+    assert taken.pairs == (Pair(2, 0, 0.3), Pair(0, 1, 0.1, 1, 0.7)) and taken.best == (2,) and taken.metrics == (("reward/mean", 0.5),)
+    assert taken.advantages is not None and np.array_equal(taken.advantages, advantages[[3, 0, 5]])
+    assert taken.credit is not None and np.array_equal(taken.credit, credit[[3, 0, 5]])
+    assert {i: w.tolist() for i, w in taken.words.items()} == {0: words[3].tolist()}

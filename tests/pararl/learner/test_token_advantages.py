@@ -11,9 +11,9 @@ from pararl.config import Arm
 from pararl.learner.credit import image_credit, text_credit
 from pararl.learner.learner import by_task
 from pararl.learner.prefer import Feedback
-from pararl.learner.tables import longest, step_table
+from pararl.learner.tables import longest
 from pararl.types import MODALITIES
-from tests.pararl.learner.learning import ALL_TASKS, CONFIG, make, sample, teach
+from tests.pararl.learner.learning import ALL_TASKS, CONFIG, make, sample, table_of, teach
 
 
 def test_grpo_gives_every_modality_its_own_mean_and_weight(tiny_policy_dir: Path) -> None:
@@ -30,8 +30,8 @@ def test_grpo_gives_every_modality_its_own_mean_and_weight(tiny_policy_dir: Path
             generator = torch.Generator().manual_seed(3)
             for parameter in learner.parameters:
                 parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.03)
-            table = step_table(learner.policy, rollouts)
-        figures = learner.update(rollouts, feedback)
+            table = table_of(learner.policy, rollouts)
+        metrics = learner.update(rollouts, feedback)
         gradients[weights] = torch.cat([p.grad.flatten() for p in learner.parameters if p.grad is not None])
         assert feedback.advantages is not None
         used = [i for i in range(len(rollouts)) if feedback.advantages[i].any()]
@@ -47,9 +47,9 @@ def test_grpo_gives_every_modality_its_own_mean_and_weight(tiny_policy_dir: Path
                     advantage = float(feedback.advantages[i, s])
                     gains[-1] += np.minimum(ratio * advantage, ratio.clip(0.8, 1.2) * advantage).mean() / len(steps)
             expected[modality] = -float(np.mean(gains))
-        assert figures["loss/total"] == pytest.approx(weights[0] * expected["text"] + weights[1] * expected["image"], abs=1e-5)
-        found[weights] = figures
-        assert {f"loss/{name}_{m}" for name in ("ratio", "clipped") for m in MODALITIES} <= figures.keys()
+        assert metrics["loss/total"] == pytest.approx(weights[0] * expected["text"] + weights[1] * expected["image"], abs=1e-5)
+        found[weights] = metrics
+        assert {f"loss/{name}_{m}" for name in ("ratio", "clipped") for m in MODALITIES} <= metrics.keys()
     both = 2 * gradients[(1.0, 0.0)] + 0.5 * gradients[(0.0, 1.0)]
     assert (both - gradients[(2.0, 0.5)]).norm() < 1e-4 * both.norm() > 0
 
@@ -64,25 +64,25 @@ def test_credit_moves_the_tokens_of_its_cells_alone(tiny_policy_dir: Path) -> No
     tokens = image_credit(learner.policy, credit, width)
     assert tokens.shape == (len(rollouts), width) and tokens[3, :16].reshape(4, 4)[:2, 2:].eq(0.7).all() and tokens.count_nonzero() == 4
     nothing = np.zeros((len(rollouts), len(rollouts[0].recorded) + 1), np.float32)
-    figures = learner.update(rollouts, Feedback(advantages=nothing, credit=credit))
+    metrics = learner.update(rollouts, Feedback(advantages=nothing, credit=credit))
     got = torch.cat([p.grad.flatten() for p in learner.parameters if p.grad is not None])
     # The same by hand: the mean of the quarter's tokens over those committed at a step, over the steps that committed any.
     other = make(tiny_policy_dir, "pararl_grpo")
-    table = step_table(other.policy, [rollouts[3]])
+    table = table_of(other.policy, [rollouts[3]])
     image = MODALITIES.index("image")
     here = table.committed[0, :, image, :16]
     per_step = ((table.logprob - table.behaviour.detach())[0, :, image, :16].exp() * tokens[3, :16] * here).sum(-1)
     loss = -(per_step / here.sum(-1).clamp_min(1)).sum() / here.any(-1).sum()
     loss.backward()
     expected = torch.cat([p.grad.flatten() for p in other.parameters if p.grad is not None])
-    assert figures["loss/total"] == pytest.approx(loss.item(), abs=1e-5) and expected.norm() > 0
+    assert metrics["loss/total"] == pytest.approx(loss.item(), abs=1e-5) and expected.norm() > 0
     assert (got - expected).norm() < 1e-4 * expected.norm()
 
 
 def test_credit_moves_the_tokens_of_its_words_alone(tiny_policy_dir: Path) -> None:
     learner = make(tiny_policy_dir, "pararl_grpo", replace(CONFIG, clip_norm=1e9))
     rollouts = sample(learner, [("t2t", False)])
-    whole = step_table(learner.policy, rollouts)
+    whole = table_of(learner.policy, rollouts)
     text = MODALITIES.index("text")
     # A word is a token in this vocabulary; one that was committed at a recorded step, in a text of several.
     seen = [
@@ -92,10 +92,10 @@ def test_credit_moves_the_tokens_of_its_words_alone(tiny_policy_dir: Path) -> No
     words = np.zeros(len((rollouts[chosen].output.text or "").split()), np.float32)
     words[word] = -0.7
     nothing = np.zeros((len(rollouts), len(rollouts[0].recorded) + 1), np.float32)
-    figures = learner.update(rollouts, Feedback(advantages=nothing, words={chosen: words}))
+    metrics = learner.update(rollouts, Feedback(advantages=nothing, words={chosen: words}))
     got = torch.cat([p.grad.flatten() for p in learner.parameters if p.grad is not None])
     other = make(tiny_policy_dir, "pararl_grpo")
-    table = step_table(other.policy, [rollouts[chosen]])
+    table = table_of(other.policy, [rollouts[chosen]])
     here = table.committed[0, :, text]
     (step,) = here[:, word].nonzero()[0].tolist()
     ratio = (table.logprob - table.behaviour.detach())[0, step, text, word].exp()
@@ -103,7 +103,7 @@ def test_credit_moves_the_tokens_of_its_words_alone(tiny_policy_dir: Path) -> No
     loss = -gain / here.any(-1).sum()
     loss.backward()
     expected = torch.cat([p.grad.flatten() for p in other.parameters if p.grad is not None])
-    assert figures["loss/total"] == pytest.approx(loss.item(), abs=1e-5) and expected.norm() > 0
+    assert metrics["loss/total"] == pytest.approx(loss.item(), abs=1e-5) and expected.norm() > 0
     assert (got - expected).norm() < 1e-4 * expected.norm()
     with pytest.raises(ValueError, match="credit for 1 words"):
         learner.update(rollouts, Feedback(advantages=nothing, words={chosen: words[:1] + 1}))

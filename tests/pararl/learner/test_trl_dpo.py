@@ -20,7 +20,7 @@ from pararl.arms import ARM_SPECS
 from pararl.config import LearnerConfig
 from pararl.learner.learner import Learner
 from pararl.learner.prefer import Feedback
-from pararl.learner.trl_dpo import PairTrainer, Row, TrlStep, token_rows, trl_learner
+from pararl.learner.trl_dpo import PairTrainer, Row, TrlStepper, token_rows, trl_learner
 from pararl.learner.trl_view import TextView
 from pararl.types import Pair, Rollout, Task
 from policies import Policy, Sampling
@@ -48,6 +48,11 @@ def ours(directory: Path, config: LearnerConfig = CONFIG) -> Learner:
 
 def by_trl(directory: Path, config: LearnerConfig = CONFIG) -> Learner:
     return trl_learner(policy_in(directory), RANK, ALPHA, config, ARM, SEED, UPDATES)
+
+
+def trainer_of(learner: Learner) -> PairTrainer:
+    assert isinstance(learner.stepper, TrlStepper)
+    return learner.stepper.trainer
 
 
 def sample(policy: Policy, tasks: tuple[Task, ...]) -> list[Rollout]:
@@ -93,11 +98,6 @@ def gradient(learner: Learner) -> Tensor:
     return torch.cat([p.grad.flatten() for p in learner.parameters if p.grad is not None])
 
 
-def trainer_of(learner: Learner) -> PairTrainer:
-    assert isinstance(learner.step, TrlStep)
-    return learner.step.trainer
-
-
 def trls_loss(learner: Learner, rows: list[Row]) -> Tensor:
     """TRL's own loss of rows in TRL's own batch, none of our code about it but the view."""
     batch = DataCollatorForPreference(learner.policy.settings.specials.pad)(rows)
@@ -121,8 +121,8 @@ def test_our_loss_and_its_gradient_are_those_of_trls_dpo_trainer(speaking_showo_
     assert token_rows(policy, [(rollouts[p.chosen], rollouts[p.rejected]) for p in feedback.pairs]) == rows
     loss = trls_loss(theirs, rows)
     loss.backward()
-    figures = learner.update(rollouts, feedback)
-    assert figures["loss/total"] == pytest.approx(loss.item(), rel=1e-5)
+    metrics = learner.update(rollouts, feedback)
+    assert metrics["loss/total"] == pytest.approx(loss.item(), rel=1e-5)
     assert (abs(loss.item() - math.log(2)) > 1e-3) == stirred
     assert gradient(learner).norm() > 0.01
     assert (gradient(learner) - gradient(theirs)).norm() < 1e-5 * gradient(learner).norm()

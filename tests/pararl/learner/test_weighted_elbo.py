@@ -75,10 +75,10 @@ def test_the_gradient_is_that_of_the_formula_written_with_loops(tiny_policy_dir:
                     terms.append(own * tokens.logprob[b, i])
                 total = total - weight * torch.stack(terms).mean()
     expected = torch.cat([g.flatten() for g in torch.autograd.grad(total, learner.parameters)])
-    figures = learner.update(rollouts, feedback)
+    metrics = learner.update(rollouts, feedback)
     found = gradient(learner)
-    found = found * figures["learner/grad_norm"] / found.norm()  # as it was before it was clipped
-    assert figures["loss/total"] == pytest.approx(total.item(), abs=1e-5)
+    found = found * metrics["learner/grad_norm"] / found.norm()  # as it was before it was clipped
+    assert metrics["loss/total"] == pytest.approx(total.item(), abs=1e-5)
     assert expected.norm() > 1e-3 and (found - expected).norm() < 1e-4 * expected.norm()
 
 
@@ -161,12 +161,12 @@ def test_the_kl_penalty_is_that_of_tokens_and_the_squared_change_of_velocities(
                 total = total + 0.7 * {"text": 0.5, "image": 2.0}[m] * mean
                 parts[m] += mean.item()
     expected = torch.cat([g.flatten() for g in torch.autograd.grad(total, learner.parameters)])
-    figures = learner.update(rollouts, feedback)
+    metrics = learner.update(rollouts, feedback)
     found = gradient(learner)
-    found = found * figures["learner/grad_norm"] / found.norm()
+    found = found * metrics["learner/grad_norm"] / found.norm()
     assert (found - expected).norm() < 1e-4 * expected.norm()
     for m in MODALITIES:
-        assert figures[f"loss/kl_penalty_{m}"] == pytest.approx(parts[m], rel=1e-4) and parts[m] > 1e-4
+        assert metrics[f"loss/kl_penalty_{m}"] == pytest.approx(parts[m], rel=1e-4) and parts[m] > 1e-4
 
 
 def test_rollouts_that_only_their_steps_tell_apart_do_not_dilute_the_loss(tiny_policy_dir: Path) -> None:
@@ -196,9 +196,9 @@ def test_images_of_an_ode_are_learnt_from_their_flow_and_their_steps_refused(sho
 
     for version in (0, 1):
         batch = rollouts(version)
-        figures = learner.update(batch, teach(batch, learner.arm))
-        assert figures["learner/grad_norm"] > 0
-    assert figures["kl/text"] > 0 and figures["kl/total"] == figures["kl/text"] and "kl/image" not in figures
+        metrics = learner.update(batch, teach(batch, learner.arm))
+        assert metrics["learner/grad_norm"] > 0
+    assert metrics["kl/text"] > 0 and metrics["kl/total"] == metrics["kl/text"] and "kl/image" not in metrics
     assert learner.kl(rollouts(1)[:4]) == {"kl/total": 0.0}
     by_steps = make(showo2_dir, "pararl_grpo")
     batch = rollouts(0)

@@ -66,7 +66,7 @@ def test_a_gradient_takes_the_operations_that_torch_counts(checkpointing: bool, 
     rollouts = policy.generate([Prompt("a", "t2i", PROMPT)] * 2, [0, 1], Sampling(steps=4, recorded=4, guesses=0))
     policy.checkpoint_gradients(checkpointing)
     with FlopCounterMode(display=False) as counter:
-        step_table(policy, rollouts).logprob.sum().backward()
+        step_table(policy, policy.prepare(rollouts)).logprob.sum().backward()
     # All four steps of each are learnt, at which every token is committed once.
     expected = 2 * 4 * gradient_flops(shape, "t2i", RANK, 1 / 4, checkpointing)
     # Checkpointing ends where the last kept tensor is there again, before the last product of a block.

@@ -83,8 +83,8 @@ def test_what_a_learner_holds_is_planned_to_the_byte(tiny_policy_dir: Path) -> N
     held = adapter.tensors(learner.peft)
     sizes = {name: p.nbytes for name, p in policy.model.named_parameters()}
     assert planned["weights"] == sum(size for name, size in sizes.items() if "lora_" not in name)
-    assert learner.reference is not None
-    reference = sum(x.nbytes for x in learner.reference.values())
+    assert learner.reference.values is not None
+    reference = sum(x.nbytes for x in learner.reference.values.values())
     # The third: while the reference computes, the learner's own adapter lies aside.
     assert planned["adapter"] == sum(x.nbytes for x in held.values()) + 2 * reference
     moments = sum(x.nbytes for s in learner.optimizer.state_dict()["state"].values() for n, x in s.items() if n.startswith("exp_avg"))

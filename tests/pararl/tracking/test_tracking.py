@@ -154,7 +154,7 @@ def test_update_is_the_axis_of_every_section(finished: tuple[Path, Tracker, str]
     run_dir, tracker, _ = finished
     metrics = [record["metric"] for record in records(only_run(run_dir, tracker.ids()["pararl"])) if record["type"] == "metric"]
     axes = {metric["glob_name"]: metric["step_metric"] for metric in metrics if "glob_name" in metric}
-    assert axes == {f"{section}/*": "update" for section in ("reward", "preference", "kl", "perf", "sync", "eval", "images")}
+    assert axes == {f"{section}/*": "update" for section in ("reward", "loss", "learner", "kl", "perf", "sync", "eval", "images")}
     assert {metric["name"] for metric in metrics if "name" in metric} >= {"update", "samples"}
 
 
@@ -276,7 +276,7 @@ def test_a_resumed_online_run_gets_only_the_steps_that_the_server_lacks(tmp_path
         ({"perf/learn_s": float("inf")}, ValueError, "'perf/learn_s' is inf"),
         ({"reward/mean": None}, TypeError, "'reward/mean' is None, not a number"),
         ({"loss": 0.5}, ValueError, "'loss' needs one of the prefixes"),
-        ({"learner/loss": 0.5}, ValueError, "'learner/loss' needs one of the prefixes"),
+        ({"preference/loss": 0.5}, ValueError, "'preference/loss' needs one of the prefixes"),
     ],
 )
 def test_a_bad_metric_is_refused_by_name_and_nothing_is_written(
