@@ -9,13 +9,16 @@ from pararl.config import RENAMED, ConfigError
 from pararl.evaluation.summary import Summary, table
 from pararl.files import atomic_path, read_lines, write_json
 
+LAST = "curves.png"
+"""What a run writes last: where it is, nothing is left to do."""
+
 
 def finished(folder: Path, arms: Sequence[str]) -> Summary | None:
     """The summary of a run whose ``arms`` are all done; None where something is left to do.
 
     Raises ConfigError for a summary that cannot be read."""
     file = folder / "summary.json"
-    if not file.exists():
+    if not (file.exists() and (folder / LAST).exists()):
         return None
     try:
         summary = Summary.from_json(json.loads(file.read_text(encoding="utf-8")))
@@ -26,7 +29,7 @@ def finished(folder: Path, arms: Sequence[str]) -> Summary | None:
 
 def closing(folder: Path, summary: Summary) -> str:
     """What a run says at its end."""
-    pictures = [name for name in ("curves.png", "kinds.png") if (folder / name).exists()]
+    pictures = [name for name in (LAST, "kinds.png") if (folder / name).exists()]
     return f"\n{table(summary)}\n\nin {folder}: {', '.join(('summary.json', *pictures))}, samples/, adapters/, metrics.jsonl"
 
 

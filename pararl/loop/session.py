@@ -19,7 +19,7 @@ from pararl.evaluation.summary import ArmResult, BaseResult, Kinds, SplitResult,
 from pararl.files import read_lines, write_json
 from pararl.loop import checkpoint
 from pararl.loop.preflight import preflight
-from pararl.loop.resumed import closing, rename_arms
+from pararl.loop.resumed import LAST, closing, rename_arms
 from pararl.rollout.actors import start_ray
 from pararl.rollout.fleet import Fleet, RayFleet
 from pararl.rollout.reward_workers import RayRewardWorkers, RewardWorkers
@@ -184,13 +184,13 @@ class Session:
         return ArmResult.from_json(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
 
     def finish(self, results: Mapping[str, ArmResult]) -> Summary:
-        """Write the pictures and ``summary.json``, print the table. The summary last: where it is, nothing is left to do."""
+        """Write ``summary.json`` and the pictures, that of LAST at the end; print the table."""
         base = self.base()
         summary = Summary(self.config.run.seed, BaseResult(base.id, base.ood, base.kinds), results)
-        curves_png(self.folder / "curves.png", read_lines(self.tracker.metrics_path), base=base.id.metrics("id"))
+        write_json(self.folder / "summary.json", summary.to_json())
         self.draw_samples(list(results))
         self.draw_kinds(summary)
-        write_json(self.folder / "summary.json", summary.to_json())
+        curves_png(self.folder / LAST, read_lines(self.tracker.metrics_path), base=base.id.metrics("id"))
         self.say(closing(self.folder, summary))
         return summary
 

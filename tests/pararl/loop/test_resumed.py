@@ -10,7 +10,7 @@ from pararl.config import ConfigError
 from pararl.evaluation.summary import ArmResult, BaseResult, SplitResult, Summary
 from pararl.files import append_line, read_lines, write_json
 from pararl.loop import checkpoint
-from pararl.loop.resumed import closing, finished, rename_arms
+from pararl.loop.resumed import LAST, closing, finished, rename_arms
 
 SPLIT = SplitResult(0.5, 0.25, 16)
 
@@ -29,17 +29,18 @@ def test_a_run_is_finished_where_its_summary_has_every_arm(tmp_path: Path) -> No
     assert finished(tmp_path, ("pararl",)) is None
     summary = Summary(0, BaseResult(SPLIT, None), {"pararl": arm("pararl"), "online_dpo": arm("output")})
     write_json(tmp_path / "summary.json", older(summary))
+    assert finished(tmp_path, ("pararl", "online_dpo")) is None, "killed while it drew its pictures"
+    (tmp_path / LAST).touch()
     assert finished(tmp_path, ("pararl", "online_dpo")) == summary
     assert finished(tmp_path, ("pararl", "offline_dpo")) is None
     told = closing(tmp_path, summary)
-    assert "online_dpo" in told and "curves.png" not in told
-    (tmp_path / "curves.png").touch()
-    assert "summary.json, curves.png, samples/" in closing(tmp_path, summary)
+    assert "online_dpo" in told and "summary.json, curves.png, samples/" in told
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"seed": 0}', '{"seed": 0, "base": 3, "arms": {}}'])
 def test_a_summary_that_is_none_is_one_line(tmp_path: Path, text: str) -> None:
     (tmp_path / "summary.json").write_text(text)
+    (tmp_path / LAST).touch()
     with pytest.raises(ConfigError, match=r"summary.json is no summary of a run: .*--resume"):
         finished(tmp_path, ("pararl",))
 
