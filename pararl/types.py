@@ -2,14 +2,14 @@
 
 The loop they serve (``pipelines/pararl.py``)::
 
-    for update in run:
-        prompts  = curriculum.next()
-        rollouts = fleet.generate(prompts, version)
-        scores   = reward_workers.score(rollouts)
-        pairs    = prefer(rollouts, scores)
-        metrics  = learner.update(pairs)
-        receipts = fleet.publish(learner.adapter())
-        tracker.log(metrics, scores, receipts)
+    for update in run.updates():
+        prompts = run.prompts(update)                 # the curriculum's: task quotas, seeded cursor
+        rollouts = run.generate(prompts, update)      # the fleet's: a pure function of (prompts, seed, version)
+        batch = run.score(rollouts)                   # the reward workers': final outputs and recorded steps
+        feedback = run.prefer(batch)                  # pure
+        metrics = run.learn(batch, feedback)          # the learner's: LoRA only
+        receipts = run.publish(update)                # verified, or the run stops
+        run.log(update, batch, feedback, metrics, receipts)
 
 All arrays are numpy, so that a record crosses a process boundary without torch.
 """

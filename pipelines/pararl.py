@@ -32,7 +32,9 @@ def train(session: "Session", arm: Arm) -> "ArmResult":
 
     with ArmRun.open(session, arm) as run:
         for update in run.updates():
-            batch = run.batch(update)
+            prompts = run.prompts(update)
+            rollouts = run.generate(prompts, update)
+            batch = run.score(rollouts)
             feedback = run.prefer(batch)
             metrics = run.learn(batch, feedback)
             receipts = run.publish(update)

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import PurePath
 from typing import Any, Self
 
-from pararl.config import ARMS
+from pararl.config import ARMS, RENAMED
 from pararl.types import Metrics
 
 
@@ -111,11 +111,11 @@ class Summary:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """The inverse of `to_json`. Raises ValueError when a key is missing or not known."""
+        """The inverse of `to_json`, arms by their names of today. Raises ValueError when a key is missing or not known."""
         _check_keys(value, cls, "summary")
         base = value["base"]
         _check_keys(base, BaseResult, "base")
-        arms = {arm: ArmResult.from_json(result, f"arms.{arm}") for arm, result in value["arms"].items()}
+        arms = {RENAMED.get(arm, arm): ArmResult.from_json(result, f"arms.{arm}") for arm, result in value["arms"].items()}
         return cls(seed=value["seed"], base=BaseResult(**_results(base, "base")), arms=arms)
 
 

@@ -1,7 +1,7 @@
 """One arm of a run while it trains: its learner, its data, its place in the run, and what is written down after every update."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,9 +16,9 @@ from pararl.learner.handle import LearnerHandle, RayLearner
 from pararl.learner.prefer import Feedback, prefer
 from pararl.loop import checkpoint
 from pararl.loop.session import Session
-from pararl.loop.source import Batch, Source
+from pararl.loop.source import ScoredRollouts, Source, Stream
 from pararl.tracking.progress import Progress
-from pararl.types import Judgement, Metrics, Receipt
+from pararl.types import Judgement, Metrics, Prompt, Receipt
 
 
 @dataclass
@@ -80,21 +80,29 @@ class ArmRun:
             if update % self.config.run.checkpoint_every == 0 and update < self.config.run.updates:
                 self._save()
 
-    def batch(self, update: int) -> Batch:
-        """The scored rollouts of an update."""
-        batch = self.source.batch(update, self.counters.update)
+    def prompts(self, update: int) -> list[Prompt]:
+        """What the update asks."""
+        return self.source.prompts(update)
+
+    def generate(self, prompts: Sequence[Prompt], update: int) -> Stream:
+        """The rollouts of these prompts, chunk by chunk as workers finish them."""
+        return self.source.generate(prompts, update, self.counters.update)
+
+    def score(self, rollouts: Stream) -> ScoredRollouts:
+        """The rollouts with their scores: chunks are scored while later ones are still sampled."""
+        batch = self.source.score(rollouts)
         self.counters.reward_calls += batch.calls
         self.counters.samples += len(batch.rollouts)
         self.seconds |= {"perf/rollout": batch.rollout_seconds, "perf/reward": batch.reward_seconds}
         return batch
 
-    def prefer(self, batch: Batch) -> Feedback:
+    def prefer(self, batch: ScoredRollouts) -> Feedback:
         """What the batch teaches this arm, by its scores as they are or, where the run has a calibration, standardised."""
         c, scale = self.config, self.scale
         judgements = [scale.judgement(j) for j in batch.judgements] if scale else batch.judgements
         return prefer(batch.rollouts, judgements, self.spec, c.prefer, c.reward.step_mix, c.rollout.group, c.reward.strict_mix)
 
-    def learn(self, batch: Batch, feedback: Feedback) -> Metrics:
+    def learn(self, batch: ScoredRollouts, feedback: Feedback) -> Metrics:
         """One update of the adapter."""
         with self._timed("perf/learn"):
             return self.learner.update(batch.rollouts, feedback)
@@ -106,7 +114,7 @@ class ArmRun:
         with self._timed("perf/publish"):
             return self.session.fleet.publish(self.learner.adapter())
 
-    def log(self, update: int, batch: Batch, feedback: Feedback, metrics: Metrics, receipts: list[Receipt]) -> None:
+    def log(self, update: int, batch: ScoredRollouts, feedback: Feedback, metrics: Metrics, receipts: list[Receipt]) -> None:
         """Write the update down and show it; measure the ID split where it is due."""
         total = time.monotonic() - self.began
         perf = {**self.seconds, "perf/wait": total - sum(self.seconds.values()), "perf/update": total}
@@ -123,7 +131,7 @@ class ArmRun:
         strict = reward.get("reward/strict", reward.get("reward/measured_strict"))
         self.progress.step(reward.get("reward/mean"), strict, self.kl, total - once)
 
-    def beside(self, batch: Batch) -> Metrics:
+    def beside(self, batch: ScoredRollouts) -> Metrics:
         """Metrics of a batch beside the reward that it is learnt from: raw where that is standardised, and by the reward that measures.
 
         The latter not for rollouts that were sampled once, whose outputs are not kept.

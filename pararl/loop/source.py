@@ -1,7 +1,7 @@
 """Where an arm's batches come from: the current policy, the base, or rollouts of the base that were sampled once."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,11 +16,11 @@ from pararl.options import Sampling
 from pararl.rollout.fleet import Chunk, Fleet
 from pararl.rollout.reward_workers import RewardWorkers
 from pararl.sampling import sampling_of
-from pararl.types import Judgement, Rollout
+from pararl.types import Judgement, Prompt, Rollout
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class ScoredRollouts:
     """The scored rollouts of one update."""
 
     rollouts: list[Rollout]
@@ -64,8 +64,20 @@ def static_batch(config: Config, rollouts: Sequence[Rollout], update: int, pairs
     return [int(p) * size + k for p in order[first : first + config.rollout.prompts] for k in range(size)]
 
 
+class Stream:
+    """The rollouts of an update, chunk by chunk as workers finish them; or those that were sampled once, with their scores."""
+
+    def __init__(self, chunks: Iterable[Chunk], scored: list[Judgement] | None = None) -> None:
+        self.chunks, self.scored = chunks, scored
+        self.began = self.sampled = time.monotonic()
+
+    def __iter__(self) -> Iterator[Chunk]:
+        yield from self.chunks
+        self.sampled = time.monotonic()
+
+
 class Source:
-    """Gives the batch of each update. ``store``: folder in which static rollouts are kept for a resume."""
+    """Gives the scored rollouts of each update in three steps. ``store``: folder in which static rollouts are kept for a resume."""
 
     def __init__(
         self, config: Config, arm: ArmSpec, fleet: Fleet, reward_workers: RewardWorkers, store: Path, say: Callable[[str], None]
@@ -76,32 +88,44 @@ class Source:
         self._seconds = (0.0, 0.0)
         """What sampling and scoring the static rollouts took, until an update has reported it."""
 
-    def batch(self, update: int, version: int) -> Batch:
-        """The batch of one update, sampled from adapter ``version`` where the arm wants the current policy."""
+    def prompts(self, update: int) -> list[Prompt]:
+        """What an update asks: the next prompts of the curriculum, or those of the static rollouts that it learns from."""
         if self.arm.data != "static":
-            return self._sample(update, version if self.arm.data == "current" else 0)
+            return self.curriculum.next()
+        rollouts, chosen = self._stored(update)
+        return [rollouts[i].prompt for i in chosen if rollouts[i].index == 0]
+
+    def generate(self, prompts: Sequence[Prompt], update: int, version: int) -> Stream:
+        """The rollouts of ``prompts``, from adapter ``version`` where the arm wants the current policy, else from the base or the store."""
+        if self.arm.data != "static":
+            return self._sample(prompts, update, version if self.arm.data == "current" else 0)
+        rollouts, chosen = self._stored(update)
+        assert self._static is not None
+        return Stream([(0, [rollouts[i] for i in chosen])], [self._static[1][i] for i in chosen])
+
+    def score(self, stream: Stream) -> ScoredRollouts:
+        """Score chunks while later ones are still sampled."""
+        if stream.scored is not None:
+            ((_, rollouts),) = stream
+            seconds, self._seconds = self._seconds, (0.0, 0.0)
+            return ScoredRollouts(rollouts, stream.scored, len(rollouts), *seconds)
+        spent = self.reward_workers.calls
+        rollouts, judgements = self.reward_workers.stream(stream)
+        self.curriculum.told(without_spread(rollouts, judgements))
+        calls = self.reward_workers.calls - spent
+        return ScoredRollouts(rollouts, judgements, calls, stream.sampled - stream.began, time.monotonic() - stream.sampled)
+
+    def _sample(self, prompts: Sequence[Prompt], update: int, version: int) -> Stream:
+        """Seeds depend on (run.seed, update, prompt) alone, so that arms differ by policy only."""
+        sampling, group = arm_sampling(self.config, self.arm, update), arm_group(self.config, self.arm)
+        return Stream(self.fleet.generate_iter(prompts, group, version, self.config.run.seed, sampling, update))
+
+    def _stored(self, update: int) -> tuple[list[Rollout], list[int]]:
+        """All static rollouts, sampled now if there are none yet, and which of them an update learns from."""
         if self._static is None:
             self._static = checkpoint.load_rollouts(self.store) or self._sample_once()
-        rollouts, judgements = self._static
-        chosen = static_batch(self.config, rollouts, update, self.arm.paired)
-        seconds, self._seconds = self._seconds, (0.0, 0.0)
-        return Batch([rollouts[i] for i in chosen], [judgements[i] for i in chosen], len(chosen), *seconds)
-
-    def _sample(self, update: int, version: int) -> Batch:
-        """Sample and score the rollouts of an update on the next prompts; seeds depend on (run.seed, update, prompt) alone, so that arms
-        differ by policy only."""
-        began, spent = time.monotonic(), self.reward_workers.calls
-        sampling, group = arm_sampling(self.config, self.arm, update), arm_group(self.config, self.arm)
-        prompts, sampled = self.curriculum.next(), began
-
-        def chunks() -> Iterator[Chunk]:
-            nonlocal sampled
-            yield from self.fleet.generate_iter(prompts, group, version, self.config.run.seed, sampling, update)
-            sampled = time.monotonic()
-
-        rollouts, judgements = self.reward_workers.stream(chunks())
-        self.curriculum.told(without_spread(rollouts, judgements))
-        return Batch(rollouts, judgements, self.reward_workers.calls - spent, sampled - began, time.monotonic() - sampled)
+        rollouts, _ = self._static
+        return rollouts, static_batch(self.config, rollouts, update, self.arm.paired)
 
     def _sample_once(self) -> tuple[list[Rollout], list[Judgement]]:
         updates = self.config.run.updates
@@ -109,7 +133,7 @@ class Source:
         rollouts: list[Rollout] = []
         judgements: list[Judgement] = []
         for update in range(1, updates + 1):
-            batch = self._sample(update, 0)
+            batch = self.score(self._sample(self.curriculum.next(), update, 0))
             seconds += (batch.rollout_seconds, batch.reward_seconds)
             rollouts += [checkpoint.without_outputs(r) for r in batch.rollouts]
             judgements += [replace(j, final=j.final and replace(j.final, atoms=(), credit=None, words=None)) for j in batch.judgements]

@@ -90,7 +90,7 @@ def test_evaluations_are_by_the_reward_that_measures(config: Config, tmp_path: P
 def test_an_update_learns_from_standardised_scores_and_shows_raw_and_exact_ones(config: Config, tmp_path: Path) -> None:
     whole = session(config, tmp_path)
     run = ArmRun(whole, "pararl", LocalLearner(for_arm(config, "pararl"), "pararl"))
-    batch = run.batch(1)
+    batch = run.score(run.generate(run.prompts(1), 1))
     scores, scale = raw_scores(batch.rollouts), whole.calibration()
     assert scale is not None
     by_hand = [min(1.0, max(0.0, 0.5 + 0.5 * (s - scale.mean) / scale.deviation)) for s in scores]

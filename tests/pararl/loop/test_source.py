@@ -8,9 +8,17 @@ import pytest
 from pararl.arms import ARM_SPECS
 from pararl.config import ARMS, Arm, Config, PolicyConfig, RolloutConfig, RunConfig
 from pararl.data.curriculum import Curriculum
-from pararl.loop.source import Batch, Source
+from pararl.loop.source import ScoredRollouts, Source
 from pararl.rollout.fleet import LocalFleet
 from pararl.rollout.reward_workers import LocalRewardWorkers
+
+
+def batch_of(source: Source, update: int) -> ScoredRollouts:
+    """The three steps of an update, with the base as the current policy."""
+    prompts = source.prompts(update)
+    batch = source.score(source.generate(prompts, update, 0))
+    assert list(dict.fromkeys((p.kind, p.id) for p in prompts)) == list(dict.fromkeys((r.prompt.kind, r.prompt.id) for r in batch.rollouts))
+    return batch
 
 
 @pytest.fixture
@@ -22,9 +30,9 @@ def config(tiny_policy_dir: Path) -> Config:
     )
 
 
-def batches(config: Config, arm: Arm, store: Path) -> list[Batch]:
+def batches(config: Config, arm: Arm, store: Path) -> list[ScoredRollouts]:
     source = Source(config, ARM_SPECS[arm], LocalFleet(config), LocalRewardWorkers(config), store, lambda _: None)
-    return [source.batch(update, 0) for update in (1, 2)]
+    return [batch_of(source, update) for update in (1, 2)]
 
 
 @pytest.mark.parametrize("arm", ARMS)
@@ -51,7 +59,7 @@ def test_offline_arms_learn_from_the_same_rollouts_in_another_order(config: Conf
     seen = []
     for arm in ("offline_dpo", "offline_stream"):
         source = Source(config, ARM_SPECS[arm], LocalFleet(config), LocalRewardWorkers(config), tmp_path / arm, lambda _: None)
-        seen.append([tuple(r.seed for r in source.batch(update, 0).rollouts) for update in range(1, 7)])
+        seen.append([tuple(r.seed for r in batch_of(source, update).rollouts) for update in range(1, 7)])
     static, stream = seen
     assert static != stream
     assert sorted(s for batch in static for s in batch) == sorted(s for batch in stream for s in batch)
@@ -65,7 +73,7 @@ def test_the_time_of_sampling_once_is_counted_with_the_first_update(config: Conf
 def test_static_rollouts_are_sampled_once_and_survive_a_restart(config: Config, tmp_path: Path) -> None:
     first = batches(config, "offline_dpo", tmp_path / "store")
     source = Source(config, ARM_SPECS["offline_dpo"], LocalFleet(config), LocalRewardWorkers(config), tmp_path / "store", lambda _: None)
-    again = source.batch(2, 0)
+    again = batch_of(source, 2)
     assert source.reward_workers.calls == 0, "nothing was scored again"
     assert [r.seed for r in again.rollouts] == [r.seed for r in first[1].rollouts]
     assert [j.final.value for j in again.judgements if j.final] == [j.final.value for j in first[1].judgements if j.final]
