@@ -32,11 +32,11 @@ def train(session: "Session", arm: Arm) -> "ArmResult":
 
     with ArmRun.open(session, arm) as run:
         for update in run.updates():
-            batch = run.batch(update)
-            feedback = run.prefer(batch)
-            figures = run.learn(batch, feedback)
-            receipts = run.publish(update)
-            run.log(update, batch, feedback, figures, receipts)
+            batch = run.batch(update)  # prompts, rollouts, and their scores
+            feedback = run.prefer(batch)  # pairs or advantages
+            metrics = run.learn(batch, feedback)  # one update of the LoRA adapter
+            receipts = run.publish(update)  # the rollout workers load the adapter and prove it
+            run.log(update, batch, feedback, metrics, receipts)
         return run.result()
 
 
