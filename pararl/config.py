@@ -19,7 +19,7 @@ RENAMED: dict[str, Arm] = {"output": "online_dpo"}
 
 
 def arm_defaults() -> dict[str, dict[str, Any]]:
-    """What some arms need otherwise than the others, by the sweep in docs/results.md.
+    """What some arms need otherwise than the others, by the sweep in docs/results_first_base.md.
 
     The offline ones: a fixed reference, and smaller steps on data that does not answer. Best of n: the ELBO, because conditionals in the
     order of the sampler, which commits what it is sure of first, would without a baseline only make it surer.

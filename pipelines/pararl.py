@@ -32,12 +32,12 @@ def train(session: "Session", arm: Arm) -> "ArmResult":
 
     with ArmRun.open(session, arm) as run:
         for update in run.updates():
-            prompts = run.prompts(update)
-            rollouts = run.generate(prompts, update)
-            batch = run.score(rollouts)
-            feedback = run.prefer(batch)
-            metrics = run.learn(batch, feedback)
-            receipts = run.publish(update)
+            prompts = run.prompts(update)  # task quotas, seeded cursor
+            rollouts = run.generate(prompts, update)  # Ray actors: a pure function of prompts, seed and version
+            batch = run.score(rollouts)  # Ray actors: final outputs and guesses at recorded steps
+            feedback = run.prefer(batch)  # pairs or advantages; pure
+            metrics = run.learn(batch, feedback)  # one update of the LoRA adapter
+            receipts = run.publish(update)  # the rollout workers load the adapter and prove it
             run.log(update, batch, feedback, metrics, receipts)
         return run.result()
 

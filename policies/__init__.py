@@ -1,4 +1,4 @@
-"""Unified multimodal policies. ``load`` gives one by name or directory.
+"""Unified multimodal policies: how they sample, and what samples are worth to them. ``load`` gives one by name or directory.
 
 policy = policies.load("scenes-mmada")
 policy.sample("two red circles left of a blue square")[0].image

@@ -1,15 +1,21 @@
 """What the documents name is there: files, functions, tests and commands; and whatever our files import can be found."""
 
 import ast
+import json
 import re
 import shlex
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from textwrap import indent
 
 import pytest
 
 from pararl.cli import parse as cli
+from pararl.config import ARMS, SECTIONS, SETTINGS
+from pararl.releases import RELEASES
+from policies.sources import CHECKPOINTS
+from policies.traits import TRAITS
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -57,20 +63,86 @@ def test_every_avoided_bug_has_a_test() -> None:
         assert project and found, row
 
 
-def commands() -> list[str]:
-    """Every ``python ...`` of the README, from the name of its program on."""
-    lines = (ROOT / "README.md").read_text().splitlines()
-    return [line.partition("python ")[2] for line in lines if re.match(r"(ray job submit .*-- )?python (pipelines|benchmarks)/", line)]
+def commands(text: str) -> list[list[str]]:
+    """The words of each ``python FILE.py ...`` and ``python -m ...`` of a document, in blocks or between backticks, as a shell has it."""
+    parts = re.sub(r"\\\n\s*", " ", text).split("```")
+    blocks, prose = "\n".join(parts[1::2]), "\n".join(parts[::2])
+    for name, value in re.findall(r'^(\w+)="(.*)"$', blocks, re.MULTILINE):
+        blocks = blocks.replace(f"${name} ", f"{value} ")
+    lines = [*blocks.splitlines(), *re.findall(r"`([^`]+)`", prose)]
+    found = [re.search(r"^(?:for .* do |ray job submit .* -- )?python ((?:-m )?[a-z][\w/.]+( .*?)?)(?:; done.*)?$", line) for line in lines]
+    return [shlex.split(x[1], comments=True) for x in found if x]
 
 
-def test_every_command_of_the_readme_names_a_program_and_settings_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def unknown(words: list[str]) -> list[str]:
+    """What a command names that is not there: its program, and options that neither the program nor a run has."""
+    program, *options = words[1:] if words[0] == "-m" else words
+    place = ROOT / program.replace(".", "/") / "__main__.py" if words[0] == "-m" else ROOT / program
+    if not place.exists():
+        return [program]
+    text = place.read_text() + (ROOT / "pararl" / "cli" / "parse.py").read_text()
+    varied = [option.partition("=")[0] for option, before in zip(options, ["", *options], strict=False) if before == "--vary"]
+    settings = [*varied, *(o[2:] for o in options if o.startswith("--") and "." in o)]
+    own = [o for o in options if o.startswith("--") and "." not in o and f'"{o}"' not in text and o != "--help"]
+    return own + [name for name in settings if re.sub(rf"^arm\.({'|'.join(ARMS)})\.", "", name) not in SETTINGS]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_command_of_a_document_names_a_program_and_settings_that_there_are(document: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    found = [shlex.split(command, comments=True) for command in commands()]
-    assert {program for program, *_ in found} >= {"pipelines/pararl.py", "pipelines/evaluate.py", "benchmarks/gpu_mmada.py"}
+    found = commands(document.read_text())
+    assert [name for words in found for name in unknown(words)] == []
     for program, *settings in found:
-        assert (ROOT / program).exists(), program
         if program == "pipelines/pararl.py" and not {"--help", "--resume"} & set(settings):
-            cli.parse([*settings, *([] if "--plan" in settings else ["--plan"])])  # with --plan no file of the user's is read
+            # With --plan no file of the user's is read; a policy that the reader makes on the way stands for the embedded one.
+            settings = [{"my-model": "scenes-mmada"}.get(word, word) for word in settings]
+            cli.parse([*settings, *([] if "--plan" in settings else ["--plan"])])
+
+
+def test_the_documents_show_how_every_program_is_run() -> None:
+    shown = {words[0] for document in DOCUMENTS for words in commands(document.read_text())}
+    assert shown >= {
+        f"pipelines/{path.name}" for path in (ROOT / "pipelines").glob("*.py") if 'if __name__ == "__main__"' in path.read_text()
+    }
+
+
+def test_a_command_with_a_setting_that_is_not_there_is_found_out() -> None:
+    text = "```\npython pipelines/study.py --vary learner.rate=1 \\\n    --eval.promts 2 --seed 0\n```\nand `python pipelines/parral.py`"
+    assert [name for words in commands(text) for name in unknown(words)] == ["--seed", "learner.rate", "eval.promts", "pipelines/parral.py"]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_settings_that_a_document_names_are_there(document: Path) -> None:
+    # `policy.model` and `run.batch(update)` are Python.
+    sections = "|".join(name for name in SECTIONS if name != "policy")
+    named = re.findall(rf"`(?:--)?((?:{sections})\.\w+)(?![\w(])", document.read_text())
+    assert [name for name in named if name not in SETTINGS] == []
+
+
+def rows(heading: str) -> list[list[str]]:
+    """The cells of the table under a heading of the README, backticks left out, without its head."""
+    part = (ROOT / "README.md").read_text().partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    lines = [line for line in part.splitlines() if line.startswith("|")]
+    return [[cell.strip().replace("`", "") for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def test_the_readme_shows_the_loop_as_it_is() -> None:
+    shown = re.search(r"```python\n(with ArmRun.+?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert shown and indent(shown[1], "    ") in (ROOT / "pipelines" / "pararl.py").read_text()
+
+
+def test_the_readme_tells_every_arm_and_family() -> None:
+    assert [arm for arm, *_ in rows("Arms")] == list(ARMS)
+    kept = {name: json.loads((path / "policy.json").read_text())["family"] for path in CHECKPOINTS.iterdir() if (name := path.name)}
+    known = {name: json.loads(path.read_text())["family"] for name, path in RELEASES.items()}
+    told = {
+        family: (text, image, [x for x in embedded.split(", ") if x != "-"], sorted(releases.split(", ")))
+        for family, _, text, image, embedded, releases in rows("Families")
+    }
+    assert told == {
+        name: (t.text, t.image, [x for x, family in kept.items() if family == name], sorted(x for x, f in known.items() if f == name))
+        for name, t in TRAITS.items()
+    }
 
 
 @pytest.mark.parametrize("room", [room for room in ROOMS if room != "docs"])

@@ -46,18 +46,40 @@ def arrows(room: str) -> frozenset[str]:
     return frozenset(other for file in files for module in imported(file) if (other := room_of(module)) not in (None, room))
 
 
-def allowed(room: str) -> set[str]:
-    """What the docstring of a room says that it may import."""
+@cache
+def docstring(room: str) -> tuple[str, str]:
+    """The first sentence of a room's docstring, and what stands behind "May import:", each on one line and without its last stop."""
     text = ast.get_docstring(ast.parse((ROOMS[room] / "__init__.py").read_text(encoding="utf-8"))) or ""
     found = re.search(r"^May import: (.+?)\.$", text, re.MULTILINE | re.DOTALL)
     assert found, f"{room} does not say what it may import"
-    names = [name.strip() for name in found[1].replace("\n", " ").split(",")]
+    sentence = re.split(r"\.\s|\.$", text.replace("\n", " "), maxsplit=1)[0]
+    return sentence, found[1].replace("\n", " ")
+
+
+def allowed(room: str) -> set[str]:
+    """What the docstring of a room says that it may import."""
+    names = [name.strip() for name in docstring(room)[1].split(",")]
     return {f"pararl.{name}" if f"pararl.{name}" in FOLDERS else name for name in names}
+
+
+def table_of_rooms() -> dict[str, tuple[str, str]]:
+    """The rows of the table of docs/architecture.md by room: what it answers, and what it may import."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([\w/]+)` \| (.+)\. \| (.+) \|$", text.partition("## The loop")[0], re.MULTILINE)
+    return {folder.replace("/", "."): (answer, imports) for folder, answer, imports in rows}
 
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_a_room_imports_what_it_says_and_says_nothing_more(room: str) -> None:
     assert arrows(room) == allowed(room)
+
+
+def test_the_table_of_rooms_in_the_documents_says_what_the_docstrings_say() -> None:
+    table = table_of_rooms()
+    assert table == {room: (docstring(room)[0].replace("``", "`"), docstring(room)[1]) for room in ROOMS}
+    places = {room: i for i, room in enumerate(table)}
+    for room in ROOMS:  # the table reads upwards: a room stands below all that it imports
+        assert all(places[other] < places[room] for other in allowed(room) - {GROUND}), room
 
 
 def test_the_ground_floor_imports_nothing_of_ours() -> None:
