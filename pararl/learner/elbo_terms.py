@@ -59,7 +59,7 @@ class ElboTerms:
         self._found: list[Tensor] = []
         """The parts under the reference."""
         self._base: list[dict[Modality, DrawTokens]] = []
-        """Its tokens, where the parts measure how far they are from it."""
+        """Its tokens, without graph, where the parts measure how far they are from it."""
 
     def reference(self, reference: Reference) -> Likelihoods:
         with torch.no_grad(), reference.active():
