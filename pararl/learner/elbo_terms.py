@@ -58,7 +58,7 @@ class ElboTerms:
         self._found: list[Tensor] = []
         """The parts under the reference."""
         self._base: list[dict[Modality, DrawTokens]] = []
-        """Its tokens, where the parts measure how far they are from it."""
+        """Its tokens, without graph, where the parts measure how far they are from it."""
 
     def reference(self, reference: Reference) -> Likelihoods:
         with torch.no_grad(), reference.active():
@@ -87,14 +87,15 @@ class ElboTerms:
     def likelihoods(self, parts: Sequence[Tensor]) -> Likelihoods:
         by_draw = self._by_draw(parts)
         if not self.per_token:
-            return Likelihoods(by_draw.mean(0)[:, None])
+            elbo = by_draw.mean(0)[:, None]
+            return Likelihoods(elbo, rejected=elbo)  # for both sides, as SPG's are: log-ratios keep their last bit
         logprob, *moved = by_draw.unbind(2)
         counted = self._by_draw([self._wide(chunk, chunk.draw.counted) for chunk in self.chunks])
         # The weight of a draw is n over how many tokens it counts, so that its ELBO per token is their mean log-probability.
         lower = (logprob.sum(-1) / counted.sum(-1).clamp_min(1)).mean(0)
         tokens = TokenTerms(logprob.transpose(0, 1), counted.transpose(0, 1), moved=moved[0].transpose(0, 1) if moved else None)
-        rejected = self._mixture(logprob, counted, lower)[:, None] if self.config.negatives == "spg" else None
-        return Likelihoods(lower[:, None], rejected, tokens)
+        rejected = self._mixture(logprob, counted, lower) if self.config.negatives == "spg" else lower
+        return Likelihoods(lower[:, None], rejected[:, None], tokens)
 
     def metrics(self) -> Metrics:
         return {}

@@ -37,7 +37,7 @@ class Likelihoods:
     loglik: Tensor
     """float32 [batch, level, modality]: of recorded steps, where there are any, and last of the final output."""
     rejected: Tensor | None = None
-    """What rejected sides are measured by, same shape, where it is not ``loglik``."""
+    """What rejected sides are measured by, same shape; None = ``loglik`` itself."""
     tokens: TokenTerms | None = None
     """None where nobody asked for them."""
 
