@@ -44,8 +44,8 @@ class Reward(ABC):
 class FunctionReward(Reward):
     """A user's function with TRL's signature, sync or async, as a reward: its values become scores without strict or atoms.
 
-    Values may have any finite size; None stays None. Raises ValueError, naming the function, for another number of values than
-    completions or a value that is not finite, TypeError for one that is not a number; what the function raises passes through.
+    Values may have any finite size; None stays None. Raises ValueError, naming the function, for another number of values than completions
+    and for a value that is not finite. A value that is not a number is a TypeError. What the function raises passes through.
     """
 
     def __init__(self, function: Callable[..., Values | Awaitable[Values]], name: str | None = None) -> None:

@@ -1,8 +1,8 @@
 """The embedded CLIP model: a small ``CLIPModel``, the pairs that it is trained on, and how well it tells right from nearly right.
 
-A batch of pairs is drawn so that every scene stands beside a twin with one change of which the scene's text is false, and the twin has a
-text of its own (its plan). So the ordinary contrastive loss of CLIP (Radford et al. 2021, arXiv 2103.00020) meets hard negatives in every
-row: without them it learns which words occur and not what belongs to what (Yuksekgonul et al. 2023, arXiv 2210.01936).
+In a batch of pairs every scene stands beside a twin with one change that makes the scene's text false. The twin has a text of its own (its
+plan). So the ordinary contrastive loss of CLIP (Radford et al. 2021, arXiv 2103.00020) meets hard negatives in every row: without them it
+learns which words occur and not what belongs to what (Yuksekgonul et al. 2023, arXiv 2210.01936).
 """
 
 from collections.abc import Callable, Sequence

@@ -37,7 +37,7 @@ class RunError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What is kept of a policy's evaluation: figures of every split, and the cells of its pictures."""
+    """What is kept of a policy's evaluation: metrics of every split, and the cells of its pictures."""
 
     kinds: Kinds
     samples: list[SampleRow]
@@ -75,8 +75,8 @@ class Session:
     def open(cls, invocation: Invocation) -> Iterator["Session"]:
         """Make the run's folder (or take the one to resume), start Ray and the workers; end them with the block.
 
-        Raises ConfigError for what this machine lacks, RuntimeError when the workers cannot start, and RunError, with the traceback kept
-        in the folder, for whatever error ends the run later.
+        Raises ConfigError for what this machine lacks, and RuntimeError when the workers cannot start. Any error that ends the run later is
+        raised as RunError; the folder keeps its traceback.
         """
         config = invocation.config
         folder = invocation.resume or run_folder(config, invocation.stem)

@@ -47,9 +47,9 @@ def arm_group(config: Config, arm: ArmSpec) -> int:
 def static_batch(config: Config, rollouts: Sequence[Rollout], update: int, pairs: bool = False) -> list[int]:
     """Which of the static rollouts an update learns from: whole groups, in an order shuffled by run.seed, each once over the run.
 
-    Groups change places with others of their kind, so that every batch keeps its task quotas; where there are ``pairs``, both kinds alike,
-    so that a pair stays in one batch. Without the shuffle an offline arm would
-    repeat the stream of base samples batch by batch, and be another arm in name only.
+    Groups change places with others of their kind, so every batch keeps its task quotas. With ``pairs``, both kinds move alike and a pair
+    stays in one batch. Without the shuffle an offline arm would repeat the stream of base samples batch by batch, and be another arm in
+    name only.
     """
     prompts = config.rollout.prompts * config.run.updates
     size = len(rollouts) // prompts
@@ -88,8 +88,8 @@ class Source:
         return Batch([rollouts[i] for i in chosen], [judgements[i] for i in chosen], len(chosen), *seconds)
 
     def _sample(self, update: int, version: int) -> Batch:
-        """Sample and score the rollouts of an update on the next prompts; seeds depend on (run.seed, update, prompt) alone, so that arms
-        differ by policy only."""
+        """Sample and score the rollouts of an update on the next prompts. Seeds depend on (run.seed, update, prompt) alone, so arms differ
+        by policy only."""
         began, spent = time.monotonic(), self.reward_workers.calls
         sampling, group = arm_sampling(self.config, self.arm, update), arm_group(self.config, self.arm)
         prompts, sampled = self.curriculum.next(), began

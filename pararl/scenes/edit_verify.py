@@ -10,9 +10,9 @@ Against one admissible result, cell by cell:
 - ``consistency``: the share of the other cells that are as they were.
 - ``value`` = success x (0.6 + 0.4 consistency) (the gate of rewards.md, section 5.4); 1.0 exactly when the output is the result.
 
-Where an edit leaves a choice, the admissible result of the highest value counts. It is found exactly: what a choice adds to credit,
-agreement and consistency depends on single cells, whose possible contributions are totally ordered, so that the best cells are taken; two
-choices over the same cells are tried in every way among the best few of each, which always include an optimum.
+Where an edit leaves a choice, the admissible result of the highest value counts. It is found exactly. What a choice adds to credit,
+agreement and consistency depends on single cells, whose possible contributions are totally ordered: the best cells are taken. Two choices
+over the same cells are tried in every way among the best few of each, which always include an optimum.
 """
 
 import itertools

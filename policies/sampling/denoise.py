@@ -97,8 +97,9 @@ def image_plan(span: Span, updates: int, steps: int, temperature: float, choice_
 
 
 def late_image_plan(span: Span, updates: int, steps: int, temperature: float, choice_temperature: float) -> SegmentPlan:
-    """The image as the code of MMaDA-Parallel decodes it: nothing for a quarter of the steps, then at each of ``late_updates`` as much as
-    the cosine schedule of the whole loop says, so that the first one commits many tokens at once. The last commits all that is left."""
+    """The image as the code of MMaDA-Parallel decodes it. It commits nothing for a quarter of the steps. Then each of ``late_updates``
+    commits as much as the cosine schedule of the whole loop says, so the first one commits many tokens at once. The last commits all that
+    is left."""
     commits, unknown = [0] * steps, len(span)
     moments = late_updates(steps, updates)
     for step in moments:
@@ -108,8 +109,8 @@ def late_image_plan(span: Span, updates: int, steps: int, temperature: float, ch
 
 
 def emerge_plan(span: Span, updates: int, steps: int, temperature: float) -> SegmentPlan:
-    """MaskGRPO's emerge sampler, its updates spread as those of ``image_plan``: as many tokens on average, but each by its own chance, so
-    that neither what is committed nor how much of it depends on how sure the policy is."""
+    """MaskGRPO's emerge sampler, its updates spread as those of ``image_plan``. It commits as many tokens on average, but each by its own
+    chance: what and how much is committed does not depend on how sure the policy is."""
     chances = [0.0] * steps
     for step, chance in zip(spread(updates, steps), reveal_chances(updates), strict=True):
         chances[step] = chance
@@ -178,9 +179,9 @@ def denoise(
     """Fill blank sequences of ids int64 [batch, length].
 
     ``noise`` float32 [2, steps, batch, generated]: uniforms in [0, 1) for draws and for confidences, the spans one behind the other.
-    ``offsets``: first vocabulary row of each plan's logits. ``wanted``: the steps whose guesses matter, None = all; at the others only
-    what may be committed is drawn: a segment that rests is left alone, and a step at which all rest needs no forward. Returns one trace
-    per plan; no position is left at MASK.
+    ``offsets``: first vocabulary row of each plan's logits. ``wanted``: the steps whose guesses matter, None = all. At the others only what
+    may be committed is drawn: a segment that rests is left alone, and a step at which all rest needs no forward. Returns one trace per
+    plan; no position is left at MASK.
     """
     ids = blank.clone()
     steps = len(plans[0].commits)
