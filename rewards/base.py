@@ -1,7 +1,7 @@
 """The reward protocol: TRL's signature, full scores beside it, and the checks that keep a failed reward from passing as a low one.
 
-A reward is called as TRL calls its reward functions, ``reward(prompts=..., completions=..., **columns) -> list[float | None]``: one
-value per completion, None where the reward does not apply. Completions are ``pararl.types.Output``; the columns are the other fields of the
+A reward is called as TRL calls its reward functions, ``reward(prompts=..., completions=..., **columns) -> list[float | None]``. It returns
+one value per completion, None where it does not apply. Completions are ``pararl.types.Output``; the columns are the other fields of the
 prompts (``id``, ``task``, ``spec``, ``split``, ``image``), one entry per completion. A failure is an exception, never a 0.
 """
 

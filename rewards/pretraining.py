@@ -101,8 +101,8 @@ CHANGES: dict[str, Callable[[Cells, np.random.Generator], None]] = {
     "binding": _exchange_colours,
     "place": _exchange_places,
 }
-"""Changes of one thing: an object's colour or shape, one object more or less, two objects' colours exchanged (the words stay true one
-by one), an object in another cell."""
+"""Changes of one thing: an object's colour or shape, one object more or less, or an object in another cell. Or two objects' colours are
+exchanged, and the words stay true one by one."""
 _OFTEN = (0.15, 0.15, 0.15, 0.15, 0.4)
 """How often each change is drawn. Most texts say nothing of places, and a place that does not matter is drawn again."""
 _TRIES = 16

@@ -83,8 +83,8 @@ class ShowoConfig(PretrainedConfig):
 
 
 class Showo(Backbone):
-    """Show-o's transformer. ``hidden`` and ``head`` are the two halves of a call; samplers and likelihoods use them to apply the head to
-    the needed positions and vocabulary rows only."""
+    """Show-o's transformer. ``hidden`` and ``head`` are the two halves of a call. With them samplers and likelihoods apply the head to the
+    needed positions and vocabulary rows only."""
 
     config_class = ShowoConfig
     base_model_prefix = "showo"

@@ -161,8 +161,8 @@ class Showo2(Backbone):
         return x.masked_scatter(slots[..., None], images.to(x.dtype))
 
     def states(self, x: Tensor, mask: Omni, columns: Tensor | None = None) -> Tensor:
-        """Last hidden states of the language model after the final norm, [batch, length, hidden_size] for embeddings of that shape, or of
-        the ``columns`` int64 [n] alone, [batch, n, hidden_size], for which the last layer does less."""
+        """Last hidden states of the language model after the final norm, [batch, length, hidden_size] for embeddings of that shape. For
+        ``columns`` int64 [n] alone: [batch, n, hidden_size], and the last layer does less."""
         return self._language(x, mask.positions(), mask.dense(), columns=columns)[0]
 
     def hidden(self, sequences: Sequences, columns: Tensor | None = None) -> Tensor:

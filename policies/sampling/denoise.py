@@ -1,8 +1,8 @@
 """The denoising loop: every sampler of a masked-diffusion policy is a plan for this one loop.
 
-At each step one forward shows every segment to every other; then each segment draws all of its masked positions and commits some of
-them, the most confident or each by a chance. Image alone is MaskGIT, text alone is LLaDA's block-wise sampler, both at once is
-MMaDA-Parallel's parallel sampler.
+At each step one forward shows every segment to every other. Then each segment draws all of its masked positions and commits some of them:
+the most confident, or each by a chance. Image alone is MaskGIT, text alone is LLaDA's block-wise sampler, both at once is MMaDA-Parallel's
+parallel sampler.
 """
 
 from collections.abc import Callable, Collection, Sequence
