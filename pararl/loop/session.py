@@ -82,6 +82,7 @@ class Session:
         folder = invocation.resume or run_folder(config, invocation.stem)
         preflight(config, folder)
         start_ray(config)
+        # Both load at the same time.
         reward_workers, fleet = RayRewardWorkers(config), RayFleet(config)  # neither waits for its actors yet
         measurer = reward_workers
         if measuring(config) != config.reward.name:

@@ -83,6 +83,7 @@ class Source:
         if self._static is None:
             self._static = checkpoint.load_rollouts(self.store) or self._sample_once()
         rollouts, judgements = self._static
+        # Reward calls count where an update spends them, not where they were made, so that budgets compare update by update.
         chosen = static_batch(self.config, rollouts, update, self.arm.paired)
         seconds, self._seconds = self._seconds, (0.0, 0.0)
         return Batch([rollouts[i] for i in chosen], [judgements[i] for i in chosen], len(chosen), *seconds)
@@ -111,6 +112,7 @@ class Source:
         for update in range(1, updates + 1):
             batch = self._sample(update, 0)
             seconds += (batch.rollout_seconds, batch.reward_seconds)
+            # All rollouts of the run are held at once: only what the learner needs stays.
             rollouts += [checkpoint.without_outputs(r) for r in batch.rollouts]
             judgements += [replace(j, final=j.final and replace(j.final, atoms=(), credit=None, words=None)) for j in batch.judgements]
             if update % max(1, updates // 5) == 0:

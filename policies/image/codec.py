@@ -45,6 +45,7 @@ class CodeImages:
 
     @torch.no_grad()
     def encode(self, pixels: np.ndarray) -> Tensor:
+        # The first code stands behind the tokenizer's last id, not behind the padded embedding table (docs/bugs_avoided.md).
         return self.module.get_code(_normalised(self.module, pixels)) + self.offset
 
     @torch.no_grad()

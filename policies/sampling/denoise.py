@@ -143,6 +143,7 @@ def draw(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:
 
 def most_confident(confidence: Tensor, eligible: Tensor, count: int) -> Tensor:
     """Mask bool [batch, n] of the ``count`` eligible positions with the highest confidence in each row."""
+    # Stable, so that ties have one order on every device: a rollout is a function of its seed.
     ranked = confidence.masked_fill(~eligible, -torch.inf).argsort(dim=-1, descending=True, stable=True)
     chosen = torch.zeros_like(eligible)
     chosen.scatter_(1, ranked[:, :count], True)
@@ -205,6 +206,7 @@ def denoise(
             guesses[i][:, part] = torch.where(masked, rows.squeeze(-1) + offsets[i], guesses[i][:, part])
             sure = guided.float().log_softmax(-1).gather(-1, rows).squeeze(-1)
             chosen = chosen_at(plan, step, sure, masked, other, part.start)
+            # Without guidance, as the learner measures it: right after a sync the ratio of the two must be 1.
             behaviour = sure if guided is plain else plain.float().log_softmax(-1).gather(-1, rows).squeeze(-1)
             logps[i][:, part] = torch.where(chosen, behaviour, logps[i][:, part])
             stamps[i][:, part] = torch.where(chosen, step, stamps[i][:, part])

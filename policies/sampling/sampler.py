@@ -30,6 +30,7 @@ class Sampler:
         that is missing, unasked or not of the policy's size is an error too.
         """
         done: dict[int, Rollout] = {}
+        # A canvas has the layout of one task.
         for task in dict.fromkeys(p.task for p in prompts):
             index = [i for i, p in enumerate(prompts) if p.task == task]
             batch = self._generate([prompts[i] for i in index], [seeds[i] for i in index], sampling, version)
@@ -116,6 +117,7 @@ def recorded_steps(prompt: Prompt, sampling: Sampling) -> tuple[tuple[int, ...],
     wanted = sampling.recorded if sampling.guesses is None else sampling.guesses
     if not wanted <= sampling.recorded <= sampling.steps:
         raise ValueError(f"{wanted} decoded of {sampling.recorded} recorded of {sampling.steps} steps: there are not that many")
+    # Of the prompt alone, so that all rollouts of a group are compared at the same steps; Python's own hash differs between processes.
     rng = np.random.default_rng(int.from_bytes(hashlib.blake2b(f"{prompt.id}|{sampling.round}".encode(), digest_size=8).digest()))
     recorded = sorted(rng.choice(sampling.steps, sampling.recorded, replace=False).tolist())
     return tuple(recorded), tuple(sorted(rng.choice(recorded, wanted, replace=False).tolist() if wanted else []))
