@@ -34,12 +34,14 @@ def attach(policy: "Policy", rank: int, alpha: int, seed: int = 0) -> PeftModel:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = get_peft_model(policy.model, lora_config(policy, rank, alpha), adapter_name=NAME)
+    # PEFT's new modules start in training mode.
     model.train(policy.model.training)
     return model
 
 
 def lora_config(policy: "Policy", rank: int, alpha: int) -> LoraConfig:
     """PEFT's configuration of an adapter of the policy."""
+    # No dropout: learner and workers must give a rollout the same log-probabilities right after a sync.
     return LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=policy.lora_targets)
 
 

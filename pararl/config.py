@@ -21,12 +21,12 @@ RENAMED: dict[str, Arm] = {"output": "online_dpo"}
 def arm_defaults() -> dict[str, dict[str, Any]]:
     """What some arms need otherwise than the others, by the sweep in docs/results_first_base.md.
 
-    The offline ones: a fixed reference, and smaller steps on data that does not answer. Best of n: the ELBO, because conditionals in the
-    order of the sampler, which commits what it is sure of first, would without a baseline only make it surer.
+    The offline ones: a fixed reference, and smaller steps on data that does not answer. Best of n: the ELBO. The sampler commits what it is
+    sure of first; without a baseline, conditionals in its order would only make it surer.
 
-    HermesFlow (arXiv 2502.12148, ``configs/hermesflow_pairdpo.yaml`` and ``get_dpo_data.py`` of Gen-Verse/HermesFlow): the best against
-    the worst, where the best has more than 0.6, at shared draws of the ELBO; beta is 0.2 on sums of log-probabilities, here per token
-    times the 16 tokens of an embedded policy's image.
+    HermesFlow (arXiv 2502.12148, ``configs/hermesflow_pairdpo.yaml`` and ``get_dpo_data.py`` of Gen-Verse/HermesFlow): the best against the
+    worst, where the best has more than 0.6, at shared draws of the ELBO. Its beta is 0.2 on sums of log-probabilities; ours is per token,
+    hence times the 16 tokens of an embedded policy's image.
     """
     offline = {"learner.lr": 1e-4, "learner.beta": 3.0, "learner.reference_every": 0}
     pairs = {"learner.beta": 3.2, "learner.likelihood": "elbo", "prefer.select": "best_worst", "prefer.min_best": 0.6}
@@ -123,18 +123,19 @@ class RewardConfig:
     """What scores the outputs."""
 
     name: str = "scenes"
-    """Reward: scenes (exact), scenes-clip (how well a small CLIP model of the scene world finds that image and text fit),
-    clip:DIRECTORY or clip:OWNER/NAME[@REVISION] (the same by any CLIP or SigLIP model), or package.module:function of yours."""
+    """Reward: scenes (exact), scenes-clip, clip:DIRECTORY, clip:OWNER/NAME[@REVISION], or package.module:function of yours. A CLIP reward
+    says how well image and text fit; scenes-clip is a small one of the scene world, the others are any CLIP or SigLIP model."""
     workers: int = 1
     """Reward actors."""
     calibration: int = 256
-    """Outputs of the base, of training prompts, whose mean and deviation a CLIP reward is standardised by: one deviation below the
-    mean or more is 0, one above or more is 1; 0 = not standardised. Other rewards have a scale of their own."""
+    """Outputs of the base for training prompts; their mean and deviation standardise a CLIP reward. One deviation below the mean or more is
+    0, one above or more is 1. 0 = not standardised. Other rewards have a scale of their own."""
     step_mix: float = 0.5
     """Step reward = step_mix x score of the guess + (1 - step_mix) x score of the final output."""
     strict_mix: float = 0.0
-    """Score of an output = strict_mix x (1 where everything asked holds, else 0) + (1 - strict_mix) x soft score. Above 0 for what is
-    nearly right often and right seldom, whose soft score hardly tells the two apart; of no effect on a reward without strict scores."""
+    """Score of an output = strict_mix x (1 where everything asked holds, else 0) + (1 - strict_mix) x soft score. Set it above 0 for
+    outputs that are often nearly right and seldom right: their soft scores hardly tell the two apart. It has no effect on a reward without
+    strict scores."""
 
 
 @dataclass(frozen=True)
@@ -148,8 +149,8 @@ class PreferConfig:
     min_best: float = 0.0
     """Pairs whose better side has a reward of no more than this are dropped, if it is above 0."""
     credit: float = 0.0
-    """For pararl_grpo: weight of the credit of single image cells and words (+1 as asked, -1 against it), less its mean over the group,
-    in the advantages of their tokens; of no effect on a reward that gives none."""
+    """For pararl_grpo: weight of the credit of single image cells and words in the advantages of their tokens. Credit is +1 as asked, -1
+    against it, less its mean over the group. It has no effect on a reward that gives none."""
     balance: bool = True
     """Whether every kind of prompt weighs as much in the loss as it has prompts with a pair, however large its margins are."""
 
@@ -159,8 +160,8 @@ class LearnerConfig(DrawingOptions):
     """How the adapter is updated."""
 
     trainer: Literal["pararl", "trl"] = "pararl"
-    """Whose code takes the steps. trl: TRL's DPOTrainer, for arm offline_dpo on texts of Show-o (i2t): the same pairs and settings, by the
-    exact log-likelihood of a text per token, whatever learner.likelihood says."""
+    """Whose code takes the steps. trl: TRL's DPOTrainer, for arm offline_dpo on texts of Show-o (i2t). It takes the same pairs and settings
+    and the exact log-likelihood of a text per token, whatever learner.likelihood says."""
     lr: float = 1e-3
     """AdamW learning rate."""
     schedule: Literal["constant", "linear"] = "constant"
@@ -198,8 +199,8 @@ class LearnerConfig(DrawingOptions):
     """Sequences per forward of the learner; fewer take less memory and give the same gradient. On a CPU few are fastest: their
     activations stay in the cache."""
     gradient_checkpointing: bool = False
-    """Whether only the inputs of the backbone's blocks are kept for the backward pass, which computes each block again: the same gradient
-    in about a twentieth of the memory, for half as much time again."""
+    """Whether the learner keeps only the inputs of the backbone's blocks and computes each block again in the backward pass. It gives the
+    same gradient in about a twentieth of the memory and takes half as much time again."""
     threads: int = 2
     """Threads of the learner."""
     gpus: float = 0.0

@@ -67,9 +67,9 @@ def latest(folder: Path) -> Path:
 def atomic_files(folder: Path, last: str) -> Iterator[Path]:
     """A new folder whose files take the places of those of the same names in `folder` when the block ends; what else lies there stays.
 
-    For a folder that holds other things as well. It is made where it is missing. Every file is whole at any moment, all of them together
-    are not: the one called `last` comes last, so that a new folder that has it has all. A block that raises leaves the old ones. Raises
-    what the block raises, and OSError where the disk does.
+    For a folder that holds other things as well. It is made where it is missing. Every file is whole at any moment; all of them together
+    are not. The one called `last` comes last, so a new folder that has it has all. A block that raises leaves the old ones. Raises what the
+    block raises, and OSError where the disk does.
     """
     temporary = _beside(folder / "files", "files")
     temporary.mkdir()

@@ -1,7 +1,7 @@
 """How a policy samples, and how the draws of its likelihoods are made: options without torch, for runs and policies alike.
 
-Each option has its meaning here and nowhere else. ``Sampling`` and ``Drawing`` are what a policy is given; the settings of a run,
-``RolloutConfig`` and ``LearnerConfig``, hold the same options with the defaults of a training run.
+Each option has its meaning here and nowhere else. A policy takes ``Sampling`` and ``Drawing``. The settings of a run, ``RolloutConfig`` and
+``LearnerConfig``, hold the same options with the defaults of training.
 """
 
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class SamplingOptions:
     """Gumbel temperature of the confidence that picks which drawn image tokens are committed, annealed linearly to 0."""
     image_sampler: ImageSampler = "maskgit"
     """Which drawn image tokens are committed at a step. maskgit: the most confident. emerge: each by its own chance, as many on average
-    (MaskGRPO's, for groups that differ more); choice_temperature has then no effect."""
+    (MaskGRPO; groups differ more). choice_temperature has no effect on emerge."""
     flow_noise: float = 0.0
     """Noise level of the sampler of continuous images (Show-o2), 0 to sqrt(2); 0.7 is Flow-GRPO's. Steps of 0 (an ODE) have no density to
     learn from, and need learner.likelihood elbo. Policies whose images are tokens have no use for it."""
@@ -41,7 +41,7 @@ class SamplingOptions:
     guidance: float = 0.0
     """Classifier-free guidance scale s of images: logits (1 + s) conditional - s unconditional; 0 = one forward, no guidance."""
     text_guidance: float = 0.0
-    """The same for the text of outputs that have both; below 0 it pushes the text away from its prompt, as MMaDA-Parallel's code does by
+    """The same for the text of outputs that have both. Below 0 it pushes the text away from its prompt, as MMaDA-Parallel's code does by
     default (-2.5)."""
     input_guidance: float = 0.0
     """Scale s of images towards the input image of their prompt: s (logits - those of the prompt without it) is added, as in

@@ -12,8 +12,8 @@ RELEASES = {
 
 
 def release_of(name: str) -> str | None:
-    """Which release a hub name (with or without a revision behind an ``@``), a folder called like one, or a snapshot in the hub's cache is;
-    None where nothing says."""
+    """The release of a hub name (with or without a revision behind an ``@``), of a folder called like one, or of a snapshot in the hub's
+    cache. None where nothing says."""
     repository = name.partition("@")[0]
     if repository in RELEASES:
         return repository

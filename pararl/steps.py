@@ -31,10 +31,10 @@ def late_updates(steps: int, updates: int) -> list[int]:
 def shared_steps(steps: int, decoding: Decoding) -> tuple[range, range]:
     """The steps at which the text and the image of one output are decoded, out of ``steps`` forwards; both end within them.
 
-    parallel: both throughout. semi_parallel: the text in the first three quarters, the image in the last three. sequential: the text
-    in the first half, the image in the second, sure of a finished plan. Source of the three: MMaDA-Parallel (arXiv 2511.09611, Table 10),
-    which does not say how far its semi-parallel decoding overlaps; half of all steps is our choice. released: both may be decoded
-    throughout, the image by ``late_updates``. Raises ValueError where the steps cannot be cut so.
+    parallel: both throughout. semi_parallel: the text in the first three quarters, the image in the last three. sequential: the text in the
+    first half, the image in the second, sure of a finished plan. Source of the three: MMaDA-Parallel (arXiv 2511.09611, Table 10) does not
+    say how far its semi-parallel decoding overlaps; half of all steps is our choice. released: both may be decoded throughout, the image by
+    ``late_updates``. Raises ValueError where the steps cannot be cut so.
     """
     cut = CUTS[decoding]
     if steps % cut:
@@ -46,7 +46,7 @@ def shared_steps(steps: int, decoding: Decoding) -> tuple[range, range]:
 def stretch(modality: Modality, joint: bool, steps: int, decoding: Decoding, image_steps: int) -> tuple[range, int]:
     """Within which of ``steps`` forwards a segment is decoded, and at how many of these it advances.
 
-    ``joint``: the output has two segments, so that ``decoding`` and ``image_steps`` (0 = at every step of its own) count; a segment alone
+    ``joint``: the output has two segments, so ``decoding`` and ``image_steps`` (0 = at every step of its own) count. A segment alone
     advances at every step. Raises ValueError where the steps cannot be cut so.
     """
     active = shared_steps(steps, decoding)[MODALITIES.index(modality)] if joint else range(steps)

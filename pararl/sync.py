@@ -108,6 +108,7 @@ def verify(receipts: Sequence[Receipt], sent: AdapterBuffer, workers: Sequence[s
     problems = [] if sent.manifest else ["the adapter holds no tensors"]
     answered = {receipt.worker for receipt in receipts}
     problems += [f"{name} gave no receipt" for name in workers if name not in answered]
+    # Version 0 and an adapter whose every B is 0 are the base: there no canary can change.
     must_change = sent.changes_base
     for receipt in receipts:
         if receipt.version != sent.version:

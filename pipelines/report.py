@@ -1,9 +1,10 @@
 """Several evaluations, one per seed, as one table: means over seeds with 95 % intervals, and paired differences to the base.
 
-    python pipelines/report.py outputs/study/seed-*/evaluation --figures strict,axes.output_alignment [--kinds interleaved] [--out FILE.md]
+    python pipelines/report.py outputs/study/seed-*/evaluation --metrics strict,axes.image_alignment [--kinds interleaved] [--out FILE.md]
 
-A figure is a path into the reports of evaluation.json: strict, soft, geometric, axes.output_alignment, cycle.strict, diversity.unique,
-by_skill.color, by_tag.caption.strict, kl.kl/total, ...
+A metric is a path into the reports of evaluation.json: strict, soft, geometric, axes.output_alignment, cycle.strict, diversity.unique,
+by_skill.color, by_tag.caption.strict, kl.kl/total, ... Metrics of text against image (axes.output_alignment) are in evaluations of
+interleaved prompts alone.
 """
 
 import sys
@@ -21,8 +22,8 @@ from pararl.cli.parse import fail
 from pararl.files import atomic_path
 
 
-def figure(report: dict[str, Any], path: str) -> float | None:
-    """The figure at a dotted path of one report; None where it has none."""
+def metric(report: dict[str, Any], path: str) -> float | None:
+    """The metric at a dotted path of one report; None where it has none."""
     value: Any = report
     for key in path.split("."):
         if not isinstance(value, dict) or key not in value:
@@ -32,19 +33,19 @@ def figure(report: dict[str, Any], path: str) -> float | None:
     return None if value is None else float(value)
 
 
-def markdown(evaluations: Sequence[dict[str, Any]], figures: Sequence[str], kinds: Sequence[str]) -> str:
-    """A row for every figure, kind of prompt and split, a column for every system, with its gain over the base."""
+def markdown(evaluations: Sequence[dict[str, Any]], metrics: Sequence[str], kinds: Sequence[str]) -> str:
+    """A row for every metric, kind of prompt and split, a column for every system, with its gain over the base."""
     from pararl.evaluation.study import interval
 
     results = [evaluation["results"] for evaluation in evaluations]
     systems = list(results[0])
-    lines = ["| figure, kind, split | " + " | ".join(systems) + " |", "|" + "---|" * (len(systems) + 1)]
-    for path in figures:
+    lines = ["| metric, kind, split | " + " | ".join(systems) + " |", "|" + "---|" * (len(systems) + 1)]
+    for path in metrics:
         for kind, splits in results[0]["base"].items():
             for split in splits if kind in kinds or not kinds else ():
-                cells, base = [], [figure(r["base"][kind][split], path) for r in results]
+                cells, base = [], [metric(r["base"][kind][split], path) for r in results]
                 for system in systems:
-                    values = [figure(r[system][kind][split], path) for r in results]
+                    values = [metric(r[system][kind][split], path) for r in results]
                     known = [v for v in values if v is not None]
                     cells.append(str(interval(known)) if len(known) == len(results) else "-")
                     if system != "base" and cells[-1] != "-" and None not in base:
@@ -58,7 +59,8 @@ def main() -> None:
     """Print the table that the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("evaluations", type=Path, nargs="+", help="folders that pipelines/evaluate.py wrote")
-    parser.add_argument("--figures", default="strict", help="paths of figures, separated by commas")
+    # --figures is its name in the commands of earlier versions
+    parser.add_argument("--metrics", "--figures", default="strict", help="paths of metrics, separated by commas")
     parser.add_argument("--kinds", default="", help="kinds of prompts, separated by commas; default: all")
     parser.add_argument("--out", type=Path, help="file for the table; it must not exist")
     args = parser.parse_args()
@@ -72,9 +74,9 @@ def main() -> None:
     kinds, known = [kind for kind in args.kinds.split(",") if kind], list(evaluations[0]["results"]["base"])
     if unknown := [kind for kind in kinds if kind not in known]:
         fail(f"--kinds: unknown {', '.join(unknown)} (these evaluations have {', '.join(known)})")
-    text = markdown(evaluations, args.figures.split(","), kinds)
-    if nowhere := [path for path in args.figures.split(",") if f"| {path}, " not in text]:
-        fail(f"--figures: no report has {', '.join(nowhere)} (see --help)")
+    text = markdown(evaluations, args.metrics.split(","), kinds)
+    if nowhere := [path for path in args.metrics.split(",") if f"| {path}, " not in text]:
+        fail(f"--metrics: no report has {', '.join(nowhere)} (see --help)")
     if args.out:
         with atomic_path(args.out) as path:
             path.write_text(text, encoding="utf-8")

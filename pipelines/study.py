@@ -3,9 +3,9 @@
     python pipelines/study.py [--config FILE.yaml] [--seeds 0,1,2] [--out outputs/study] [--section.key value ...]
     python pipelines/study.py --vary learner.lr=1e-4,3e-4,1e-3 --vary learner.beta=0.3,3 --seeds 0 --out outputs/sweep
 
-Each seed is an ordinary run OUT/seed-N of pipelines/pararl.py; with --vary, every combination of the values is such a study in
-OUT/key=value,.../ and every arm gets the same values. What was interrupted goes on where it stopped: finished runs are
-kept, an unfinished one is resumed. Writes OUT/results.md, results.json and arms.png (OUT/sweep.md for a sweep).
+Each seed is an ordinary run OUT/seed-N of pipelines/pararl.py. With --vary, every combination of the values is such a study in
+OUT/key=value,.../, and every arm gets the same values. What was interrupted goes on where it stopped: finished runs are kept, an unfinished
+one is resumed. Writes OUT/results.md, results.json and arms.png (OUT/sweep.md for a sweep).
 """
 
 import sys
@@ -81,7 +81,7 @@ def run_seed(config: Path, out: Path, seed: int, overrides: list[str]) -> None:
 
 
 def report(out: Path, seeds: list[int]) -> "Figures":
-    """Write the table and the picture of the finished runs; their figures."""
+    """Write the table and the picture of the finished runs; returns their metrics."""
     from pararl.evaluation.study import figures, markdown
     from pararl.evaluation.summary import Summary
     from pararl.tracking.plots import Bar, bars_png

@@ -59,8 +59,8 @@ def load(
     was released with.
     ``dtype`` and ``device_map`` are the backbone's, as in ``from_pretrained``; weights stay mapped from their file until they are used.
 
-    Raises FileNotFoundError when there is no such checkpoint, ValueError for a family that is not known and for weights, shapes or a
-    vocabulary that are not exactly those of the model, with the keys.
+    Raises FileNotFoundError when there is no such checkpoint, and ValueError for an unknown family. Weights, shapes or a vocabulary that
+    are not exactly those of the model are a ValueError that names the keys.
     """
     from policies import sources
     from policies.families.table import FAMILIES

@@ -1,6 +1,6 @@
 """Where things stand in a sequence: special tokens, prompt layouts and the canvas that a sampler fills.
 
-Layouts of MMaDA (``training/prompting_utils.py``) and MMaDA-Parallel: prompts are padded on the left, so the generated part of every
+Layouts of MMaDA (``training/prompting_utils.py``) and MMaDA-Parallel. Prompts are padded on the left, so the generated part of every
 sequence of a batch occupies the same columns.
 """
 

@@ -1,8 +1,8 @@
 """Computing on a CPU: its threads, and float32 products by the faster of the two libraries that torch holds.
 
-torch multiplies float32 matrices with MKL, which runs its AVX2 kernels on processors that are not Intel's. On AMD ones with AVX-512
-oneDNN takes half as long or less (``benchmarks/float32.py``). torch turns to it when it is allowed a lower precision; that is done
-here only where the products come out in float32 all the same.
+torch multiplies float32 matrices with MKL, which runs its AVX2 kernels on processors that are not Intel's. On AMD ones with AVX-512 oneDNN
+takes half as long or less (``benchmarks/float32.py``). torch uses it where a lower precision is allowed. This module allows that only where
+the products come out in float32 all the same.
 """
 
 from collections.abc import Iterator

@@ -119,8 +119,8 @@ class Policy:
     def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int], sampling: Sampling, version: int = 0) -> list[Rollout]:
         """One rollout per prompt, each a function of its prompt, its seed and the weights; the group index is left at 0.
 
-        Prompts may mix tasks. Raises ValueError for a task that the policy does not do, a prompt that is too long, or an input image that
-        is missing, unasked or not of the policy's size.
+        Prompts may mix tasks. Raises ValueError for a task that the policy does not do and for a prompt that is too long. An input image
+        that is missing, unasked or not of the policy's size is an error too.
         """
         return self.sampler.generate(prompts, seeds, sampling, version)
 

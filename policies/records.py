@@ -84,8 +84,8 @@ class DrawTokens:
     def divergence(self, reference: "DrawTokens") -> Tensor:
         """How far each token is from what another policy says at the same draw, float32 [batch, n]; 0 where it is not counted.
 
-        Of tokens of a vocabulary k3, of continuous ones the mean over its numbers of the squared difference of velocities: but for a factor
-        that depends on the time alone the KL of a step of the SDE, in the unit of the flow-matching loss.
+        k3 for tokens of a vocabulary. For continuous ones the squared difference of velocities, the mean over a token's numbers, in the
+        unit of the flow-matching loss. But for a factor that depends on the time alone it is the KL of a step of the SDE.
         """
         if self.velocities is None or reference.velocities is None:
             return k3(self.logprob, reference.logprob)

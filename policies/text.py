@@ -73,8 +73,8 @@ def word_tokenizer(
 def read_tokenizer(directory: Path, added: Words[str] = ()) -> PreTrainedTokenizerFast:
     """The text tokenizer in a directory, with the tokens that a release adds behind its own: the first of them pads.
 
-    With these, every added token but a run of blanks is special from then on, whatever the directory says: a text cannot spell it, and
-    where a policy is loaded with them none but an end token is sampled.
+    With these, every added token but a run of blanks is special, whatever the directory says: a text cannot spell it. A policy that is
+    loaded with them samples none but an end token.
     """
     tokenizer = PreTrainedTokenizerFast.from_pretrained(directory)
     if added:

@@ -28,6 +28,7 @@ def read_model(kind: type[Model], directory: Path, released: bool = False, **opt
     config = config_class.from_pretrained(directory)
     if released and (directory / RELEASED).exists():
         config.transformers_weights = RELEASED
+    # Keys of another shape pass here, so that `_refuse` lists them with those that are missing or left over.
     given = {name: value for name, value in options.items() if value is not None}
     with no_progress_bars():
         loaded: Any = kind.from_pretrained(

@@ -1,7 +1,7 @@
 """The reward protocol: TRL's signature, full scores beside it, and the checks that keep a failed reward from passing as a low one.
 
-A reward is called as TRL calls its reward functions, ``reward(prompts=..., completions=..., **columns) -> list[float | None]``: one
-value per completion, None where the reward does not apply. Completions are ``pararl.types.Output``; the columns are the other fields of the
+A reward is called as TRL calls its reward functions, ``reward(prompts=..., completions=..., **columns) -> list[float | None]``. It returns
+one value per completion, None where it does not apply. Completions are ``pararl.types.Output``; the columns are the other fields of the
 prompts (``id``, ``task``, ``spec``, ``split``, ``image``), one entry per completion. A failure is an exception, never a 0.
 """
 
@@ -44,8 +44,8 @@ class Reward(ABC):
 class FunctionReward(Reward):
     """A user's function with TRL's signature, sync or async, as a reward: its values become scores without strict or atoms.
 
-    Values may have any finite size; None stays None. Raises ValueError, naming the function, for another number of values than
-    completions or a value that is not finite, TypeError for one that is not a number; what the function raises passes through.
+    Values may have any finite size; None stays None. Raises ValueError, naming the function, for another number of values than completions
+    and for a value that is not finite. A value that is not a number is a TypeError. What the function raises passes through.
     """
 
     def __init__(self, function: Callable[..., Values | Awaitable[Values]], name: str | None = None) -> None:

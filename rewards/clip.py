@@ -22,10 +22,10 @@ Shown = tuple[str, np.ndarray]
 class ClipReward(Reward):
     """The cosine of the embeddings of text and image, as ``value = (1 + cosine) / 2``; no strict score.
 
-    What is compared: in ``t2i`` the prompt with the image, in ``interleaved`` the text of an output with the image of the same output,
-    in ``i2t`` the caption with the picture. An empty text fits nothing: 0. None for ``edit`` and ``t2t``, and for questions (prompts
-    whose spec holds an ``answer``): an instruction or a single word describes no picture. In ``interleaved`` the prompt plays no part,
-    as in the paper: text and image may agree on something else than was asked.
+    ``t2i`` compares the prompt with the image, ``interleaved`` the text of an output with its image, and ``i2t`` the caption with the
+    picture. An empty text fits nothing: 0. None for ``edit`` and ``t2t``, and for questions (prompts whose spec holds an ``answer``): an
+    instruction or a single word describes no picture. In ``interleaved`` the prompt plays no part, as in the paper: text and image may
+    agree on something else than was asked.
 
     Texts longer than the model reads (77 tokens in CLIP, 64 in SigLIP) are cut, which is how these models are used.
     """

@@ -1,8 +1,8 @@
 """The embedded CLIP model: a small ``CLIPModel``, the pairs that it is trained on, and how well it tells right from nearly right.
 
-A batch of pairs is drawn so that every scene stands beside a twin with one change of which the scene's text is false, and the twin has a
-text of its own (its plan). So the ordinary contrastive loss of CLIP (Radford et al. 2021, arXiv 2103.00020) meets hard negatives in every
-row: without them it learns which words occur and not what belongs to what (Yuksekgonul et al. 2023, arXiv 2210.01936).
+In a batch of pairs every scene stands beside a twin with one change that makes the scene's text false. The twin has a text of its own (its
+plan). So the ordinary contrastive loss of CLIP (Radford et al. 2021, arXiv 2103.00020) meets hard negatives in every row: without them it
+learns which words occur and not what belongs to what (Yuksekgonul et al. 2023, arXiv 2210.01936).
 """
 
 from collections.abc import Callable, Sequence
@@ -101,8 +101,8 @@ CHANGES: dict[str, Callable[[Cells, np.random.Generator], None]] = {
     "binding": _exchange_colours,
     "place": _exchange_places,
 }
-"""Changes of one thing: an object's colour or shape, one object more or less, two objects' colours exchanged (the words stay true one
-by one), an object in another cell."""
+"""Changes of one thing: an object's colour or shape, one object more or less, or an object in another cell. Or two objects' colours are
+exchanged, and the words stay true one by one."""
 _OFTEN = (0.15, 0.15, 0.15, 0.15, 0.4)
 """How often each change is drawn. Most texts say nothing of places, and a place that does not matter is drawn again."""
 _TRIES = 16

@@ -21,8 +21,8 @@ class SceneReward(Reward):
     def score(self, prompts: Sequence[str], completions: Sequence[Output], **columns: Sequence[Any]) -> list[Score | None]:
         """One score per completion, from the columns ``task`` and ``spec``.
 
-        Raises ValueError for missing columns, an unknown task, an output without a modality that its task produces, an image that is not
-        uint8 [32, 32, 3], or a spec that is not of this world.
+        Raises ValueError for missing columns, an unknown task and a spec that is not of this world. An output without a modality that its
+        task produces is an error too, and so is an image that is not uint8 [32, 32, 3].
         """
         missing = {"task", "spec"} - columns.keys()
         if missing:

@@ -40,7 +40,7 @@ class Endless:
         self.cursor = 0
 
     def _at(self, index: int) -> list[Prompt]:
-        """What stands at a place of the stream: the prompt, and before it those that must be trained on with it; none to pass it over."""
+        """The prompt at a place of the stream, and before it those that must be trained on with it. Empty: the place is passed over."""
         return [scenes.prompt("train", index, self.seed, *scenes.FORMS[self.kind])]
 
     def next(self, count: int) -> list[Prompt]:

@@ -27,7 +27,8 @@ def read_prompts(source: str, reward: str = "scenes") -> list[Prompt]:
       so a column ``spec`` may hold the whole spec as JSON text.
 
     For the reward ``scenes`` every spec must be one of the scene world, for other rewards it may be anything. Raises ValueError or
-    FileNotFoundError that names the place and what was wrong, also for a second prompt of the same task and id, and for no prompt at all.
+    FileNotFoundError that names the place and what was wrong. A second prompt of the same task and id is an error, and so is no prompt at
+    all.
     """
     place = Path(source)
     rows = _lines(place) if place.suffix == ".jsonl" else _data_set(source)

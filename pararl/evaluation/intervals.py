@@ -1,4 +1,4 @@
-"""Means over prompts with percentile-bootstrap intervals (Efron 1979): what an evaluation reports for every figure."""
+"""Means over prompts with percentile-bootstrap intervals (Efron 1979): what an evaluation reports for every metric."""
 
 from collections.abc import Sequence
 

@@ -36,8 +36,8 @@ def geometric_mean(score: Score) -> float:
 
 
 def split_report(scored: Sequence[Scored]) -> dict[str, Any]:
-    """Everything about the outputs of one kind of prompt on one split: strict, soft and geometric mean with intervals, the axes, and the
-    same by tag, by skill and by number of atoms."""
+    """All metrics of one kind of prompt on one split: strict, soft and geometric mean with intervals, and the axes. It repeats them by tag,
+    by skill and by number of atoms."""
     report: dict[str, Any] = {"n": len(scored), **_accuracies(scored)}
     if axes := _axes(scored):
         report["axes"] = axes
@@ -98,8 +98,8 @@ def cycle_report(prompts: Sequence[Prompt], captions: Sequence[str]) -> dict[str
 
 
 def diversity_report(groups: Sequence[Sequence[Output]]) -> dict[str, Figure]:
-    """Several outputs of each prompt: ``unique``, the share of pairs that differ at all, and ``distance``, how far they differ: the mean
-    share of differing words and cells (pixels, where cells cannot be read)."""
+    """Several outputs of each prompt. ``unique``: the share of pairs that differ at all. ``distance``: how far they differ, the mean share
+    of differing words and cells (pixels, where cells cannot be read)."""
     unique, distance = [], []
     for group in groups:
         pairs = [_distance(a, b) for a, b in combinations([_features(output) for output in group], 2)]

@@ -28,19 +28,19 @@ class Interval:
 
 
 Figures = dict[str, dict[str, Interval]]
-"""Per system (base first) its figures by name."""
+"""The metrics of each system by name, the base first."""
 
 
 def interval(values: Sequence[float]) -> Interval:
-    """Mean and 95 % interval of one figure per seed."""
+    """Mean and 95 % interval of a metric that has one value per seed."""
     n = len(values)
     half = None if n < 2 else T_95[min(n - 1, len(T_95)) - 1] * float(np.std(values, ddof=1)) / math.sqrt(n)
     return Interval(float(np.mean(values)), half, tuple(values))
 
 
 def figures(summaries: Sequence[Summary]) -> Figures:
-    """Per system (base first) the intervals of ``id`` and ``ood`` strict and soft accuracy, of each kind of prompt and split
-    (``<kind>, <split>``: strict, or soft where the reward has no strict notion), KL, reward calls and seconds.
+    """Intervals per system, the base first: ``id`` and ``ood`` strict and soft accuracy, KL, reward calls and seconds. ``<kind>, <split>``
+    is the strict accuracy of a kind and split, or the soft one where the reward has no strict notion.
 
     Raises ValueError where the runs do not hold the same arms.
     """
@@ -71,7 +71,7 @@ def _accuracies(results: Sequence[BaseResult | ArmResult]) -> dict[str, Interval
 
 
 def kinds_markdown(found: Mapping[str, Mapping[str, Interval]]) -> str:
-    """Every kind of prompt and split as a row: the base, and every arm with its paired gain over the base; empty for a single kind."""
+    """A row for every kind of prompt and split, with the base and every arm's paired gain over it. Empty for a single kind."""
     rows = [name for name in found["base"] if ", " in name]
     if len(rows) < 2:
         return ""
@@ -91,7 +91,7 @@ def kinds_markdown(found: Mapping[str, Mapping[str, Interval]]) -> str:
 
 
 def markdown(found: Mapping[str, Mapping[str, Interval]], seeds: Sequence[int]) -> str:
-    """The figures as a Markdown table, and every arm's paired difference to ``offline_dpo`` where that was run."""
+    """The metrics as a Markdown table, and every arm's paired difference to ``offline_dpo`` where that arm ran."""
     columns = ("id strict", "ood strict", "id soft", "ood soft", "kl", "updates", "reward_calls", "seconds")
     lines = ["| arm | " + " | ".join(columns) + " |", "|" + "---|" * (len(columns) + 1)]
     for system, values in found.items():

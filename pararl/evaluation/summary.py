@@ -1,4 +1,4 @@
-"""What a run found: `summary.json` as records that check themselves, and the same figures as a table for the terminal."""
+"""What a run found: `summary.json` as records that check themselves, and the same metrics as a table for the terminal."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ class SplitResult:
             raise ValueError(f"n = {self.n} of a split: a result needs at least one output")
 
     def metrics(self, split: str) -> Metrics:
-        """``eval/<split>_strict`` and ``eval/<split>_soft``, as they are logged; no strict one where there is none."""
+        """``eval/<split>_strict`` and ``eval/<split>_soft``, as they are logged; no strict one where the reward has none."""
         found = {"strict": self.strict, "soft": self.soft}
         return {f"eval/{split}_{kind}": value for kind, value in found.items() if value is not None}
 

@@ -1,4 +1,5 @@
-"""What this machine must have for a run, checked before Ray or any actor starts: a line within seconds in place of an actor that fails.
+"""What this machine must have for a run, checked before Ray or any actor starts. A mistake is a line within seconds, not an actor that
+fails.
 
 Nothing here loads torch, unless a reward of the user's own does.
 """

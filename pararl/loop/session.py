@@ -75,13 +75,14 @@ class Session:
     def open(cls, invocation: Invocation) -> Iterator["Session"]:
         """Make the run's folder (or take the one to resume), start Ray and the workers; end them with the block.
 
-        Raises ConfigError for what this machine lacks, RuntimeError when the workers cannot start, and RunError, with the traceback kept
-        in the folder, for whatever error ends the run later.
+        Raises ConfigError for what this machine lacks, and RuntimeError when the workers cannot start. Any error that ends the run later is
+        raised as RunError; the folder keeps its traceback.
         """
         config = invocation.config
         folder = invocation.resume or run_folder(config, invocation.stem)
         preflight(config, folder)
         start_ray(config)
+        # Both load at the same time.
         reward_workers, fleet = RayRewardWorkers(config), RayFleet(config)  # neither waits for its actors yet
         measurer = reward_workers
         if measuring(config) != config.reward.name:

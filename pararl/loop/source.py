@@ -47,9 +47,9 @@ def arm_group(config: Config, arm: ArmSpec) -> int:
 def static_batch(config: Config, rollouts: Sequence[Rollout], update: int, pairs: bool = False) -> list[int]:
     """Which of the static rollouts an update learns from: whole groups, in an order shuffled by run.seed, each once over the run.
 
-    Groups change places with others of their kind, so that every batch keeps its task quotas; where there are ``pairs``, both kinds alike,
-    so that a pair stays in one batch. Without the shuffle an offline arm would
-    repeat the stream of base samples batch by batch, and be another arm in name only.
+    Groups change places with others of their kind, so every batch keeps its task quotas. With ``pairs``, both kinds move alike and a pair
+    stays in one batch. Without the shuffle an offline arm would repeat the stream of base samples batch by batch, and be another arm in
+    name only.
     """
     prompts = config.rollout.prompts * config.run.updates
     size = len(rollouts) // prompts
@@ -106,6 +106,7 @@ class Source:
     def score(self, stream: Stream) -> ScoredRollouts:
         """Score chunks while later ones are still sampled."""
         if stream.scored is not None:
+            # Reward calls count where an update spends them, not where they were made, so that budgets compare update by update.
             ((_, rollouts),) = stream
             seconds, self._seconds = self._seconds, (0.0, 0.0)
             return ScoredRollouts(rollouts, stream.scored, len(rollouts), *seconds)
@@ -135,6 +136,7 @@ class Source:
         for update in range(1, updates + 1):
             batch = self.score(self._sample(self.curriculum.next(), update, 0))
             seconds += (batch.rollout_seconds, batch.reward_seconds)
+            # All rollouts of the run are held at once: only what the learner needs stays.
             rollouts += [checkpoint.without_outputs(r) for r in batch.rollouts]
             judgements += [replace(j, final=j.final and replace(j.final, atoms=(), credit=None, words=None)) for j in batch.judgements]
             if update % max(1, updates // 5) == 0:

@@ -1,8 +1,8 @@
 """How many forwards and floating-point operations an update of an arm takes. Pure functions of the configuration and the model's shape.
 
-Counted are the products of matrices, a multiplication and an addition as two operations, on sequences with prompts at their longest;
-not counted are the image tokenizer and the rewards. The backward pass goes through frozen weights, of which it needs no gradients: it
-takes as much as the forward pass in them, and twice as much in attention and in the adapter.
+Operations are those of matrix products, two for a multiplication and an addition, on sequences with prompts at their longest. The image
+tokenizer and the rewards are not counted. The backward pass needs no gradients of frozen weights: there it takes as much as the forward
+pass. In attention and in the adapter it takes twice as much.
 """
 
 from dataclasses import dataclass
@@ -45,8 +45,8 @@ class UpdateCost:
 
 
 def blocks_flops(shape: ModelShape, length: int, kept: int) -> float:
-    """Of the frozen matrices of all blocks, for one sequence: the last block is computed for the ``kept`` positions alone, whose keys and
-    values are those of all."""
+    """Of the frozen matrices of all blocks, for one sequence. The last block is computed for the ``kept`` positions alone; its keys and
+    values are those of all positions."""
     keys = 2 * shape.width * shape.kv_width
     return 2.0 * (shape.block_weights * length - (shape.block_weights // shape.layers - keys) * (length - kept))
 

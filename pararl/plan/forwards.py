@@ -1,7 +1,7 @@
 """What one rollout takes of the backbone, counted step by step as ``policies/sampling/denoise.py`` goes: without torch, for plans of runs.
 
-A step whose guess is recorded by any rollout of its batch shows every position of the output; at the others only segments that advance are
-computed, of a text the block that is being filled. Guidance adds a sequence for each branch that one of these segments is guided by.
+A step computes every position of the output where any rollout of its batch records the guess. Other steps compute the segments that
+advance; of a text, the block that is being filled. Guidance adds a sequence for each branch that one of these segments is guided by.
 """
 
 from collections.abc import Iterator, Mapping

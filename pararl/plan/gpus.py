@@ -45,8 +45,8 @@ def _plain(name: str) -> str:
 def placed(config: Config) -> list[list[str]]:
     """The processes on each GPU, ``rollout`` or ``learner``, one GPU after the other; what runs on the CPU is in none.
 
-    Taken to be as Ray places them on one machine: a fraction goes to the fullest GPU that still has room for it, a whole number to free
-    ones, of which the process uses the first.
+    It follows Ray's placement on one machine. A fraction goes to the fullest GPU that still has room for it. A whole number goes to free
+    GPUs, of which the process uses the first.
     """
     rollout, learner = config.rollout, config.learner
     gpus: list[list[str]] = []

@@ -1,7 +1,7 @@
 """How many bytes a rollout worker and a learner take on a GPU. Pure functions of the configuration and the model's shape.
 
-Weights, adapter and optimiser are exact; what a pass needs is counted tensor by tensor as ``policies/backbones/llada.py`` and PEFT's LoRA
-layers make them, and is an upper bound but for the allocator, for which an allowance is added.
+Weights, adapter and optimiser are exact. A pass is counted tensor by tensor, as ``policies/backbones/llada.py`` and PEFT's LoRA layers make
+them: an upper bound, but for the allocator, for which there is an allowance.
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,8 +42,8 @@ def weight_bytes(config: Config, shape: ModelShape, gpu: bool) -> int:
 def block_saved(shape: ModelShape, b: int, rank: int) -> int:
     """Bytes per token that one block keeps for its backward pass, with an adapter on; ``b`` bytes a weight.
 
-    Norms keep their float32 input and its scale. Frozen matrices keep nothing, the LoRA beside each one its input in float32, a copy of
-    its own where the backbone is less, and its product of rank numbers. Attention keeps queries, keys, values and its output, SwiGLU two
+    Norms keep their float32 input and its scale. Frozen matrices keep nothing. The LoRA beside each keeps its product of rank numbers and
+    its input in float32, which is a copy where the backbone is less. Attention keeps queries, keys, values and its output, SwiGLU two
     factors and the input of its SiLU.
     """
     d, k, h = shape.width, shape.kv_width, shape.mlp
@@ -53,8 +53,8 @@ def block_saved(shape: ModelShape, b: int, rank: int) -> int:
 
 
 def block_working(shape: ModelShape, b: int) -> int:
-    """Bytes per token of a block at its widest, which are free again behind it: the second matrix into the SwiGLU, whose LoRA makes three
-    float32 tensors on the way."""
+    """Bytes per token of a block at its widest; they are free again behind it. The widest place is the second matrix into the SwiGLU, whose
+    LoRA makes three float32 tensors on the way."""
     return 3 * b * shape.width + FLOAT32 * shape.width + 2 * b * shape.mlp + 3 * FLOAT32 * shape.mlp
 
 

@@ -1,4 +1,4 @@
-"""The plan of a run, made before anything is loaded: what it takes, which GPUs it fits, and which setting to change where it does not."""
+"""The plan of a run, made before anything loads: what the run takes, which GPUs it fits, and which setting to change where it fits none."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

@@ -185,8 +185,8 @@ def actor_env(threads: int) -> dict[str, str]:
 def actor_options(threads: int, gpus: float = 0.0, restarts: int = -1, retries: int = 3) -> dict[str, Any]:
     """Options for ``ray.remote``. Restarting and repeating calls is right for actors whose calls are functions of their arguments.
 
-    Actors claim no CPU: rollouts, rewards and learning take turns, so more actors than cores is what we want, while Ray would leave the
-    last ones waiting for ever on a machine of two cores. SPREAD distributes them over the machines of a cluster.
+    Actors claim no CPU. Rollouts, rewards and learning take turns, so we want more actors than cores; on two cores Ray would leave the last
+    ones waiting for ever. SPREAD distributes them over the machines of a cluster.
     """
     return {
         "num_cpus": 0,

@@ -1,7 +1,7 @@
 """Rollout workers as a fleet: in this process, or as Ray actors that may die and come back.
 
-What a fleet returns depends on (prompts, group, version, seeds) and the chunk size only, never on how many workers there are, which of
-them was free first, or whether one had to be restarted.
+What a fleet returns depends on (prompts, group, version, seeds) and the chunk size only. It never depends on how many workers there are,
+which was free first, or whether one was restarted.
 """
 
 from abc import ABC, abstractmethod

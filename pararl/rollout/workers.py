@@ -59,8 +59,8 @@ def load_policy(settings: WorkerSettings) -> "Policy":
 def place(policy: "Policy", settings: WorkerSettings) -> "Policy":
     """The policy itself, on its device and in its dtype.
 
-    On a GPU the float32 products of an adapter round their factors to TF32 where the backbone is bfloat16: that is finer than the
-    bfloat16 sums they go into, and in full float32 these few per cent of the operations would take as long as a third of the others.
+    On a GPU with a bfloat16 backbone, the float32 products of an adapter round their factors to TF32. That is finer than the bfloat16 sums
+    they go into. In full float32 these few per cent of the operations would take as long as a third of the others.
     """
     import torch
 

@@ -119,10 +119,9 @@ def splits(task: Task = "t2i", form: Form = "text") -> tuple[str, ...]:
 def prompt(split: str, index: int, seed: int = 0, task: Task = "t2i", form: Form = "text") -> Prompt:
     """Prompt ``index`` of a split.
 
-    Its id is ``<split>-<index>``, followed by ``-<task>`` where the prompt is not a description (whose text t2i and interleaved share),
-    and by ``-s<seed>`` when the seed is not 0. ``form``: which of its two forms an ``interleaved`` prompt has; "edit" gives edits of
-    scenes with at most three objects.
-    Raises ValueError for an unknown task, a split that the task has not, or a negative index.
+    Its id is ``<split>-<index>``. ``-<task>`` follows where the prompt is not a description (whose text t2i and interleaved share), and
+    ``-s<seed>`` when the seed is not 0. ``form``: which of its two forms an ``interleaved`` prompt has; "edit" gives edits of scenes with
+    at most three objects. Raises ValueError for an unknown task, a split that the task has not, or a negative index.
     """
     family = _family(task, form)
     if family is not None:

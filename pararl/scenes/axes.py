@@ -1,4 +1,4 @@
-"""Six axes of one output, after ParaBench (MMaDA-Parallel, arXiv 2511.09611), as exact numbers where it asks a judge."""
+"""Six axes of one output, after ParaBench (MMaDA-Parallel, arXiv 2511.09611), as exact numbers where it asks a model to judge."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

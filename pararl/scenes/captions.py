@@ -1,11 +1,10 @@
 """The exact verifier of captions: how much of what a sentence says is true of a scene, and how much of the scene it says.
 
-What a caption states of objects is their shapes and, where it names them, their colours; what there is to state of a scene is the shape
-and colour of each object. Stated and true objects are matched one to one so that most agrees: a named colour that is right counts, a wrong
-one leaves the shape. Then
+A caption states the shapes of objects and, where it names them, their colours. A scene has the shape and colour of each object to state.
+Stated and true objects are matched one to one so that most agrees. A named colour that is right counts; a wrong one leaves the shape. Then
 
-- precision: the share of stated shapes and colours that are true; a relation or negation that is false adds one false statement, while
-  a true one, which would be cheap to add, earns nothing;
+- precision: the share of stated shapes and colours that are true. A false relation or negation adds one false statement; a true one earns
+  nothing, because it would be cheap to add;
 - recall: the share of the scene's shapes and colours that are stated;
 - ``value``: F1 of both. ``strict``: every statement is true and every object described in full.
 """

@@ -13,7 +13,7 @@ from pararl.scenes.world import CELLS, COLOURS, EMPTY, SHAPES, Scene, kind
 def cycle(spec: Mapping[str, Any], caption: str) -> tuple[float, bool]:
     """How well a caption agrees with the spec of a description, soft in [0, 1] and strictly.
 
-    The objects that the caption names are checked as an image that shows them would be, places and relations aside: captions of this
+    The objects that the caption names are checked as an image of them would be. Places and relations are left out, because captions of this
     world tell none. A caption that is no sentence of the grammar, leaves a colour open, or names more objects than a scene holds gets 0.
     Raises ValueError for a malformed spec.
     """

@@ -1,8 +1,8 @@
 """Random edits of random scenes.
 
 A reference is drawn among those that name one object alone: shape and colour, shape, colour, or cell. New objects go to any empty cell
-(2/5), a named one (3/10) or to where they stand in a relation to an object (3/10), moved ones to a named cell or into a relation; the
-colour of a new object is free in a quarter of the prompts, and so is which object goes. A count is a number or, half of the time, the
+(2/5), to a named one (3/10) or to where they stand in a relation to an object (3/10). Moved ones go to a named cell or into a relation. In
+a quarter of the prompts the colour of a new object is free, and so is which object goes. A count is a number or, half of the time, the
 number of other objects.
 """
 

@@ -95,8 +95,8 @@ IN_WORDS = EditTask(EditRules(most_before=4, most_after=5), in_words=True)
 """A plan of four objects takes 16 of a prompt's 28 words, one of five 20 of an answer's 23."""
 PLANNED = EditTask(EditRules(most_before=3), in_words=False)
 PLANNED_IN_WORDS = EditTask(EditRules(most_before=3, most_after=5), in_words=True)
-"""Edits that are answered with a plan, which names every object of the scene, so that one misread word fails it: asked of smaller scenes
-than a policy learns from."""
+"""Edits that are answered with a plan. A plan names every object of the scene, and one misread word fails it, so their scenes are smaller
+than those a policy learns from."""
 
 
 def _pictures(task: EditTask, pretrain: Family | None = None) -> Family:

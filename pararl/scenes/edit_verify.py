@@ -4,15 +4,15 @@ Against one admissible result, cell by cell:
 
 - *credit* of a cell that had to change: 1 when it is right; 1/2 when it changed and one attribute that had to change - its shape or its
   colour - is right; 0 otherwise, an unchanged cell in particular.
-- *agreement*: F1 between the objects of the result and those of the output, place by place; shape or colour alone counts half, an
+- *agreement*: F1 between the objects of the result and those of the output, place by place. Shape or colour alone counts half. An
   unreadable cell is an object that fits nothing.
 - ``success``: the mean credit of the cells that had to change, at most the agreement, so that neither emptying nor flooding the grid pays.
 - ``consistency``: the share of the other cells that are as they were.
 - ``value`` = success x (0.6 + 0.4 consistency) (the gate of rewards.md, section 5.4); 1.0 exactly when the output is the result.
 
-Where an edit leaves a choice, the admissible result of the highest value counts. It is found exactly: what a choice adds to credit,
-agreement and consistency depends on single cells, whose possible contributions are totally ordered, so that the best cells are taken; two
-choices over the same cells are tried in every way among the best few of each, which always include an optimum.
+Where an edit leaves a choice, the admissible result of the highest value counts. It is found exactly. What a choice adds to credit,
+agreement and consistency depends on single cells, whose possible contributions are totally ordered: the best cells are taken. Two choices
+over the same cells are tried in every way among the best few of each, which always include an optimum.
 """
 
 import itertools

@@ -7,8 +7,8 @@
     group   := count [colour] shape
     count   := a | an | one | two | three | four        (five and six are held out)
 
-A prompt has 1 to 3 groups and 1 to 6 objects, at most one relation (always between the first two groups, which makes the first
-clause) and at most one negation. Counts are exact, a colour that is not named is free, and nothing else may be in the scene.
+A prompt has 1 to 3 groups, 1 to 6 objects, at most one negation and at most one relation. The relation is always between the first two
+groups, which makes the first clause. Counts are exact, a colour that is not named is free, and nothing else may be in the scene.
 """
 
 import random

@@ -1,7 +1,7 @@
 """Scenes to pixels and back: an exact renderer, and a parser that takes the nearest glyph of every cell.
 
-Glyphs are flat and differ from one another by at least 50 grey levels RMSE over a cell. A cell is read as its nearest glyph when
-that lies within ``MAX_RMSE`` and is clearly nearer than the second; anything else (noise, blends, half-drawn shapes) is invalid.
+Glyphs are flat and differ from one another by at least 50 grey levels RMSE over a cell. A cell is read as its nearest glyph when that lies
+within ``MAX_RMSE`` and is clearly nearer than the second. Anything else (noise, blends, half-drawn shapes) is invalid.
 """
 
 from collections.abc import Sequence

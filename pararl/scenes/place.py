@@ -1,7 +1,7 @@
 """A random scene that satisfies a description.
 
-Free colours are uniform over the colours allowed. Cells are uniform without a relation; with one, the target's cells are drawn
-uniformly, then the subject's among those that stand in the relation to all of them, and the draw is repeated when they do not suffice.
+Free colours are uniform over the colours allowed. Without a relation, cells are uniform. With one, the target's cells are drawn uniformly,
+then the subject's among those that stand in the relation to all of them. The draw is repeated when they do not suffice.
 """
 
 import random

@@ -22,8 +22,8 @@ def plan_text(scene: Scene) -> str:
 def blame(scene: Scene, credit: np.ndarray, wanted: Sequence[int] | None = None) -> np.ndarray:
     """Credit of each word of ``plan_text(scene)``, float32 [words]: -1 where its phrase has credit -1 in ``credit`` [4, 4], else 0.
 
-    ``wanted``: what the 16 cells should hold. An object that is right but in a wrong cell is blamed for its cell alone, one that
-    replaces another in its cell for the colour or shape that differs.
+    ``wanted``: what the 16 cells should hold. An object that is right but in a wrong cell is blamed for its cell alone. One that replaces
+    another in its cell is blamed for the colour or shape that differs.
     """
     words: list[bool] = []
     for s, c, row, column in scene.objects():

@@ -65,7 +65,7 @@ def write_jsonl(path: str | Path, prompts: Iterable[Prompt]) -> None:
 def read_jsonl(path: str | Path) -> list[Prompt]:
     """The prompts of a file; empty lines are skipped.
 
-    Raises ValueError that names file and line for a bad record or a second prompt of the same id, and when there is no prompt at all.
+    Raises ValueError that names file and line for a bad record or a second prompt of the same id. No prompt at all is a ValueError too.
     """
     prompts: list[Prompt] = []
     lines: dict[str, int] = {}

@@ -44,13 +44,12 @@ def _text(task: Task, output: Output) -> str:
 def check(spec: Mapping[str, Any], seen: Scene | Parsed, plan: str | None = None) -> Score:
     """How well a scene, or what was parsed from an image, satisfies a spec: that of a description or, with key ``edit``, of an edit.
 
-    For a description ``verify`` defines the atoms and their soft values, whose mean is ``value``; ``check_edit`` is the other case. With
-    a ``plan`` (interleaved outputs) two more atoms: ``plan`` - it parses and itself satisfies the spec, soft its own score - and
+    For a description ``verify`` defines the atoms and their soft values, whose mean is ``value``; ``check_edit`` is the other case. With a
+    ``plan`` (interleaved outputs) two more atoms: ``plan`` - it parses and itself satisfies the spec, soft its own score - and
     ``output_alignment`` - it equals the image cell by cell, soft F1 over placed objects. ``value`` is 1.0 exactly when ``strict`` holds.
-    ``credit`` is float32 [4, 4]: +1 an object that was asked for, -1 one that contradicts the spec or is too much, or an unreadable cell,
-    0 an empty cell, or an object in a relation that does not hold; ``words`` is -1 a word of the
-    plan that is wrong, else 0 (``plans.blame``).
-    Raises ValueError for a malformed spec.
+    ``credit`` is float32 [4, 4]. +1: an object that was asked for. -1: one that contradicts the spec or is too much, or an unreadable cell.
+    0: an empty cell, or an object in a relation that does not hold; ``words`` is -1 a word of the plan that is wrong, else 0
+    (``plans.blame``). Raises ValueError for a malformed spec.
     """
     if "edit" in spec:
         return check_edit(spec, seen, plan)
@@ -67,10 +66,10 @@ def check(spec: Mapping[str, Any], seen: Scene | Parsed, plan: str | None = None
 def check_edit(spec: Mapping[str, Any], seen: Scene | Parsed, plan: str | None = None) -> Score:
     """How well an image shows the source after the edit; ``edit_verify`` defines success, consistency and value.
 
-    Atoms: one per edit (``edit``), ``consistency``, ``validity``. With a ``plan`` also ``plan`` - it is an admissible result, soft its own
-    value as an edit - and ``output_alignment`` - it equals the image, soft F1 over placed objects times the mean value of both, because
-    agreeing on the unchanged source is worth nothing; ``value`` is then the mean of image, plan and alignment. ``credit`` is that of
-    ``edit_credit``, ``words`` that of ``plans.blame``. Raises ValueError for a malformed spec.
+    Atoms: one per edit (``edit``), ``consistency``, ``validity``. With a ``plan`` there are two more. ``plan``: it is an admissible result,
+    soft its own value as an edit. ``output_alignment``: it equals the image; soft, the F1 over placed objects times the mean value of both,
+    because agreeing on the unchanged source is worth nothing; ``value`` is then the mean of image, plan and alignment. ``credit`` is that
+    of ``edit_credit``, ``words`` that of ``plans.blame``. Raises ValueError for a malformed spec.
     """
     source, made = read_changes(spec)
     cells = cells_of(seen)

@@ -4,8 +4,8 @@ Atoms, in this order, each with a soft value in [0, 1] whose mean is the score's
 
 - ``object`` / ``count`` (one / more wanted), one per include: the number of objects of its shape, and of its colour where several
   includes share the shape. Exact when the spec also excludes one more, else "at least". Soft: 1 - |found - wanted| / wanted, at least 0.
-- ``color``, one per include with a colour: at least ``count`` objects have shape and colour. Soft: the fraction found; too many objects,
-  where the count is exact, lower it to ``count`` / objects counted, so that filling the canvas with every colour does not pay.
+- ``color``, one per include with a colour: at least ``count`` objects have shape and colour. Soft: the fraction found. Where the count is
+  exact, too many objects lower it to ``count`` / objects counted, so filling the canvas with every colour does not pay.
 - ``position``, one per include with a position: it holds between every matching object and every matching target, and both exist.
   Soft: the fraction of pairs.
 - ``object``, once more where includes overlap: distinct objects fill all of them. (GenEval would count one object twice.)

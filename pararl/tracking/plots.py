@@ -76,7 +76,7 @@ def curves_png(
 ) -> None:
     """Draw one panel per metric with the arms overlaid, and write `path` atomically.
 
-    `rows` are those of metrics.jsonl. `base` gives the value of the base per metric, drawn as a dashed line; by default that of
+    `rows` are those of metrics.jsonl. `base` gives the value of the base per metric, a dashed line. By default it is that of
     `eval/id_strict` at update 0, where some arm logged it. A panel whose metric no row has is left out; ValueError when none is left.
     """
     from matplotlib.figure import Figure
@@ -110,7 +110,7 @@ def curves_png(
 
 
 def bars_png(path: Path, groups: Mapping[str, Sequence[Bar]], label: str, note: str = OVER_SEEDS) -> None:
-    """Draw the groups (splits, for example) side by side, in each a bar per arm with its 95 % interval and a dot per seed; write `path`.
+    """Write `path`: the groups (splits, for example) side by side, in each a bar per arm with its 95 % interval and a dot per seed.
 
     `label` names the vertical axis, which starts at 0; `note` stands below and says what intervals and dots are. Raises ValueError when
     there is no bar, or when an interval does not hold its mean.

@@ -1,7 +1,7 @@
 """What a run reports: one writer, in the driver, to `metrics.jsonl` and to one Weights & Biases run per arm.
 
-`metrics.jsonl` is the record; W&B shows it. The W&B runs of a run folder share a group, so that the curves of its arms overlay, and every
-value is logged at the explicit step `update`.
+`metrics.jsonl` is the record; W&B shows it. The W&B runs of a run folder share a group, so the curves of its arms overlay. Every value is
+logged at the explicit step `update`.
 
 What a resume does, so that no history holds two values for one update:
 
@@ -11,8 +11,8 @@ What a resume does, so that no history holds two values for one update:
   the one file under `wandb/` holds the whole history, and carries no resume flag: uploading it overwrites what the run held before.
   Pictures and tables logged before the kill are not logged again; they lie in `wandb-superseded/`. W&B's own clock (`_runtime`,
   `_timestamp`) starts with the resume.
-- W&B online: the run of that id is continued. The server takes no step earlier than its last, so updates that it already holds are not
-  sent again and their first values stay; rows that never reached it are sent.
+- W&B online: the run of that id is continued. The server takes no step earlier than its last. So updates that it holds are not sent again,
+  and their first values stay; rows that never reached it are sent.
 """
 
 import json
@@ -105,9 +105,9 @@ class Tracker:
     def log(self, update: int, metrics: Mapping[str, float], samples: int) -> None:
         """Record `metrics` of the open arm after `update` learner updates and `samples` rollouts in all.
 
-        Several calls may add different metrics to one update. Raises, naming the metric and before anything is written, TypeError on a
-        value that is no number, and ValueError on one that is not finite, on a name without a known prefix, on a metric logged twice and
-        on an update that lies before the last.
+        Several calls may add different metrics to one update. Raises before anything is written, and names the metric: TypeError on a value
+        that is no number; ValueError on one that is not finite, on a name without a known prefix, on a metric logged twice, and on an
+        update before the last.
         """
         self._require_open("log")
         values = {name: self._checked(name, value, update) for name, value in metrics.items()}

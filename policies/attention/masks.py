@@ -1,5 +1,5 @@
-"""Who sees whom, as functions of (batch, head, row, column): the same object is a ``mask_mod`` of FlexAttention and, evaluated over a grid,
-the dense mask of scaled dot-product attention.
+"""Who sees whom, as functions of (batch, head, row, column). The same object is a ``mask_mod`` of FlexAttention. Evaluated over a grid, it
+is the dense mask of scaled dot-product attention.
 
 ``Full`` is MMaDA's: every token sees every other. ``Omni`` is that of Show-o and Show-o2: text is causal, every image sees all of itself.
 Facts: Gen-Verse/MMaDA, ``models/modeling_llada.py``; showlab/Show-o, ``create_attention_mask_lvg`` of ``training/prompting_utils.py`` and

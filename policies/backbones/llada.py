@@ -137,8 +137,8 @@ class LLaDAModel(nn.Module):
 class MMadaModelLM(Backbone):
     """MMaDA's masked-diffusion language model: ``model(input_ids)`` gives logits [batch, length, embedding_size].
 
-    ``hidden`` and ``head`` are the two halves of that call; samplers and likelihoods use them to apply the head to the needed
-    positions and vocabulary rows only.
+    ``hidden`` and ``head`` are the two halves of that call. With them samplers and likelihoods apply the head to the needed positions and
+    vocabulary rows only.
     """
 
     config_class: type[MMadaConfig] = MMadaConfig
@@ -167,8 +167,8 @@ class MMadaModelLM(Backbone):
     def states(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, columns: Tensor | None = None, positions: Tensor | None = None
     ) -> Tensor:
-        """Last hidden states after the final norm, [batch, length, d_model], or of the ``columns`` int64 [n] alone, [batch, n, d_model],
-        for which the last layer does less.
+        """Last hidden states after the final norm, [batch, length, d_model]. For ``columns`` int64 [n] alone: [batch, n, d_model], and the
+        last layer does less.
 
         ``attention_mask`` [batch, length]: true or 1 at real tokens; padding is hidden as a key, attention stays bidirectional.
         ``positions`` int64 [length] or [batch, length]: where in its sequence each column stands, None = in the order given. They are

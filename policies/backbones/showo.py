@@ -1,8 +1,8 @@
 """The Show-o backbone as released: transformers' Phi over one text + image-code vocabulary, under the released names.
 
 Facts: showlab/Show-o, ``models/modeling_showo.py`` and ``models/phi.py``. Its Phi normalises queries and keys in every layer, whatever the
-configuration of Phi says. Text is causal, an image is seen whole by its own tokens: who sees whom is the caller's mask
-(``policies.attention.masks``), so that one call serves a whole sequence and the continuation of a cached one.
+configuration of Phi says. Text is causal, and the tokens of an image see all of it. The caller's mask says who sees whom
+(``policies.attention.masks``), so one call serves a whole sequence and the continuation of a cached one.
 """
 
 from typing import Any
@@ -83,8 +83,8 @@ class ShowoConfig(PretrainedConfig):
 
 
 class Showo(Backbone):
-    """Show-o's transformer. ``hidden`` and ``head`` are the two halves of a call; samplers and likelihoods use them to apply the head to
-    the needed positions and vocabulary rows only."""
+    """Show-o's transformer. ``hidden`` and ``head`` are the two halves of a call. With them samplers and likelihoods apply the head to the
+    needed positions and vocabulary rows only."""
 
     config_class = ShowoConfig
     base_model_prefix = "showo"

@@ -3,9 +3,9 @@
 Parameter names are the released ones (``showo.model.layers.0...``, ``diffusion_head_a.0...``), so that a released checkpoint loads key by
 key. Facts: showlab/Show-o, ``show-o2/models/modeling_showo2_qwen2_5.py``.
 
-A sequence is ids [batch, length] with blocks [batch, length] (0 = text, k = the k-th image of the row): an image has one column for its
-time, then one for each patch of its latents, in raster order. Latents [images, channels, height, width] and times [images] (0 = noise,
-1 = clean) belong to the blocks in row-major order, and all images of a batch have one size. The omni mask (``policies/attention/masks.py``)
+A sequence is ids [batch, length] with blocks [batch, length] (0 = text, k = the k-th image of the row). An image has one column for its
+time, then one for each patch of its latents, in raster order. Latents [images, channels, height, width] and times [images] (0 = noise, 1 =
+clean) belong to the blocks in row-major order, and all images of a batch have one size. The omni mask (``policies/attention/masks.py``)
 holds both in the language model and in the diffusion head. Unlike the released class, padding is hidden, wherever it stands, positions
 count real tokens, and what was read once is not read again (``read``, ``canvas``).
 """
@@ -161,8 +161,8 @@ class Showo2(Backbone):
         return x.masked_scatter(slots[..., None], images.to(x.dtype))
 
     def states(self, x: Tensor, mask: Omni, columns: Tensor | None = None) -> Tensor:
-        """Last hidden states of the language model after the final norm, [batch, length, hidden_size] for embeddings of that shape, or of
-        the ``columns`` int64 [n] alone, [batch, n, hidden_size], for which the last layer does less."""
+        """Last hidden states of the language model after the final norm, [batch, length, hidden_size] for embeddings of that shape. For
+        ``columns`` int64 [n] alone: [batch, n, hidden_size], and the last layer does less."""
         return self._language(x, mask.positions(), mask.dense(), columns=columns)[0]
 
     def hidden(self, sequences: Sequences, columns: Tensor | None = None) -> Tensor:

@@ -49,8 +49,8 @@ def task_prefix(layout: Layout, prompt: Prompt, shown: Sequence[int], without: P
 
     Tasks that produce text alone end in the open dialogue instead of ``<eos>``, and t2t has no task token (MMaDA's ``mmu`` and ``lm``).
 
-    Where an image that is not there is spelled out blank, leaving out the text leaves out the image too, and ``<eos>`` fills the
-    place of the text: what MMaDA-Parallel-M's code has as its unconditional prompt.
+    Some releases spell out a missing image as blanks. There, leaving out the text leaves out the image too, and ``<eos>`` fills the place
+    of the text: MMaDA-Parallel-M's code has this as its unconditional prompt.
     """
     settings, s = layout.settings, layout.settings.specials
     answers, blank = prompt.task in TEXT_ONLY, settings.blank_image if prompt.task == "interleaved" else None

@@ -1,6 +1,6 @@
 """MMaDA-Parallel-A: the layout of its prompts and outputs, on the backbone and the head of the ``mmada`` family.
 
-Its base is Lumina-DiMOO: a prompt is a system message and a user message; an image has a line break behind each row of its tokens; the
+Its base is Lumina-DiMOO. A prompt is a system message and a user message. An image has a line break behind each row of its tokens. The
 answer stands between two tokens of its own. Guidance by text and by the input image are two branches (``Sampling.guidance`` and
 ``Sampling.input_guidance``). Facts: tyfeld/MMaDA-Parallel, ``MMaDA-Parallel-A/inference.py`` and ``train/train.py``.
 """

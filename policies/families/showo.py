@@ -1,8 +1,8 @@
 """The ``showo`` family: text token by token, images denoised as a whole, both in one vocabulary and in one sequence.
 
 Layouts of Show-o (``training/prompting_utils.py``), which are MMaDA's too; its sampler of images is MaskGIT. The release has no loop that
-mixes both: here a text that ends in ``<|soi|>`` is followed by an image that sees the prompt, the text and itself. A text does not see
-what stands behind it, so whatever is in front of an image is read once and not again at every step.
+mixes both. Here an image follows a text that ends in ``<|soi|>``; it sees the prompt, the text and itself. A text does not see what stands
+behind it, so whatever is in front of an image is read once and not at every step.
 """
 
 from collections.abc import Sequence
@@ -61,8 +61,8 @@ def text_then_image(layout: Layout, task: Task) -> Tail:
 
 
 def image_blocks(ids: Tensor, soi: int, eoi: int, mmu: int) -> Tensor:
-    """Blocks int64 [batch, length] of ids, 0 = text: each image from its ``<|soi|>`` to its ``<|eoi|>``, and with it the ``<|mmu|>`` in
-    front of one that is to be understood, as ``create_attention_mask_for_mmu`` has it."""
+    """Blocks int64 [batch, length] of ids, 0 = text: each image from its ``<|soi|>`` to its ``<|eoi|>``. The ``<|mmu|>`` in front of an
+    image to be understood belongs to its block, as ``create_attention_mask_for_mmu`` has it."""
     found = between(ids, soi, eoi)
     return torch.where(ids == mmu, F.pad(found[:, 1:], (0, 1)), found)
 
@@ -73,7 +73,7 @@ def ends_of(specials: Specials) -> tuple[int, ...]:
 
 
 def policy(model: Showo, tokenizer: PreTrainedTokenizerFast, images: ImageTokenizer, settings: Settings) -> Policy:
-    """A Show-o policy of these parts: what its text is worth to it is exact; its images have the likelihoods of masked diffusion."""
+    """A Show-o policy of these parts. The likelihood of its text is exact; its images have those of masked diffusion."""
     layout = code_layout(ShowoLayout, tokenizer, images, settings, ends_of(settings.specials))
     tokens = TokenLogits(model, layout.text.vocabulary)
     text, image = CausalHead(tokens, layout.text.ends, settings.specials.pad), MaskedHead(tokens, settings)

@@ -1,8 +1,8 @@
 """The ``showo2`` family: text token by token, images by flow matching over the latents of a VAE, both in one sequence.
 
 An image has no ids: ``<|image_pad|>`` holds its columns, the first of which is that of its time, and its latents go beside the ids. The
-released sampler is the ODE with a time shift of 3; the SDE with the same marginals (``policies.sampling.flow``) is what gives the steps of
-an image a density. Facts: showlab/Show-o, ``show-o2/models/misc.py`` and ``inference_*.py``.
+released sampler is the ODE with a time shift of 3. The SDE with the same marginals (``policies.sampling.flow``) gives the steps of an image
+a density. Facts: showlab/Show-o, ``show-o2/models/misc.py`` and ``inference_*.py``.
 """
 
 from collections.abc import Sequence
@@ -54,8 +54,8 @@ class Showo2Settings(Settings):
     grid: tuple[int, int] = (27, 27)
     """Patches of latents, rows and columns."""
     dialogue: str = "{text}<|im_end|>\n<|im_start|>assistant\n"
-    """How a question, or a request for text and image, stands in front of what is answered; an input image in the place of ``{image}``, or
-    else in front. As upstream, ``{text}`` is tokenized apart from what is around it."""
+    """How a question, or a request for text and image, stands in front of the answer. An input image takes the place of ``{image}``, or
+    else stands in front. As upstream, ``{text}`` is tokenized apart from what is around it."""
     steps: int = 50
     time_shift: float = 3.0
     """How far the times of the sampler are moved towards the noise: ``t / (t + shift (1 - t))``."""
@@ -107,8 +107,8 @@ def channels_of(images: Any, config: Any) -> tuple[str, int, int]:
 
 
 def policy(model: Showo2, tokenizer: PreTrainedTokenizerFast, images: Any, settings: Showo2Settings) -> Policy:
-    """A Show-o2 policy of these parts: what its text is worth to it is exact; its images are worth their flow-matching loss, or the density
-    of their steps."""
+    """A Show-o2 policy of these parts. The likelihood of its text is exact; that of its images is the flow-matching loss, or the density of
+    their steps."""
     text = TextCodec(tokenizer, settings.specials, 0, ends_of(settings.specials))
     layout = Showo2Layout(text, LatentImages(images, settings.grid, model.config.patch_size), settings)
     tokens = TokenLogits(model, text.vocabulary)

@@ -124,8 +124,8 @@ class Head(Protocol):
         """What stands there in front of each of ``steps`` int64 [batch, copies], [batch * copies, n]."""
 
     def step_tokens(self, seen: Seen, batch: Batch, modality: Modality, steps: Tensor, copies: int) -> StepTokens:
-        """The conditionals of what was committed at ``steps`` int64 [batch, step], from a forward of so many copies of each rollout: one
-        where nothing in it changes by step, else one for each."""
+        """The conditionals of what was committed at ``steps`` int64 [batch, step]. The forward had ``copies`` of each rollout: one where
+        nothing in it changes by step, else one for each step."""
 
     # ---- training, and proof of an adapter
 

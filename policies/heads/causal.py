@@ -37,7 +37,7 @@ class CausalHead:
         return torch.cat((torch.ones_like(said[:, :1]), said[:, :-1]), 1)
 
     def view(self, tokens: Tensor) -> View:
-        """A text is there as a whole, up to its end token, which like all behind it is padding: an image opens with a token of its own."""
+        """The whole text, up to its end token. That token and all behind it are padding, because an image opens with a token of its own."""
         said = self.said(tokens)
         return View(tokens.where(said, self.pad), said)
 
@@ -140,9 +140,9 @@ def check_guidance(sampling: Sampling) -> None:
 def deal(counted: Tensor, recorded: Sequence[tuple[int, ...]], steps: int) -> Tensor:
     """The step at which each token of a text counts, int64 [batch, n]; -1 for those that do not count.
 
-    A causal text has no steps of denoising, and one forward tells what all of its tokens are worth: they are dealt in order over the
-    ``recorded`` steps of their row, over all ``steps`` where none is recorded, so that whoever learns from those steps learns from all of
-    the text.
+    A causal text has no steps of denoising, and one forward gives the likelihood of all its tokens. So they are dealt in order over the
+    ``recorded`` steps of their row, or over all ``steps`` where none is recorded: an arm that learns from those steps learns from the whole
+    text.
     """
     length = counted.sum(1, keepdim=True)
     hands = torch.tensor([rows or tuple(range(steps)) for rows in recorded], device=counted.device)

@@ -120,6 +120,7 @@ class FlowHead:
             now, then = t.expand(len(state)), after.expand(len(state))
             taken = flow.step(state, guided, now, then, sampling.flow_noise)
             moved = taken.mean + taken.deviation * z
+            # The density of the move that guidance made, under the policy without guidance: what the learner can measure again.
             free = flow.step(state, plain, now, then, sampling.flow_noise)
             densities.append(log_densities(free, moved))
             guesses.append(state + (1 - t) * guided)

@@ -59,6 +59,7 @@ class MaskedHead:
         plans = self.plans(spans, sampling)
         noise = torch.stack(list(chance), dim=2).to(scene.blank.ids.device)
         look = whole if scene.layout.blocks(scene.blank.ids) is None else behind
+        # At the other steps only positions that may be committed need logits.
         wanted = {step for steps in recorded for step in steps}
         logits = self.logits(look(scene, self.tokens.model), scene.branches)
         offsets = [self.tokens.offset(span.modality) for span in spans]
@@ -125,6 +126,7 @@ class MaskedHead:
         masks: dict[Modality, Tensor] = {}
         counted: dict[Modality, Tensor] = {}
         weights: dict[Modality, Tensor] = {}
+        # One draw a prompt, not a rollout: differences between rollouts of a prompt then hold no noise of the masks (VRPO, docs/papers.md).
         clock = mask_ratios(n, prompts, 0.0, 1.0, generator)
         for modality in modalities:
             uniforms = torch.rand(n, prompts, batch.length(modality), generator=generator)

@@ -9,7 +9,7 @@ from torch import Tensor
 from policies.image.base import ImageTokenizer
 
 DECODED_PIXELS = 2**18
-"""Pixels that are decoded at once: one image of 512 x 512, whose widest features of 128 channels take 134 MB, or 256 of 32 x 32."""
+"""Pixels that are decoded at once: one image of 512 x 512 or 256 of 32 x 32. The widest features, of 128 channels, then take 134 MB."""
 
 
 class ImageCodec(Protocol):
@@ -45,6 +45,7 @@ class CodeImages:
 
     @torch.no_grad()
     def encode(self, pixels: np.ndarray) -> Tensor:
+        # The first code stands behind the tokenizer's last id, not behind the padded embedding table (docs/bugs_avoided.md).
         return self.module.get_code(_normalised(self.module, pixels)) + self.offset
 
     @torch.no_grad()
@@ -83,8 +84,8 @@ class LatentImages:
 def patched(latents: Tensor, patch: int) -> Tensor:
     """Tokens [images, n, patch * patch * channels] of latents or velocities [images, channels, height, width].
 
-    As released, the numbers of token i are those of the pixels i p^2 to (i + 1) p^2 - 1 in raster order, not those of the patch that it
-    reads: training and sampling agree on that.
+    As released, token i has the numbers of the pixels i p^2 to (i + 1) p^2 - 1 in raster order, not those of the patch that it reads.
+    Training and sampling agree on that.
     """
     pixels = latents.flatten(2).transpose(1, 2)
     return pixels.reshape(len(latents), -1, patch * patch * latents.shape[1])

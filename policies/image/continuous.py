@@ -1,7 +1,7 @@
 """A small continuous VAE with the interface of Show-o2's: MAGVIT-v2's convolutions around a Gaussian instead of signs.
 
-Kingma and Welling, arXiv 1312.6114; the latents are normalised channel by channel as those of the Wan 2.1 VAE, with the mean and the
-deviation in the configuration.
+Kingma and Welling, arXiv 1312.6114. Latents are normalised channel by channel as those of the Wan 2.1 VAE, with the mean and the deviation
+in the configuration.
 """
 
 from collections.abc import Mapping, Sequence

@@ -93,6 +93,7 @@ class Downsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
+        # On the right and below alone, as released.
         return self.conv(F.pad(x, (0, 1, 0, 1)))
 
 

@@ -23,9 +23,9 @@ def tokenizer_loss(model: MAGVITv2, pixels: Tensor, hardness: float) -> Tensor:
 
 
 def vae_loss(model: ContinuousVAE, pixels: Tensor, kl_weight: float) -> Tensor:
-    """Mean squared error of pixels [batch, 3, height, width] in [-1, 1] after a draw from the posterior, and ``kl_weight`` times the
-    posterior's KL to N(0, I), the mean over latents. The ELBO of arXiv 1312.6114 up to factors: a large weight makes the latents carry
-    little more than the pixels need, and the decoder forgive them noise of that size."""
+    """Mean squared error of pixels [batch, 3, height, width] in [-1, 1] after a draw from the posterior, plus ``kl_weight`` times its KL to
+    N(0, I). The KL is a mean over latents. The ELBO of arXiv 1312.6114 up to factors. With a large weight the latents carry little more
+    than the pixels need, and the decoder forgives them noise of that size."""
     mean, log_variance = model.posterior(pixels)
     drawn = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
     kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)

@@ -1,8 +1,8 @@
 """The Wan 2.1 VAE of Show-o2, for still images: diffusers' ``AutoencoderKLWan`` behind the interface that the policies use.
 
-Facts: showlab/Show-o, ``show-o2/models/wan21_vae.py``: an image is a video of one frame, its latents are normalised channel by channel
-with the mean and the deviation that diffusers keeps in the configuration, and pixels are in [-1, 1]. Upstream draws latents from the
-posterior (around the normalised mean, with the deviation as it was before normalising); here they are its mean.
+Facts: showlab/Show-o, ``show-o2/models/wan21_vae.py``. An image is a video of one frame, and pixels are in [-1, 1]. Latents are normalised
+channel by channel with the mean and the deviation that diffusers keeps in the configuration. Upstream draws latents from the posterior
+(around the normalised mean, with the deviation as it was before normalising); here they are its mean.
 """
 
 from pathlib import Path

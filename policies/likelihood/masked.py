@@ -38,13 +38,13 @@ def hidden_sets(
     """Which tokens are hidden and which of them count, bool [..., n] each, and the weight n / k of each set [...].
 
     ``clock`` [...] in (0, 1] is the share of the output that is still to come, ``uniforms`` [..., n] decide which tokens. The clock stands
-    in one of the blocks of ``block`` tokens (None = one block; the last may be shorter): those before it are visible, those behind it
-    hidden, and of its own s tokens exactly k = ceil(r s) are hidden and count, any k alike, with r from the first to the second bound of
+    in one of the blocks of ``block`` tokens (None = one block; the last may be shorter). Blocks before it are visible, those behind it
+    hidden. Of its own s tokens exactly k = ceil(r s) are hidden and count, any k alike. r goes from the first to the second bound of
     ``ratio`` as more of the block is still to come.
 
-    With clocks uniform on (0, 1] and ratios in (0, 1] the weighted sum of log p has the expectation of one bound a block, one behind the
-    other, each of independent masks with weight 1 / ratio, without that weight's unbounded variance (LLaDA, arXiv 2502.09992, Eq. 6; masks
-    in blocks as the text sampler has them: SPG, arXiv 2510.09541).
+    With clocks uniform on (0, 1] and ratios in (0, 1], the expectation of the weighted sum of log p is that of one bound a block, one
+    behind the other. Each bound has independent masks with weight 1 / ratio, here without that weight's unbounded variance (LLaDA, arXiv
+    2502.09992, Eq. 6; masks in blocks as the text sampler has them: SPG, arXiv 2510.09541).
     """
     n = uniforms.shape[-1]
     block = block or n

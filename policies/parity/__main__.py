@@ -1,8 +1,8 @@
 """``python -m policies.parity DIR [DIR ...]``: one line a case; exits 1 where a difference is beyond its tolerance.
 
-A case that cannot be read or run is an error, and the exit status is 2; so it is where there is no case at all. What is no folder is passed
-over. ``--json``: in place of the lines the difference of every tensor, and why others were left out; an error is ``error`` of its case. A
-difference of null is infinite: another shape, not a number, or nothing to compare.
+A case that cannot be read or run is an error with exit status 2, and so is no case at all. What is no folder is passed over. ``--json``: in
+place of the lines the difference of every tensor, and why others were left out; an error is ``error`` of its case. A difference of null is
+infinite: another shape, not a number, or nothing to compare.
 """
 
 import argparse

@@ -51,8 +51,8 @@ def compare(case: Case) -> Comparison:
 
 
 def _sequences(model: Showo2, found: Comparison, t: dict[str, Tensor], name: str, inputs: str) -> None:
-    """Whole sequences with images. An idle slot (length 0) is no image, but the reference writes its embedded time to where the slot says,
-    which is position 0 (done here by hand), and gives no velocity of the images behind it in the row."""
+    """Whole sequences with images. An idle slot (length 0) is no image. But the reference writes its embedded time to where the slot says,
+    which is position 0 (done here by hand). It gives no velocity of the images behind it in the row."""
     ids, places, times = t[f"{inputs}.text_tokens"], t[f"{name}.modality_positions"], t[f"{inputs}.t"]
     there = places[..., 1] > 0
     given = there.cumprod(1).bool()[there]

@@ -1,4 +1,4 @@
-"""What a causal backbone has read so far, kept as keys and values: text goes on from it token by token, an image is denoised behind it."""
+"""What a causal backbone has read so far, kept as keys and values. Text goes on from it token by token; an image is denoised behind it."""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -67,9 +67,9 @@ def write(
     """Continue a batch with text, one token at a time: tokens int64 and their log-probabilities float32, each [batch, n].
 
     ``hidden`` [batch, width] of the last token read; ``rows`` maps hidden states to logits of which row i is id i; ``noise`` float32
-    [batch, n], one uniform number in [0, 1) a token, of which n is how many are written at most; temperature 0 = arg-max. Behind the
-    first token of ``ends`` a row holds that token, at log-probability 0; when all rows have ended nothing is computed any more. The
-    context has then read every token but the last ones.
+    [batch, n]: one uniform number in [0, 1) a token, for n tokens at most. Temperature 0 = arg-max. Behind the first token of ``ends`` a
+    row holds that token, at log-probability 0; when all rows have ended nothing is computed any more. The context has then read every token
+    but the last ones.
     """
     batch, n = noise.shape
     stop = torch.tensor(list(ends), device=noise.device)

@@ -1,8 +1,8 @@
 """The denoising loop: every sampler of a masked-diffusion policy is a plan for this one loop.
 
-At each step one forward shows every segment to every other; then each segment draws all of its masked positions and commits some of
-them, the most confident or each by a chance. Image alone is MaskGIT, text alone is LLaDA's block-wise sampler, both at once is
-MMaDA-Parallel's parallel sampler.
+At each step one forward shows every segment to every other. Then each segment draws all of its masked positions and commits some of them:
+the most confident, or each by a chance. Image alone is MaskGIT, text alone is LLaDA's block-wise sampler, both at once is MMaDA-Parallel's
+parallel sampler.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -97,8 +97,9 @@ def image_plan(span: Span, updates: int, steps: int, temperature: float, choice_
 
 
 def late_image_plan(span: Span, updates: int, steps: int, temperature: float, choice_temperature: float) -> SegmentPlan:
-    """The image as the code of MMaDA-Parallel decodes it: nothing for a quarter of the steps, then at each of ``late_updates`` as much as
-    the cosine schedule of the whole loop says, so that the first one commits many tokens at once. The last commits all that is left."""
+    """The image as the code of MMaDA-Parallel decodes it. It commits nothing for a quarter of the steps. Then each of ``late_updates``
+    commits as much as the cosine schedule of the whole loop says, so the first one commits many tokens at once. The last commits all that
+    is left."""
     commits, unknown = [0] * steps, len(span)
     moments = late_updates(steps, updates)
     for step in moments:
@@ -108,8 +109,8 @@ def late_image_plan(span: Span, updates: int, steps: int, temperature: float, ch
 
 
 def emerge_plan(span: Span, updates: int, steps: int, temperature: float) -> SegmentPlan:
-    """MaskGRPO's emerge sampler, its updates spread as those of ``image_plan``: as many tokens on average, but each by its own chance, so
-    that neither what is committed nor how much of it depends on how sure the policy is."""
+    """MaskGRPO's emerge sampler, its updates spread as those of ``image_plan``. It commits as many tokens on average, but each by its own
+    chance: what and how much is committed does not depend on how sure the policy is."""
     chances = [0.0] * steps
     for step, chance in zip(spread(updates, steps), reveal_chances(updates), strict=True):
         chances[step] = chance
@@ -142,6 +143,7 @@ def draw(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:
 
 def most_confident(confidence: Tensor, eligible: Tensor, count: int) -> Tensor:
     """Mask bool [batch, n] of the ``count`` eligible positions with the highest confidence in each row."""
+    # Stable, so that ties have one order on every device: a rollout is a function of its seed.
     ranked = confidence.masked_fill(~eligible, -torch.inf).argsort(dim=-1, descending=True, stable=True)
     chosen = torch.zeros_like(eligible)
     chosen.scatter_(1, ranked[:, :count], True)
@@ -178,9 +180,9 @@ def denoise(
     """Fill blank sequences of ids int64 [batch, length].
 
     ``noise`` float32 [2, steps, batch, generated]: uniforms in [0, 1) for draws and for confidences, the spans one behind the other.
-    ``offsets``: first vocabulary row of each plan's logits. ``wanted``: the steps whose guesses matter, None = all; at the others only
-    what may be committed is drawn: a segment that rests is left alone, and a step at which all rest needs no forward. Returns one trace
-    per plan; no position is left at MASK.
+    ``offsets``: first vocabulary row of each plan's logits. ``wanted``: the steps whose guesses matter, None = all. At the others only what
+    may be committed is drawn: a segment that rests is left alone, and a step at which all rest needs no forward. Returns one trace per
+    plan; no position is left at MASK.
     """
     ids = blank.clone()
     steps = len(plans[0].commits)
@@ -204,6 +206,7 @@ def denoise(
             guesses[i][:, part] = torch.where(masked, rows.squeeze(-1) + offsets[i], guesses[i][:, part])
             sure = guided.float().log_softmax(-1).gather(-1, rows).squeeze(-1)
             chosen = chosen_at(plan, step, sure, masked, other, part.start)
+            # Without guidance, as the learner measures it: right after a sync the ratio of the two must be 1.
             behaviour = sure if guided is plain else plain.float().log_softmax(-1).gather(-1, rows).squeeze(-1)
             logps[i][:, part] = torch.where(chosen, behaviour, logps[i][:, part])
             stamps[i][:, part] = torch.where(chosen, step, stamps[i][:, part])

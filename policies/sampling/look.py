@@ -31,8 +31,7 @@ def whole(scene: Scene, model: Backbone) -> Look:
 
 
 def behind(scene: Scene, model: Backbone) -> Look:
-    """Only the image is computed, with the token that opens and the one that closes it, behind prompts (and those of guidance) that were
-    read once."""
+    """Prompts, and those of guidance, are read once. Behind them only the image is computed, with the tokens that open and close it."""
     (image,) = [span for span in scene.blank.spans if span.modality == "image"]
     start, stop = image.start - 1, image.stop + 1
     guiding = [branch.canvas for branch in scene.branches if branch.scales["image"]]

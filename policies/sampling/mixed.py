@@ -1,4 +1,4 @@
-"""Texts and images in turn, for as long as a policy goes on: what a causal text head and an image head make of one prompt."""
+"""Texts and images in turn, for as long as a policy goes on, from a causal text head and an image head."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 def mixed(policy: "Policy", prompt: Prompt, seed: int, sampling: Sampling, images: int) -> list[Output]:
     """Texts and images as the policy alternates them, each an output of its own, for a prompt of the task ``interleaved``.
 
-    A text that ends in ``<|soi|>`` is followed by an image, which everything behind it sees; any other end is the end of all, and so
-    is the text behind the last of at most ``images`` images. Raises what ``generate`` raises, and ValueError for another task, for a
-    policy whose text is not written token by token and for a number of images below 0.
+    An image follows a text that ends in ``<|soi|>``, and everything behind the image sees it. Any other end is the end of all, and so is
+    the text behind the last of at most ``images`` images. Raises what ``generate`` raises. Another task, a policy whose text is not written
+    token by token, and fewer than 0 images are a ValueError.
     """
     layout, writer, painter = policy.layout, policy.heads["text"], policy.heads["image"]
     if images < 0:

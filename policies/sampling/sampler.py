@@ -26,10 +26,11 @@ class Sampler:
     def generate(self, prompts: Sequence[Prompt], seeds: Sequence[int], sampling: Sampling, version: int = 0) -> list[Rollout]:
         """One rollout per prompt, each a function of its prompt, its seed and the weights; the group index is left at 0.
 
-        Prompts may mix tasks. Raises ValueError for a task that the policy does not do, a prompt that is too long, or an input image that
-        is missing, unasked or not of the policy's size.
+        Prompts may mix tasks. Raises ValueError for a task that the policy does not do and for a prompt that is too long. An input image
+        that is missing, unasked or not of the policy's size is an error too.
         """
         done: dict[int, Rollout] = {}
+        # A canvas has the layout of one task.
         for task in dict.fromkeys(p.task for p in prompts):
             index = [i for i, p in enumerate(prompts) if p.task == task]
             batch = self._generate([prompts[i] for i in index], [seeds[i] for i in index], sampling, version)
@@ -116,6 +117,7 @@ def recorded_steps(prompt: Prompt, sampling: Sampling) -> tuple[tuple[int, ...],
     wanted = sampling.recorded if sampling.guesses is None else sampling.guesses
     if not wanted <= sampling.recorded <= sampling.steps:
         raise ValueError(f"{wanted} decoded of {sampling.recorded} recorded of {sampling.steps} steps: there are not that many")
+    # Of the prompt alone, so that all rollouts of a group are compared at the same steps; Python's own hash differs between processes.
     rng = np.random.default_rng(int.from_bytes(hashlib.blake2b(f"{prompt.id}|{sampling.round}".encode(), digest_size=8).digest()))
     recorded = sorted(rng.choice(sampling.steps, sampling.recorded, replace=False).tolist())
     return tuple(recorded), tuple(sorted(rng.choice(recorded, wanted, replace=False).tolist() if wanted else []))
