@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 import policies
@@ -150,6 +151,14 @@ def test_weights_that_do_not_fit_are_an_error(
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match=message):
         policies.load(tmp_path)
+
+
+def test_a_model_that_carries_an_adapter_is_not_saved(make_policy: MakePolicy, tmp_path: Path) -> None:
+    adapted = make_policy()
+    get_peft_model(adapted.model, LoraConfig(r=2, target_modules=adapted.lora_targets))
+    with pytest.raises(ValueError, match="carries an adapter .*q_proj.* and 13 more"):
+        adapted.save(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("away", ["wte", "blocks.1", "ln_f", "ff_out"])

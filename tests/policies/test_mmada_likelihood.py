@@ -31,6 +31,20 @@ from tests.policies.conftest import MakePolicy
 # ---- steps
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("guidance", [0.0, 2.0])
+def test_the_ratio_of_every_rollout_token_is_one_under_the_same_weights(policy: Policy, kind: Kind, guidance: float) -> None:
+    batch = rollouts(policy, kind, group=2, guidance=guidance)
+    found = policy.step_tokens(batch, [range(STEPS)] * len(batch))
+    assert set(found) == {s.modality for s in batch[0].segments}
+    for modality, tokens in found.items():
+        assert torch.allclose(tokens.logprob, tokens.behaviour, rtol=0, atol=1e-5)
+        assert tokens.committed.sum(1).eq(1).all(), "every token belongs to one step"
+        recorded = np.stack([segment.logprob for r in batch if (segment := r.segment(modality))])
+        assert np.array_equal(tokens.behaviour.sum(1).numpy(), recorded) and recorded.max() < 0
+        assert tokens.logprob[~tokens.committed].eq(0).all() and tokens.behaviour[~tokens.committed].eq(0).all()
+
+
 def test_the_ratio_moves_when_the_weights_move(make_policy: MakePolicy) -> None:
     changed = make_policy()
     batch = rollouts(changed, "t2i")
@@ -193,6 +207,12 @@ def test_the_gradient_is_the_slope_of_the_likelihood(make_policy: MakePolicy) ->
 
 
 # ---- errors and canary
+
+
+def test_a_batch_of_two_tasks_is_an_error(policy: Policy) -> None:
+    mixed = [rollouts(policy, "t2i")[0], rollouts(policy, "interleaved")[0]]
+    with pytest.raises(ValueError, match="one task"):
+        policy.step_tokens(mixed, [[0], [0]])
 
 
 def test_the_canary_is_fixed_and_moves_with_the_weights(make_policy: MakePolicy) -> None:

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from pararl.options import Sampling
-from pararl.types import Output, Prompt, Rollout, Segment, Task
+from pararl.types import Modality, Output, Prompt, Rollout, Segment, Task
 from policies import Policy
 from policies.heads.base import Branch
 from policies.sampling.sampler import recorded_steps
 from policies.sequences import Sequences
 from tests.policies.by_hand import (
+    CODES,
     GUIDED,
     KINDS,
     SHOWN,
@@ -61,6 +62,21 @@ def test_greedy_rollouts_do_not_depend_on_the_seed(policy: Policy, kind: Kind) -
 
 
 # ---- what may be sampled
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_text_position_yields_an_image_code_no_image_position_a_text_token_and_none_yields_mask(policy: Policy, kind: Kind) -> None:
+    """At a temperature that flattens everything, over hundreds of samples, guesses included."""
+    seen: dict[Modality, set[int]] = {}
+    sampling = Sampling(steps=STEPS, recorded=STEPS, guesses=0, temperature=100.0)
+    for rollout in policy.generate(prompts(kind, 200), range(200), sampling):
+        for segment in rollout.segments:
+            ids = segment.tokens.tolist() + segment.guesses.flatten().tolist()
+            seen.setdefault(segment.modality, set()).update(ids)
+    assert seen.keys() == {m for m, kinds in (("image", GUIDED), ("text", SPOKEN)) if kind in kinds}
+    assert seen.get("image", set(CODES)) == set(CODES), "every code, nothing else"
+    assert seen.get("text", {*WORDS, 2}) == {*WORDS, 2}, "every word and the end, nothing else"
+    assert policy.settings.specials.eos == 2 and policy.settings.specials.mask == 0
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -217,6 +233,23 @@ def test_sample_takes_an_image_for_every_text(policy: Policy, task: Task) -> Non
 
 
 # ---- what a rollout may depend on
+
+
+@pytest.mark.parametrize("guidance", [0.0, 2.0])
+def test_a_rollout_depends_on_its_own_prompt_and_seed_only(policy: Policy, guidance: float) -> None:
+    sampling = Sampling(steps=STEPS, recorded=2, guidance=guidance)
+    batch = [prompt for kind in KINDS for prompt in prompts(kind, 3)]
+    seeds = list(range(100, 100 + len(batch)))
+    together = policy.generate(batch, seeds, sampling, version=3)
+    assert [(r.prompt, r.seed, r.version) for r in together] == [(p, s, 3) for p, s in zip(batch, seeds, strict=True)]
+    order = np.random.default_rng(0).permutation(len(batch)).tolist()
+    for i, permuted in zip(order, policy.generate([batch[j] for j in order], [seeds[j] for j in order], sampling), strict=True):
+        assert same(permuted, together[i])
+    for i in range(len(batch)):  # every batch mate removed
+        assert same(policy.generate([batch[i]], [seeds[i]], sampling)[0], together[i])
+    for i in range(len(batch)):
+        (other,) = policy.generate([batch[i]], [seeds[i] + 1], sampling)
+        assert not same(other, together[i]), "another seed gives another rollout"
 
 
 def test_a_batch_of_mixed_tasks_gives_the_rollouts_of_one_batch_per_task(policy: Policy) -> None:

@@ -69,6 +69,16 @@ def prompts(task: Task, seen: Sequence[bool] = (True, False, True)) -> list[Prom
     return [Prompt(f"p{i}", task, text, image=image) for i, (text, image) in enumerate(zip(texts, pixels, strict=True))]
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_the_ratio_of_every_token_and_move_is_one_under_the_same_weights(policy: Policy, task: Task) -> None:
+    rollouts = policy.generate(prompts(task), [1, 2, 3], HOW)
+    found = policy.step_tokens(rollouts, [r.recorded for r in rollouts])
+    assert found.keys() == {s.modality for s in rollouts[0].segments}
+    for modality, steps in found.items():
+        assert steps.committed.any(), modality
+        assert (steps.logprob - steps.behaviour)[steps.committed].abs().max() < 2e-4, modality
+
+
 def test_moves_have_the_density_of_a_gaussian_by_hand(policy: Policy) -> None:
     """One row, no padding: the velocity from the model's plain call, the density from torch.distributions."""
     (asked, *_) = prompts("t2i")
@@ -148,6 +158,15 @@ def test_draws_and_training_have_their_times_where_the_sampler_has_them(policy: 
     monkeypatch.setattr(policies.heads.flow, "training_times", seen)
     supervised_loss(policy, [rollout.prompt], [rollout.output], generator)
     assert asked == [3.0]
+
+
+def test_a_rollout_depends_on_its_own_prompt_and_seed(policy: Policy) -> None:
+    asked = prompts("interleaved")
+    together = policy.generate(asked, [1, 2, 3], HOW)
+    for i, prompt in enumerate(asked):
+        (alone,) = policy.generate([prompt], [i + 1], HOW)
+        assert (alone.segments[0].tokens == together[i].segments[0].tokens).all()
+        np.testing.assert_allclose(alone.segments[1].tokens, together[i].segments[1].tokens, atol=1e-3)
 
 
 def test_rollouts_survive_a_checkpoint(policy: Policy, tmp_path: Path) -> None:

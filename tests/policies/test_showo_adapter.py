@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from peft import PeftModel
+from torch import Tensor
 
 import policies
 from pararl import adapter
@@ -13,7 +15,7 @@ from pararl.options import Sampling
 from pararl.types import Output, Rollout
 from policies import Policy
 from policies.image.magvitv2 import MAGVITv2
-from tests.policies.by_hand import KINDS, picture, prompts
+from tests.policies.by_hand import KINDS, Kind, picture, prompts
 from tests.policies.conftest import MakeShowo
 
 TARGETS = 6 * 2
@@ -52,7 +54,48 @@ def shows(a: Output, b: Output) -> bool:
 # ---- gradients
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("by", ["steps", "draws"])
+def test_a_gradient_reaches_every_target_and_nothing_else(make_showo: MakeShowo, kind: Kind, by: str) -> None:
+    own, model = adapted(make_showo)
+    batch = own.generate(prompts(kind, 3), range(3), SAMPLING)
+    if by == "steps":
+        value: Tensor = torch.stack([t.logprob.sum() for t in own.step_tokens(batch, [r.recorded for r in batch]).values()]).sum()
+    else:
+        value = own.log_likelihood(batch, own.draws(batch, 2, torch.Generator().manual_seed(0))).sum()
+    value.backward()
+    reached = {n for n, p in model.named_parameters() if p.grad is not None and float(p.grad.abs().max()) > 0}
+    assert len(reached) == 2 * TARGETS and reached == {n for n, _ in model.named_parameters() if "lora_" in n}
+
+
+@pytest.mark.parametrize("kind", ["i2t", "t2i", "interleaved"])
+def test_checkpointed_gradients_of_an_adapter_are_the_plain_ones(make_showo: MakeShowo, kind: Kind) -> None:
+    found = []
+    for on in (False, True):
+        own, model = adapted(make_showo)
+        own.checkpoint_gradients(on)
+        batch = own.generate(prompts(kind, 3), range(3), SAMPLING)
+        own.log_likelihood(batch, own.draws(batch, 2, torch.Generator().manual_seed(0))).sum().backward()
+        found.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+    plain, again = found
+    assert plain.keys() == again.keys() and len(plain) == 2 * TARGETS
+    assert all(torch.allclose(plain[n], again[n], rtol=1e-5, atol=1e-6) for n in plain)
+
+
 # ---- off
+
+
+def test_adapter_off_is_the_base_bit_for_bit_and_on_is_not(make_showo: MakeShowo) -> None:
+    own, model = adapted(make_showo)
+    base = make_showo()
+    expected = sampled(base)
+    with adapter.base(model):
+        assert same(sampled(own), expected) and torch.equal(own.canary(), base.canary())
+    on = sampled(own)
+    assert not same(on, expected) and not torch.equal(own.canary(), base.canary())
+    draws = own.draws(on[:3], 2, torch.Generator().manual_seed(0))
+    with torch.no_grad(), adapter.base(model):
+        assert torch.equal(own.log_likelihood(on[:3], draws), base.log_likelihood(on[:3], draws))
 
 
 def test_a_new_adapter_changes_nothing(make_showo: MakeShowo) -> None:
@@ -92,3 +135,10 @@ def test_a_saved_adapter_samples_the_same_bit_for_bit(make_showo: MakeShowo, tmp
     third = make_showo()
     adapter.load_tensors(adapter.attach(third, rank=2, alpha=4), adapter.tensors(model))
     assert same(sampled(third), expected)
+
+
+def test_a_model_that_carries_an_adapter_is_not_saved(make_showo: MakeShowo, tmp_path: Path) -> None:
+    own, _ = adapted(make_showo)
+    with pytest.raises(ValueError, match=f"carries an adapter .*q_proj.* and {2 * TARGETS - 1} more"):
+        own.save(tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -56,6 +56,23 @@ def counts(rollout: Rollout, modality: Modality) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("recorded", [0, 2, 4])
+@pytest.mark.parametrize("guidance", [0.0, 2.0])
+def test_the_ratio_of_every_rollout_token_is_one_under_the_same_weights(showo: Policy, kind: Kind, recorded: int, guidance: float) -> None:
+    batch = rollouts(showo, kind, 2, recorded, guidance)
+    found = showo.step_tokens(batch, [range(STEPS)] * len(batch))
+    assert set(found) == {s.modality for s in batch[0].segments}
+    for modality, tokens in found.items():
+        segments = [segment for r in batch if (segment := r.segment(modality))]
+        assert torch.allclose(tokens.logprob, tokens.behaviour, rtol=0, atol=1e-5)
+        meant = np.stack([counts(r, modality) for r in batch])
+        assert np.array_equal(tokens.committed.sum(1).numpy(), meant), "what counts belongs to one step, all else to none"
+        assert np.array_equal(tokens.behaviour.sum(1).detach().numpy(), np.stack([s.logprob for s in segments]))
+        assert tokens.behaviour.sum(1).numpy()[meant].max() < 0
+        assert tokens.logprob[~tokens.committed].eq(0).all() and tokens.behaviour[~tokens.committed].eq(0).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_step_probabilities_equal_one_full_forward_per_step(showo: Policy, kind: Kind) -> None:
     """Of an image behind its whole text, with what was committed before the step; of a text token, behind those before it."""
     batch = rollouts(showo, kind, recorded=4)
@@ -94,6 +111,12 @@ def test_the_ratio_moves_when_the_weights_move(make_showo: MakeShowo) -> None:
             changed.model.showo.model.layers[0].mlp.fc1.weight.mul_(1.5)
         for tokens in changed.step_tokens(batch, [range(STEPS)] * len(batch)).values():
             assert float((tokens.logprob - tokens.behaviour)[tokens.committed].detach().abs().mean()) > 1e-2
+
+
+def test_a_batch_of_two_tasks_is_an_error(showo: Policy) -> None:
+    mixed = [rollouts(showo, "i2t")[0], rollouts(showo, "t2t")[0]]
+    with pytest.raises(ValueError, match="one task"):
+        showo.step_tokens(mixed, [[0], [0]])
 
 
 # ---- where the tokens of a text count
