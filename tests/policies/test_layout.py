@@ -1,7 +1,6 @@
 """Sequences are laid out as the released prompting code lays them out."""
 
 import json
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,15 +14,14 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import PreTrainedTokenizerFast
 
 import policies
-from pararl.types import TASKS, Modality, Prompt, Task
-from policies import Policy, Sampling
+from pararl.types import Modality, Prompt
+from policies import Policy
 from policies.backbones.llada import MMadaConfig, MMadaModelLM
 from policies.canvas import Span, Specials, Vocabulary, canvas, pad_left, tail
 from policies.families.mmada import MMADA
 from policies.image.magvitv2 import MAGVITv2, MAGVITv2Config
 from policies.settings import Settings
-from tests.policies.by_hand import GUIDED, KINDS, Kind, picture, prefix, prompts, sequence, task_of, text_length
-from tests.policies.conftest import MakePolicy
+from tests.policies.by_hand import GUIDED, KINDS, Kind, prefix, prompts, sequence, task_of, text_length
 
 
 @pytest.fixture(scope="module")
@@ -175,37 +173,6 @@ def test_the_dialogue_of_the_embedded_policies_ends_in_one_special_token(tiny_po
     ids = [tiny.layout.text.tokenizer.convert_tokens_to_ids(word) for word in ("a", "red", "circle")]
     assert tiny.layout.prefix(Prompt("x", "t2t", "a red circle")) == [s.bos, *ids, s.eos]
     assert tiny.layout.prefix(Prompt("x", "i2t", "", image=BLACK), [99]) == [s.mmu, s.soi, 99, s.eoi, s.bos, s.eos]
-
-
-@pytest.mark.parametrize(
-    ("task", "image", "message"),
-    [
-        ("i2t", None, "prompt x: i2t needs an input image"),
-        ("edit", None, "prompt x: edit needs an input image"),
-        ("t2t", picture(0), "prompt x: t2t takes no input image"),
-        ("t2i", picture(0), "prompt x: t2i takes no input image"),
-        ("edit", np.zeros((8, 6, 3), np.uint8), r"prompt x: .* uint8 \[8, 6, 3\], this policy reads uint8 \[4, 6, 3\]; .*resize"),
-        ("i2t", np.zeros((6, 4, 3), np.uint8), r"prompt x: .* uint8 \[6, 4, 3\], this policy reads uint8 \[4, 6, 3\]; .*resize"),
-        ("interleaved", np.zeros((4, 6), np.uint8), r"prompt x: .* uint8 \[4, 6\], this policy reads uint8 \[4, 6, 3\]; convert"),
-        ("i2t", np.zeros((4, 6, 3), np.float32), r"prompt x: .* float32 \[4, 6, 3\], this policy reads uint8 \[4, 6, 3\]; convert"),
-    ],
-)
-def test_an_input_image_that_does_not_fit_is_an_error(policy: Policy, task: Task, image: np.ndarray | None, message: str) -> None:
-    asked = Prompt("x", task, "red", image=image)
-    fine = Prompt("fine", task, "red", image=picture(1) if task in ("i2t", "edit", "interleaved") else None)
-    for batch in ([asked], [fine, asked]):
-        with pytest.raises(ValueError, match=f"^{message}"):
-            policy.generate(batch, range(len(batch)), Sampling(steps=2))
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_task_that_the_checkpoint_was_not_trained_for_is_an_error(make_policy: MakePolicy, kind: Kind) -> None:
-    task = task_of(kind)
-    others = tuple(t for t in TASKS if t != task)
-    (prompt,) = prompts(kind, 1)
-    with pytest.raises(ValueError, match=f"^prompt {re.escape(kind)}-0: this policy does {', '.join(others)}, not {task}$"):
-        make_policy(tasks=others).generate([prompt], [0], Sampling(steps=2))
-    assert make_policy(tasks=(task,)).generate([prompt], [0], Sampling(steps=2))[0].prompt is prompt
 
 
 def test_a_vocabulary_larger_than_the_embedding_is_an_error(policy: Policy) -> None:

@@ -102,20 +102,6 @@ def test_a_draw_equals_a_plain_recomputation(policy: Policy, kind: Kind, drawing
 # ---- draws
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_rollouts_of_one_prompt_share_their_draws(policy: Policy, kind: Kind) -> None:
-    batch = rollouts(policy, kind, group=3)
-    shuffled = [batch[i] for i in (4, 0, 8, 1, 5, 2, 11, 3)]
-    draws = policy.draws(shuffled, 5, torch.Generator().manual_seed(0))
-    assert len(draws) == 5 and set(draws.masks) == set(draws.weights) == {s.modality for s in batch[0].segments}
-    for a, b in itertools.combinations(range(len(shuffled)), 2):
-        one_prompt = shuffled[a].prompt.id == shuffled[b].prompt.id
-        for modality in draws.masks:
-            assert torch.equal(draws.masks[modality][:, a], draws.masks[modality][:, b]) == one_prompt
-            # Different prompts may well get the same counts, hence the same weights.
-            assert not one_prompt or torch.equal(draws.weights[modality][:, a], draws.weights[modality][:, b])
-
-
 def test_draws_hide_tokens_at_the_ratio_of_their_weight(make_policy: MakePolicy) -> None:
     wide = make_policy(grid=(20, 20), image_ratio=(0.6, 1.0))
     prompts = [Prompt(str(i), "t2i", "red") for i in range(6)]

@@ -13,13 +13,10 @@ from policies import Policy
 from policies.families.mmada import MMADA
 from policies.records import Draws
 from tests.policies.by_hand import (
-    GUIDED,
     KINDS,
-    SHOWN,
     SPOKEN,
     STEPS,
     Kind,
-    picture,
     prompts,
     rollouts,
     sequence,
@@ -29,20 +26,6 @@ from tests.policies.by_hand import (
 from tests.policies.conftest import MakePolicy
 
 # ---- steps
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("guidance", [0.0, 2.0])
-def test_the_ratio_of_every_rollout_token_is_one_under_the_same_weights(policy: Policy, kind: Kind, guidance: float) -> None:
-    batch = rollouts(policy, kind, group=2, guidance=guidance)
-    found = policy.step_tokens(batch, [range(STEPS)] * len(batch))
-    assert set(found) == {s.modality for s in batch[0].segments}
-    for modality, tokens in found.items():
-        assert torch.allclose(tokens.logprob, tokens.behaviour, rtol=0, atol=1e-5)
-        assert tokens.committed.sum(1).eq(1).all(), "every token belongs to one step"
-        recorded = np.stack([segment.logprob for r in batch if (segment := r.segment(modality))])
-        assert np.array_equal(tokens.behaviour.sum(1).numpy(), recorded) and recorded.max() < 0
-        assert tokens.logprob[~tokens.committed].eq(0).all() and tokens.behaviour[~tokens.committed].eq(0).all()
 
 
 def test_the_ratio_moves_when_the_weights_move(make_policy: MakePolicy) -> None:
@@ -97,44 +80,6 @@ def test_fill_is_what_stands_behind_the_first_end_of_a_text(policy: Policy) -> N
     ):
         assert policy.fill(replace(segment, tokens=np.array(tokens))).tolist() == expected
         assert not policy.fill(replace(segment, modality="image", tokens=np.array(tokens))).any(), "an image has no end"
-
-
-# ---- what both depend on
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("kind", KINDS)
-def test_an_absent_modality_has_a_likelihood_of_exactly_zero(policy: Policy, kind: Kind) -> None:
-    produced = torch.tensor([kind in (SPOKEN if m == "text" else GUIDED) for m in MODALITIES])
-    batch = rollouts(policy, kind)
-    found = policy.log_likelihood(batch, policy.draws(batch, 8, torch.Generator().manual_seed(0)))
-    assert found[:, produced].lt(0).all() and found[:, ~produced].eq(0).all()
-    steps = step_means(policy, batch, [range(STEPS)] * len(batch))
-    assert steps[..., ~produced].eq(0).all() and steps[..., produced].sum(1).lt(0).all()
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("kind", KINDS)
-def test_padding_never_changes_a_logit(policy: Policy, kind: Kind) -> None:
-    """A rollout among longer prompts has the likelihoods that it has alone, where nothing is padded."""
-    batch = rollouts(policy, kind)
-    draws = policy.draws(batch, 2, torch.Generator().manual_seed(0))
-    together = policy.log_likelihood(batch, draws)
-    steps = policy.step_tokens(batch, [range(STEPS)] * len(batch))
-    for b, rollout in enumerate(batch):
-        assert torch.allclose(policy.log_likelihood([rollout], draws.rows(torch.tensor([b]))), together[b], rtol=0, atol=1e-5)
-        for modality, tokens in policy.step_tokens([rollout], [range(STEPS)]).items():
-            assert torch.allclose(tokens.logprob[0], steps[modality].logprob[b], rtol=0, atol=1e-5)
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("kind", SHOWN)
-def test_likelihoods_depend_on_the_input_image(policy: Policy, kind: Kind) -> None:
-    batch = rollouts(policy, kind)
-    others = [replace(r, prompt=replace(r.prompt, image=picture(9)), prompt_ids=None) for r in batch]
-    draws = policy.draws(batch, 2, torch.Generator().manual_seed(0))
-    change = (policy.log_likelihood(others, draws) - policy.log_likelihood(batch, draws)).abs().sum(1)
-    assert change.min() > 1e-3
 
 
 # ---- gradients
@@ -206,13 +151,7 @@ def test_the_gradient_is_the_slope_of_the_likelihood(make_policy: MakePolicy) ->
     assert abs(slope - float(grads[name].norm())) < 0.02 * slope
 
 
-# ---- errors and canary
-
-
-def test_a_batch_of_two_tasks_is_an_error(policy: Policy) -> None:
-    mixed = [rollouts(policy, "t2i")[0], rollouts(policy, "interleaved")[0]]
-    with pytest.raises(ValueError, match="one task"):
-        policy.step_tokens(mixed, [[0], [0]])
+# ---- canary
 
 
 def test_the_canary_is_fixed_and_moves_with_the_weights(make_policy: MakePolicy) -> None:

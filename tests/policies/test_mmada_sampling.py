@@ -8,16 +8,14 @@ import torch
 from torch import Tensor
 
 from pararl.options import Sampling
-from pararl.types import Modality, Output, Prompt, Rollout, Segment, Task
+from pararl.types import Output, Prompt, Rollout, Segment, Task
 from policies import Policy
 from policies.heads.base import Branch
 from policies.sampling.sampler import recorded_steps
 from policies.sequences import Sequences
 from tests.policies.by_hand import (
-    CODES,
     GUIDED,
     KINDS,
-    SHOWN,
     SPOKEN,
     WORDS,
     Kind,
@@ -62,21 +60,6 @@ def test_greedy_rollouts_do_not_depend_on_the_seed(policy: Policy, kind: Kind) -
 
 
 # ---- what may be sampled
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_no_text_position_yields_an_image_code_no_image_position_a_text_token_and_none_yields_mask(policy: Policy, kind: Kind) -> None:
-    """At a temperature that flattens everything, over hundreds of samples, guesses included."""
-    seen: dict[Modality, set[int]] = {}
-    sampling = Sampling(steps=STEPS, recorded=STEPS, guesses=0, temperature=100.0)
-    for rollout in policy.generate(prompts(kind, 200), range(200), sampling):
-        for segment in rollout.segments:
-            ids = segment.tokens.tolist() + segment.guesses.flatten().tolist()
-            seen.setdefault(segment.modality, set()).update(ids)
-    assert seen.keys() == {m for m, kinds in (("image", GUIDED), ("text", SPOKEN)) if kind in kinds}
-    assert seen.get("image", set(CODES)) == set(CODES), "every code, nothing else"
-    assert seen.get("text", {*WORDS, 2}) == {*WORDS, 2}, "every word and the end, nothing else"
-    assert policy.settings.specials.eos == 2 and policy.settings.specials.mask == 0
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -235,23 +218,6 @@ def test_sample_takes_an_image_for_every_text(policy: Policy, task: Task) -> Non
 # ---- what a rollout may depend on
 
 
-@pytest.mark.parametrize("guidance", [0.0, 2.0])
-def test_a_rollout_depends_on_its_own_prompt_and_seed_only(policy: Policy, guidance: float) -> None:
-    sampling = Sampling(steps=STEPS, recorded=2, guidance=guidance)
-    batch = [prompt for kind in KINDS for prompt in prompts(kind, 3)]
-    seeds = list(range(100, 100 + len(batch)))
-    together = policy.generate(batch, seeds, sampling, version=3)
-    assert [(r.prompt, r.seed, r.version) for r in together] == [(p, s, 3) for p, s in zip(batch, seeds, strict=True)]
-    order = np.random.default_rng(0).permutation(len(batch)).tolist()
-    for i, permuted in zip(order, policy.generate([batch[j] for j in order], [seeds[j] for j in order], sampling), strict=True):
-        assert same(permuted, together[i])
-    for i in range(len(batch)):  # every batch mate removed
-        assert same(policy.generate([batch[i]], [seeds[i]], sampling)[0], together[i])
-    for i in range(len(batch)):
-        (other,) = policy.generate([batch[i]], [seeds[i] + 1], sampling)
-        assert not same(other, together[i]), "another seed gives another rollout"
-
-
 def test_a_batch_of_mixed_tasks_gives_the_rollouts_of_one_batch_per_task(policy: Policy) -> None:
     sampling = Sampling(steps=STEPS, recorded=2, guidance=1.0)
     asked = {kind: prompts(kind) for kind in KINDS}
@@ -260,31 +226,6 @@ def test_a_batch_of_mixed_tasks_gives_the_rollouts_of_one_batch_per_task(policy:
     for place, rollout in enumerate(mixed):
         i, kind = place // len(KINDS), KINDS[place % len(KINDS)]
         assert rollout.prompt is asked[kind][i] and same(rollout, apart[kind][i]) and looks_same(rollout.output, apart[kind][i].output)
-
-
-@pytest.mark.parametrize("kind", SHOWN)
-def test_a_rollout_depends_on_its_input_image(policy: Policy, kind: Kind) -> None:
-    asked = prompts(kind)
-    others = [replace(prompt, image=picture(9)) for prompt in asked]
-    first, second = (policy.generate(batch, range(5), Sampling(steps=STEPS, guidance=1.0)) for batch in (asked, others))
-    assert sum(not np.allclose(a.segments[0].logprob, b.segments[0].logprob, atol=1e-3) for a, b in zip(first, second, strict=True)) == 5
-
-
-@pytest.mark.parametrize("kind", SHOWN)
-@pytest.mark.parametrize("guidance", [0.0, 2.0])
-def test_equal_input_images_are_encoded_once(policy: Policy, monkeypatch: pytest.MonkeyPatch, kind: Kind, guidance: float) -> None:
-    given: list[Tensor] = []
-    get_code = policy.layout.images.module.get_code
-
-    def counted(pixels: Tensor) -> Tensor:
-        given.extend(pixels)
-        return get_code(pixels)
-
-    monkeypatch.setattr(policy.layout.images.module, "get_code", counted)
-    policy.generate(prompts(kind, 8), range(8), Sampling(steps=STEPS, guidance=guidance))
-    assert len(given) == 3, "eight prompts show three images"
-    expected = torch.from_numpy(np.stack([picture(i) for i in range(3)])).permute(0, 3, 1, 2) / 127.5 - 1
-    assert torch.allclose(torch.stack(given), expected, rtol=0, atol=1e-5)
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from pararl.types import MODALITIES, Modality, Rollout
 from policies import Policy
 from policies.heads.causal import deal
 from tests.policies import showo_by_hand as hand
-from tests.policies.by_hand import GUIDED, KINDS, SHOWN, SPOKEN, Kind, picture, prompts
+from tests.policies.by_hand import GUIDED, KINDS, SPOKEN, Kind, prompts
 from tests.policies.conftest import MakeShowo
 
 STEPS = 4
@@ -56,23 +56,6 @@ def counts(rollout: Rollout, modality: Modality) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("recorded", [0, 2, 4])
-@pytest.mark.parametrize("guidance", [0.0, 2.0])
-def test_the_ratio_of_every_rollout_token_is_one_under_the_same_weights(showo: Policy, kind: Kind, recorded: int, guidance: float) -> None:
-    batch = rollouts(showo, kind, 2, recorded, guidance)
-    found = showo.step_tokens(batch, [range(STEPS)] * len(batch))
-    assert set(found) == {s.modality for s in batch[0].segments}
-    for modality, tokens in found.items():
-        segments = [segment for r in batch if (segment := r.segment(modality))]
-        assert torch.allclose(tokens.logprob, tokens.behaviour, rtol=0, atol=1e-5)
-        meant = np.stack([counts(r, modality) for r in batch])
-        assert np.array_equal(tokens.committed.sum(1).numpy(), meant), "what counts belongs to one step, all else to none"
-        assert np.array_equal(tokens.behaviour.sum(1).detach().numpy(), np.stack([s.logprob for s in segments]))
-        assert tokens.behaviour.sum(1).numpy()[meant].max() < 0
-        assert tokens.logprob[~tokens.committed].eq(0).all() and tokens.behaviour[~tokens.committed].eq(0).all()
-
-
-@pytest.mark.parametrize("kind", KINDS)
 def test_step_probabilities_equal_one_full_forward_per_step(showo: Policy, kind: Kind) -> None:
     """Of an image behind its whole text, with what was committed before the step; of a text token, behind those before it."""
     batch = rollouts(showo, kind, recorded=4)
@@ -111,12 +94,6 @@ def test_the_ratio_moves_when_the_weights_move(make_showo: MakeShowo) -> None:
             changed.model.showo.model.layers[0].mlp.fc1.weight.mul_(1.5)
         for tokens in changed.step_tokens(batch, [range(STEPS)] * len(batch)).values():
             assert float((tokens.logprob - tokens.behaviour)[tokens.committed].detach().abs().mean()) > 1e-2
-
-
-def test_a_batch_of_two_tasks_is_an_error(showo: Policy) -> None:
-    mixed = [rollouts(showo, "i2t")[0], rollouts(showo, "t2t")[0]]
-    with pytest.raises(ValueError, match="one task"):
-        showo.step_tokens(mixed, [[0], [0]])
 
 
 # ---- where the tokens of a text count
@@ -214,28 +191,6 @@ def test_masks_of_images_are_those_of_the_other_families(showo: Policy, kind: Ki
     picked = draws.rows(torch.tensor([4, 0]))
     assert torch.equal(picked.masks["image"], hidden[:, [4, 0]])
     assert set(draws.masks) == set(draws.counted) == set(draws.weights) == {s.modality for s in batch[0].segments}
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("kind", KINDS)
-def test_padding_never_changes_a_likelihood(showo: Policy, kind: Kind) -> None:
-    """A rollout among longer prompts has the likelihoods that it has alone, where nothing is padded in front."""
-    batch = rollouts(showo, kind)
-    draws = showo.draws(batch, 2, torch.Generator().manual_seed(0))
-    together, steps = showo.log_likelihood(batch, draws), showo.step_tokens(batch, [range(STEPS)] * len(batch))
-    for b, rollout in enumerate(batch):
-        assert torch.allclose(showo.log_likelihood([rollout], draws.rows(torch.tensor([b]))), together[b], rtol=0, atol=1e-5)
-        for modality, tokens in showo.step_tokens([rollout], [range(STEPS)]).items():
-            assert torch.allclose(tokens.logprob[0], steps[modality].logprob[b], rtol=0, atol=1e-5)
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("kind", SHOWN)
-def test_likelihoods_depend_on_the_input_image(showo: Policy, kind: Kind) -> None:
-    batch = rollouts(showo, kind)
-    others = [replace(r, prompt=replace(r.prompt, image=picture(9)), prompt_ids=None) for r in batch]
-    draws = showo.draws(batch, 2, torch.Generator().manual_seed(0))
-    assert (showo.log_likelihood(others, draws) - showo.log_likelihood(batch, draws)).abs().sum(1).min() > 1e-3
 
 
 @pytest.mark.parametrize("kind", ["i2t", "interleaved+image"])
