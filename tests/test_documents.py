@@ -48,6 +48,12 @@ def test_files_and_functions_that_a_document_names_are_there(document: Path) -> 
     assert missing(document.read_text()) == []
 
 
+@pytest.mark.parametrize("room", [room for room in ROOMS if room not in ("docs", "tests")])
+def test_files_and_functions_that_our_docstrings_and_configurations_name_are_there(room: str) -> None:
+    files = [file for ending in ("py", "yaml") for file in (ROOT / room).rglob(f"*.{ending}")]
+    assert {str(file): told for file in files if (told := missing(file.read_text()))} == {}
+
+
 def test_a_name_that_is_not_there_is_found_out() -> None:
     wrong = "see `tests/test_documents.py::test_of_yesterday`, `pipelines/parral.py` and pipelines/configs/default.yaml"
     assert [x.rsplit("/", 1)[1] for x in missing(wrong)] == ["test_documents.py::test_of_yesterday", "parral.py::None"]

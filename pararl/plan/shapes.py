@@ -83,7 +83,7 @@ class ModelShape:
         return self.answer_block if kind in ANSWERS else self.text_block
 
     def length(self, kind: Kind) -> int:
-        """Tokens of a sequence with a prompt at its longest, special tokens included (the layouts of ``policies/mmada_codec.py`` and
+        """Tokens of a sequence with a prompt at its longest, special tokens included (the layouts of ``policies/families/mmada.py`` and
         ``policies/families/parallel_a.py``)."""
         picture, joint = self.image_tokens + self.line_breaks + 2, kind.startswith("interleaved")
         shows = kind in ("i2t", "edit", "interleaved_edit") or (kind == "interleaved" and self.blank_image)
