@@ -57,30 +57,25 @@ class ElboTerms:
         self._reference: Reference | None = None
         self._found: list[Tensor] = []
         """The parts under the reference."""
-        self._base: list[dict[Modality, DrawTokens]] = []
-        """Its tokens, without graph, where the parts measure how far they are from it."""
 
-    def reference(self, reference: Reference) -> Likelihoods:
-        with torch.no_grad(), reference.active():
-            if self.linear:
-                base = [self.policy.draw_tokens(chunk.batch, chunk.draw) for chunk in self.chunks]
-                found = [self._logprobs(chunk, own)[:, None] for chunk, own in zip(self.chunks, base, strict=True)]
-                self._base = base
-            else:
-                found = [part() for part in self.parts()]
-        self._reference, self._found = reference, found
-        return self.likelihoods(found)
+    def reference(self, reference: Reference) -> Likelihoods | None:
+        """Where the objective is linear, each part compares with the reference at its own draw: what that says of all draws at once,
+        velocities of images too, would grow with their number."""
+        if not self.linear:
+            with torch.no_grad(), reference.active():
+                self._found = [part() for part in self.parts()]
+        self._reference = reference
+        return None if self.linear else self.likelihoods(self._found)
 
     def parts(self) -> list[Part]:
         if self.per_token:
-            bases: Sequence[dict[Modality, DrawTokens] | None] = self._base or [None] * len(self.chunks)
-            return [partial(self._tokens, chunk, base) for chunk, base in zip(self.chunks, bases, strict=True)]
+            return [partial(self._tokens, chunk) for chunk in self.chunks]
         return [partial(self.policy.log_likelihood, chunk.batch, chunk.draw) for chunk in self.chunks]
 
     def known(self) -> list[Tensor] | None:
         """A reference that was refreshed after the last update is the policy itself: its pass is the first pass too."""
         if self.linear:
-            shape = (2 if self._base else 1, len(MODALITIES), self.width)
+            shape = (1 if self._reference is None else 2, len(MODALITIES), self.width)
             return [torch.zeros(len(chunk.batch), *shape, device=self.policy.device) for chunk in self.chunks]
         return self._found if self._reference is not None and self._reference.is_policy(self.version) else None
 
@@ -109,15 +104,18 @@ class ElboTerms:
         """Parts of all chunks, [rows, ...] each, as [draw, batch, ...]."""
         return torch.cat(list(parts)).unflatten(0, (self.config.draws, -1))
 
-    def _tokens(self, chunk: DrawChunk, base: Mapping[Modality, DrawTokens] | None) -> Tensor:
+    def _tokens(self, chunk: DrawChunk) -> Tensor:
+        base = self._compared(chunk, self._reference) if self.linear and self._reference is not None else None
         own = self.policy.draw_tokens(chunk.batch, chunk.draw)
-        logprob = self._logprobs(chunk, own)
+        logprob = self._wide(chunk, {m: x.logprob[None] for m, x in own.items()})
         if base is None:
             return logprob[:, None]
         return torch.stack((logprob, self._wide(chunk, {m: own[m].divergence(base[m])[None] for m in own})), 1)
 
-    def _logprobs(self, chunk: DrawChunk, tokens: Mapping[Modality, DrawTokens]) -> Tensor:
-        return self._wide(chunk, {m: x.logprob[None] for m, x in tokens.items()})
+    @torch.no_grad()
+    def _compared(self, chunk: DrawChunk, reference: Reference) -> dict[Modality, DrawTokens]:
+        with reference.active():
+            return self.policy.draw_tokens(chunk.batch, chunk.draw)
 
     def _wide(self, chunk: DrawChunk, values: Mapping[Modality, Tensor]) -> Tensor:
         """Values of one draw, [1, rows, n] per modality, as [rows, modality, width]; 0 where there is no token."""

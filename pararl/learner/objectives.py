@@ -71,7 +71,7 @@ def group_relative(policy: Likelihoods, reference: Likelihoods | None, signal: S
     """
     tokens, advantages = policy.tokens, signal.advantages
     assert tokens is not None and advantages is not None
-    divergence = tokens.divergence(reference.tokens) if reference is not None and reference.tokens is not None else None
+    divergence = tokens.divergence(None if reference is None else reference.tokens)
     loss = torch.zeros((), device=tokens.logprob.device)
     metrics: Metrics = {}
     for m, modality in enumerate(MODALITIES):

@@ -25,9 +25,11 @@ class TokenTerms:
     moved: Tensor | None = None
     """How far each is from the reference, same shape, where the draws told; None = log-probabilities tell."""
 
-    def divergence(self, reference: "TokenTerms") -> Tensor:
-        """How far each token is from what the reference says, [batch, step, modality, n]; 0 where it does not count."""
-        return k3(self.logprob, reference.logprob) if self.moved is None else self.moved
+    def divergence(self, reference: "TokenTerms | None") -> Tensor | None:
+        """How far each token is from what the reference says, [batch, step, modality, n]; 0 where it does not count. None without one."""
+        if self.moved is not None or reference is None:
+            return self.moved
+        return k3(self.logprob, reference.logprob)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +56,8 @@ class Terms(Protocol):
     def empty(self) -> bool:
         """Whether no token counts: then nothing can be taught."""
 
-    def reference(self, reference: Reference) -> Likelihoods:
-        """What the reference says, without graph; asked once, before the parts are."""
+    def reference(self, reference: Reference) -> Likelihoods | None:
+        """What the reference says, without graph; asked once, before the parts are. None where these compare with it themselves."""
 
     def parts(self) -> list[Part]:
         """Callables that each give one differentiable piece under the policy as it is: what one forward takes."""
