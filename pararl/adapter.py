@@ -41,8 +41,9 @@ def attach(policy: "Policy", rank: int, alpha: int, seed: int = 0) -> PeftModel:
 
 def lora_config(policy: "Policy", rank: int, alpha: int) -> LoraConfig:
     """PEFT's configuration of an adapter of the policy."""
+    parameters = list(policy.lora_parameters) or None
     # No dropout: learner and workers must give a rollout the same log-probabilities right after a sync.
-    return LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=policy.lora_targets)
+    return LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=policy.lora_targets, target_parameters=parameters)
 
 
 def tensors(model: PeftModel) -> dict[str, Tensor]:

@@ -47,14 +47,17 @@ class Policy:
         text: Head,
         image: Head,
         lora_targets: str,
+        lora_parameters: tuple[str, ...] = (),
         flow_noise: float = 0.0,
     ) -> None:
         """``text`` and ``image`` may be one head, which then samples both together. ``lora_targets``: regular expression of the linear
-        layers that an adapter wraps. ``flow_noise``: of the sampler of continuous images, where nobody says otherwise.
+        layers that an adapter wraps; ``lora_parameters``: names of parameters without a layer of their own, such as fused experts.
+        ``flow_noise``: of the sampler of continuous images, where nobody says otherwise.
 
         Raises ValueError where the vocabulary does not fit the backbone.
         """
-        self.family, self.model, self.layout, self.lora_targets = family, model.eval(), layout, lora_targets
+        self.family, self.model, self.layout = family, model.eval(), layout
+        self.lora_targets, self.lora_parameters = lora_targets, lora_parameters
         self.tokens = tokens
         """Logits of the vocabulary by modality."""
         self.heads: Mapping[Modality, Head] = {"text": text, "image": image}

@@ -183,3 +183,34 @@ def test_saving_again_replaces_the_directory_and_a_failure_leaves_the_old_one(
     stored = load_file(directory / "adapter_model.safetensors")
     assert all(torch.equal(stored[name], new[name]) for name in new)
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+class Experts(torch.nn.Module):
+    """Three linear maps in one parameter, as fused experts hold them: no layer of their own to wrap."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gate = torch.nn.Parameter(torch.randn(3, width, width, generator=torch.Generator().manual_seed(0)) * 0.1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.einsum("bnd,edh->bneh", x, self.gate).mean(2)
+
+
+def test_an_adapter_reaches_parameters_that_have_no_layer_of_their_own(tiny_policy_dir: Path) -> None:
+    policy = policies.load(tiny_policy_dir)
+    norm = policy.model.model.transformer["ln_f"]
+    policy.model.experts = Experts(32)
+    plain = type(norm).forward
+    norm.forward = lambda x: plain(norm, x) + policy.model.experts(x)
+    policy.lora_parameters = ("experts.gate",)
+    base = policy.canary()
+    peft = adapter.attach(policy, rank=2, alpha=4)
+    own = [name for name in adapter.tensors(peft) if ".experts." in name]
+    assert len(own) == 2 and torch.equal(policy.canary(), base), "a new adapter changes nothing"
+    with torch.no_grad():
+        for name, parameter in peft.named_parameters():
+            if parameter.requires_grad and ".experts." in name:
+                parameter.fill_(0.3)
+    assert not torch.allclose(policy.canary(), base, atol=1e-3)
+    with adapter.base(peft):
+        assert torch.equal(policy.canary(), base)
