@@ -1,8 +1,6 @@
 """The ``mmada`` family: a masked-diffusion LLaDA backbone that denoises text and image tokens together, with bidirectional attention."""
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
@@ -10,20 +8,15 @@ from transformers import PreTrainedTokenizerFast
 from pararl.types import Prompt, Task
 from policies.backbones.llada import MMadaModelLM
 from policies.canvas import Tail, tail
-from policies.codec import TextCodec
+from policies.families.codes import code_layout, codes_of, read_magvitv2
 from policies.families.family import Family
 from policies.heads.masked import MaskedHead
 from policies.heads.tokens import TokenLogits
 from policies.image.base import ImageTokenizer
-from policies.image.codec import CodeImages
-from policies.image.magvitv2 import MAGVITv2, MAGVITv2Config
 from policies.layout import Layout
 from policies.policy import Policy
 from policies.settings import TEXT_ONLY, Part, Settings
-from policies.weights import load_exactly
 
-MAGVITV2_FILES = ("model.safetensors", "pytorch_model.safetensors", "pytorch_model.bin")
-"""Weights of an image tokenizer, as saved here and as released (``showlab/magvitv2``)."""
 LORA = r".*\.blocks\.\d+\.(q_proj|k_proj|v_proj|attn_out|ff_proj|up_proj|ff_out)"
 """Layers that an adapter wraps. The head is called ff_out as well: only the ff_out inside a block may be wrapped."""
 
@@ -66,26 +59,6 @@ def task_prefix(layout: Layout, prompt: Prompt, shown: Sequence[int], without: P
     if prompt.task == "interleaved" and prompt.image is None and settings.text_only_task is not None:
         task = [settings.text_only_task]
     return [*task, *([s.soi, *shown, s.eoi] if shown else []), s.bos, *text, *([] if answers else [s.eos])]
-
-
-def read_magvitv2(directory: Path) -> MAGVITv2:
-    """The image tokenizer in a directory. Raises ValueError where its weights are not exactly those of the model."""
-    model = MAGVITv2(MAGVITv2Config.from_pretrained(directory))
-    load_exactly(model, directory, MAGVITV2_FILES)
-    return model
-
-
-def codes_of(images: ImageTokenizer, config: Any) -> tuple[str, int, int]:
-    """What an image tokenizer and a backbone must have equally many of; how many it has, and how many the backbone knows."""
-    return "codes", images.codebook_size, config.codebook_size
-
-
-def code_layout(
-    kind: type[Layout], tokenizer: PreTrainedTokenizerFast, images: ImageTokenizer, settings: Settings, ends: Sequence[int]
-) -> Layout:
-    """A layout whose images are codes behind the rows of the text."""
-    text = TextCodec(tokenizer, settings.specials, images.codebook_size, ends)
-    return kind(text, CodeImages(images, settings.grid, len(tokenizer)), settings)
 
 
 def compose(

@@ -16,8 +16,9 @@ from pararl.types import Prompt, Task
 from policies.backbones.llada import LLaDAForMultiModalGeneration
 from policies.canvas import Span, Specials, Tail
 from policies.codec import TextCodec
+from policies.families.codes import codes_of
 from policies.families.family import Family
-from policies.families.mmada import LORA, codes_of, compose
+from policies.families.mmada import LORA, compose
 from policies.image.amused import AmusedVQ
 from policies.image.base import ImageTokenizer
 from policies.image.codec import ImageCodec

@@ -16,8 +16,9 @@ from pararl.types import Prompt, Task
 from policies.attention.masks import between
 from policies.backbones.showo import Showo
 from policies.canvas import Span, Specials, Tail
+from policies.families.codes import code_layout, codes_of, read_magvitv2
 from policies.families.family import Family
-from policies.families.mmada import code_layout, codes_of, read_magvitv2, task_prefix
+from policies.families.mmada import task_prefix
 from policies.heads.causal import CausalHead
 from policies.heads.masked import MaskedHead
 from policies.heads.tokens import TokenLogits

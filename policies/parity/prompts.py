@@ -19,7 +19,8 @@ from transformers import PreTrainedTokenizerFast
 from pararl.releases import RELEASES
 from pararl.types import Prompt, Task
 from policies.canvas import pad_left
-from policies.families.mmada import MMadaLayout, code_layout
+from policies.families.codes import code_layout
+from policies.families.mmada import MMadaLayout
 from policies.families.showo import ShowoLayout
 from policies.image.magvitv2 import MAGVITv2, MAGVITv2Config
 from policies.layout import Layout, Shown

@@ -8,8 +8,8 @@ from transformers import PreTrainedTokenizerFast
 from pararl.types import Prompt, Task
 from policies.attention.masks import between
 from policies.canvas import Span, Tail
+from policies.families.codes import code_layout, codes_of, read_magvitv2
 from policies.families.family import Family
-from policies.families.mmada import code_layout, codes_of, read_magvitv2
 from policies.heads.causal import CausalHead
 from policies.heads.masked import MaskedHead
 from policies.heads.tokens import TokenLogits
