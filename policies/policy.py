@@ -13,6 +13,7 @@ from torch import Tensor
 from pararl.files import atomic_files
 from pararl.options import Drawing, Sampling
 from pararl.types import MODALITIES, Latents, Modality, Output, Prompt, Rollout, Segment, Task
+from policies.backbones.layers import told
 from policies.batch import Batch
 from policies.canvas import Canvas, Span
 from policies.heads.base import Head, stages
@@ -230,15 +231,16 @@ class Policy:
 
     # ---- training, and proof of an adapter
 
-    def lessons(self, canvas: Canvas, clean: Mapping[Span, Tensor], generator: torch.Generator) -> dict[Modality, Tensor]:
-        """The supervised losses of clean tokens in the spans of a canvas."""
+    def lessons(self, canvas: Canvas, clean: Mapping[Span, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """The supervised losses of clean tokens in the spans of a canvas by modality, and the losses that layers of the backbone told."""
         lessons = {
             span: lesson
             for head, spans in stages(self.heads, canvas.spans)
             for span, lesson in head.lessons({span: clean[span] for span in spans}, generator).items()
         }
         seen = self._look(canvas, {span: lessons[span].view for span in canvas.spans})
-        return {span.modality: lessons[span].loss(seen[span]) for span in canvas.spans}
+        losses: dict[str, Tensor] = {span.modality: lessons[span].loss(seen[span]) for span in canvas.spans}
+        return losses | {name.removeprefix("loss/"): value for name, value in told(self.model).items() if name.startswith("loss/")}
 
     @torch.no_grad()
     def canary(self) -> Tensor:

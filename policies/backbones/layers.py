@@ -38,6 +38,24 @@ class Backbone(PreTrainedModel):
         return self.is_activation_checkpointing
 
 
+class Telling(nn.Module):
+    """A layer with something to tell beside its output, such as the load of its experts and the loss that balances it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: dict[str, Tensor] = {}
+        """Of the last forward, by name: what begins with ``loss/`` is to be added to a training loss, all else is a statistic."""
+
+
+def told(model: nn.Module) -> dict[str, Tensor]:
+    """What the layers of a model told in their last forward: by name the mean over the layers that tell it."""
+    found: dict[str, list[Tensor]] = {}
+    for layer in model.modules():
+        for name, value in layer.told.items() if isinstance(layer, Telling) else ():
+            found.setdefault(name, []).append(value)
+    return {name: torch.stack(values).mean(0) for name, values in found.items()}
+
+
 class RMSNorm(nn.Module):
     """Root-mean-square norm with a gain, computed in float32."""
 

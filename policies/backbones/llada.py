@@ -95,6 +95,13 @@ class LLaDABlock(nn.Module):
         self.ff_proj = nn.Linear(width, hidden, bias=False)
         self.up_proj = nn.Linear(width, hidden, bias=False)
         self.ff_out = nn.Linear(hidden, width, bias=False)
+        self.feed_forward: nn.Module | None = None
+        """What stands in the place of the SwiGLU, such as experts; None = the SwiGLU of the release."""
+
+    def exchange(self, feed_forward: nn.Module) -> None:
+        """Put another feed-forward, [batch, length, d_model] to the same, in the place of the SwiGLU, whose weights go."""
+        del self.ff_proj, self.up_proj, self.ff_out
+        self.feed_forward = feed_forward
 
     def forward(self, x: Tensor, turn: Angles, mask: Tensor | None, kept: Tensor | None = None) -> Tensor:
         """[batch, length, d_model], or its columns ``kept`` [n] alone: as queries, while every column is a key."""
@@ -109,6 +116,8 @@ class LLaDABlock(nn.Module):
         y = attention(q, k, v, mask)
         x = x + self.attn_out(y.transpose(1, 2).reshape(batch, -1, width))
         y = self.ff_norm(x)
+        if self.feed_forward is not None:
+            return x + self.feed_forward(y)
         return x + self.ff_out(F.silu(self.ff_proj(y)) * self.up_proj(y))
 
 
