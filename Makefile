@@ -16,7 +16,7 @@ ARGS ?=
 # Test files run side by side; those that start Ray or whole programs are most of the time.
 TEST_JOBS ?= 2
 
-.PHONY: setup run test lint types check
+.PHONY: setup run test test-fast lint types check
 
 setup: $(STAMP)
 
@@ -44,6 +44,10 @@ run: setup
 
 test: setup
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -q --durations=10 -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder
+
+# The same without whole programs and without Ray clusters: what to run between two edits.
+test-fast: setup
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -q -m "not program" -n $(TEST_JOBS)
 
 lint: setup
 	$(PY) -m ruff check .

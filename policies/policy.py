@@ -55,7 +55,7 @@ class Policy:
         layers that an adapter wraps; ``lora_parameters``: names of parameters without a layer of their own, such as fused experts.
         ``flow_noise``: of the sampler of continuous images, where nobody says otherwise.
 
-        Raises ValueError where the vocabulary does not fit the backbone.
+        Raises ValueError where the vocabulary does not fit the backbone, and for outputs whose segments the heads cannot measure.
         """
         self.family, self.model, self.layout = family, model.eval(), layout
         self.lora_targets, self.lora_parameters = lora_targets, lora_parameters
@@ -68,6 +68,7 @@ class Policy:
             raise ValueError(
                 f"{vocabulary.text_size} text ids and {vocabulary.codes} codes do not fit {model.config.embedding_size} embedding rows"
             )
+        self._check_tails()
         self.tasks: tuple[Task, ...] = self.settings.tasks
         """What this checkpoint was trained for."""
         self.grid: tuple[int, int] = self.settings.grid
@@ -78,6 +79,17 @@ class Policy:
             flow_noise=flow_noise,
         )
         """How this checkpoint is best sampled; what ``sample`` uses when nothing else is asked for."""
+
+    def _check_tails(self) -> None:
+        """Raise ValueError where the layout puts segments in an order that the heads cannot measure."""
+        for task in self.settings.tasks:
+            order = [span.modality for span in self.layout.tail(task).spans]
+            if len(set(order)) < len(order):
+                raise ValueError(f"task {task}: an output has one segment of a modality at most, its layout has {', '.join(order)}")
+            heads = [self.heads[modality] for modality in order]
+            # Its likelihoods would see what is denoised half hidden, while it was sampled behind all of it.
+            if any(first.by_step and not then.by_step for first, then in zip(heads, heads[1:], strict=False)):
+                raise ValueError(f"task {task}: what is written token by token must stand in front of what is denoised, not behind it")
 
     @property
     def settings(self) -> Settings:

@@ -20,6 +20,14 @@ import pytest
 if TYPE_CHECKING:
     from policies.image import MAGVITv2
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that start a whole program or a Ray cluster take most of the time: ``make test-fast`` leaves them out."""
+    for item in items:
+        if "pipelines" in item.path.parts or "ray_cluster" in getattr(item, "fixturenames", ()):
+            item.add_marker("program")
+
+
 TINY: dict[str, Any] = {
     "grid": (4, 4),
     "prompt_tokens": 48,
