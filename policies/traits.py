@@ -1,7 +1,7 @@
 """What a family of policies can and cannot do, one row each, without torch: all that the rest of the program knows of a family.
 
-A new family is its own files under ``policies/`` and one row here. What follows from these facts (which settings have an effect, what a
-plan can count) is derived where it is needed, never listed by family.
+A new family is its own files under ``policies/``, one row here and one in ``families/table.py``. What follows from these facts (which
+settings have an effect, what a plan can count) is derived where it is needed, never listed by family.
 """
 
 from dataclasses import dataclass

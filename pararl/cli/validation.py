@@ -37,6 +37,8 @@ _SHARE: Bound = (">= 0 and <= 1", lambda value: 0 <= value <= 1)
 _LOWEST: Bound = ("between 0 and 1, or -1 for the policy's own", lambda value: value == -1 or 0 <= value <= 1)
 _SEED: Bound = ("between 0 and 2**32 - 1", lambda value: 0 <= value < 2**32)
 
+LONGEST_NAME = 255
+"""Bytes of a name on the file systems in use. Where the folder above is not there yet, nothing says so until a run makes its own."""
 READ = ("tokenizer.json", "tokenizer_config.json", "image_tokenizer/config.json")
 """What is read of a policy to tell whether it can read the user's prompts."""
 BOUNDS: dict[str, Bound] = {
@@ -168,6 +170,12 @@ def _names(config: Config) -> list[str]:
     name = config.run.name
     if name in (".", "..") or name != name.strip() or any(mark in name for mark in "/\\\0\n"):
         problems.append(f"run.name must be a plain folder name, got {name!r} (the folder above it is --run.dir)")
+    problems += [
+        f"{key}: a name of a folder has at most {LONGEST_NAME} bytes, got one of {len(part.encode())} (set --{key})"
+        for key, value in (("run.dir", config.run.dir), ("run.name", name))
+        for part in Path(value).parts
+        if len(part.encode()) > LONGEST_NAME
+    ]
     embedded = sorted(path.name for path in EMBEDDED.iterdir() if path.is_dir()) if EMBEDDED.is_dir() else []
     policy = config.policy.name
     if policy not in embedded and not release_of(policy) and not (policy and Path(policy).is_dir()):

@@ -179,6 +179,13 @@ def test_an_existing_run_is_never_overwritten(complaint: Complaint, elsewhere: P
     assert "run.dir: flat" in complaint(["--run.dir", "flat/runs", "--run.name", "second"])
 
 
+@pytest.mark.parametrize("name", ["a" * 256, "ä" * 128])
+def test_a_name_that_no_file_system_takes_is_refused_where_the_folder_above_is_not_there_yet(name: str, complaint: Complaint) -> None:
+    assert "run.name" in complaint(["--run.dir", "not/there", "--run.name", name])
+    assert cli.parse(["--run.dir", "not/there", "--run.name", name[:-1]]).config.run.name == name[:-1]
+    assert "run.dir" in complaint(["--run.dir", name])
+
+
 def test_a_run_without_a_name_is_called_after_time_and_configuration(elsewhere: Path) -> None:
     before = time.strftime("%Y%m%d-%H%M%S")
     folder = cli.run_folder(changed(Config(), {"run.dir": "here"}), "scenes_smoke")
