@@ -147,4 +147,4 @@ def deal(counted: Tensor, recorded: Sequence[tuple[int, ...]], steps: int) -> Te
     length = counted.sum(1, keepdim=True)
     hands = torch.tensor([rows or tuple(range(steps)) for rows in recorded], device=counted.device)
     share = (counted.cumsum(1) - 1) * hands.shape[1] // length
-    return torch.where(counted, hands.gather(1, share.clamp_max(hands.shape[1] - 1)), -1)
+    return torch.where(counted, hands.gather(1, share), -1)

@@ -136,6 +136,19 @@ def test_what_a_killed_writer_left_goes_and_what_a_living_one_writes_stays(tmp_p
     assert {path.name for path in tmp_path.iterdir()} == {"moved", "a.txt", living, other, f".a.{os.getppid()}.tmp.txt"}
 
 
+def test_what_the_process_of_another_user_writes_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system tells that it runs by refusing to signal it."""
+    theirs = tmp_path / f".a.{os.getppid()}.tmp"
+    theirs.mkdir()
+
+    def refused(process: int, signal: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "kill", refused)
+    put(tmp_path / "a", "new")
+    assert theirs.is_dir()
+
+
 def test_the_working_folder_and_a_link_are_replaced_where_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(tmp_path / "a", "old")
     (tmp_path / "link").symlink_to("a")
@@ -178,6 +191,20 @@ def test_lines_round_trip_to_the_last_bit_and_an_unfinished_one_is_passed_over(t
     assert read_lines(path) == [{"i": i, "third": i / 3} for i in range(3)]
     assert keep_lines(path, lambda row: row["i"] != 1) == 1
     assert path.read_text() == '{"i": 0, "third": 0.0}\n{"i": 2, "third": 0.6666666666666666}\n'
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_json_has_not_are_never_appended(tmp_path: Path, value: float) -> None:
+    append_line(tmp_path / "rows", {"a": 1})
+    with pytest.raises(ValueError):
+        append_line(tmp_path / "rows", {"a": value})
+    assert read_lines(tmp_path / "rows") == [{"a": 1}]
+
+
+def test_a_number_that_no_process_can_have_is_that_of_a_dead_one(tmp_path: Path) -> None:
+    (tmp_path / f".a.{10**30}.tmp").mkdir()
+    put(tmp_path / "a", "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 def test_a_broken_line_is_named(tmp_path: Path) -> None:

@@ -181,6 +181,23 @@ def test_a_vocabulary_larger_than_the_embedding_is_an_error(policy: Policy) -> N
         MMADA.policy(small, policy.layout.text.tokenizer, policy.layout.images.module, policy.settings)
 
 
+def test_a_vocabulary_may_fill_the_embedding_and_not_exceed_it_by_one(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = policy.model, policy.layout.text.tokenizer, policy.layout.images.module, policy.settings
+    last = policy.layout.text.vocabulary.text_size + policy.layout.images.codes
+    monkeypatch.setattr(policy.model.config, "embedding_size", last)
+    assert MMADA.policy(*parts).layout.text.vocabulary.rows("image").stop == last
+    monkeypatch.setattr(policy.model.config, "embedding_size", last - 1)
+    with pytest.raises(ValueError, match="do not fit"):
+        MMADA.policy(*parts)
+
+
+def test_a_text_may_have_as_many_tokens_as_the_policy_reads_and_not_one_more(policy: Policy) -> None:
+    limit = policy.settings.prompt_tokens
+    policy.layout.check_length(Prompt("a", "t2i", ""), [0] * limit)
+    with pytest.raises(ValueError, match=f"prompt a has {limit + 1} tokens, more than the {limit}"):
+        policy.layout.check_length(Prompt("a", "t2i", ""), [0] * (limit + 1))
+
+
 def test_prompts_are_padded_on_the_left() -> None:
     ids, mask = pad_left([[5, 6, 7], [8]], pad=9)
     assert ids.tolist() == [[5, 6, 7], [9, 9, 8]] and mask.tolist() == [[True, True, True], [False, False, True]]

@@ -59,6 +59,25 @@ def test_settings_that_are_not_the_default_survive_saving(make_policy: MakePolic
     assert isinstance(loaded, Policy) and loaded.settings == own.settings
 
 
+def test_a_policy_is_cast_in_its_backbone_alone(make_policy: MakePolicy) -> None:
+    own = make_policy()
+    before = {name: x.dtype for name, x in own.layout.images.module.state_dict().items()}
+    assert own.to("cpu", torch.bfloat16) is own
+    assert {p.dtype for p in own.model.parameters()} == {torch.bfloat16}
+    assert {name: x.dtype for name, x in own.layout.images.module.state_dict().items()} == before
+    own.to("cpu")
+    assert {p.dtype for p in own.model.parameters()} == {torch.bfloat16}, "as it is"
+
+
+def test_a_backbone_without_the_switch_cannot_be_told_to_checkpoint_gradients(make_policy: MakePolicy) -> None:
+    own = make_policy()
+    own.model = torch.nn.Linear(1, 1)
+    own.checkpoint_gradients(False)
+    del own.model.gradient_checkpointing
+    with pytest.raises(ValueError, match="Linear cannot checkpoint gradients: set learner.gradient_checkpointing to false"):
+        own.checkpoint_gradients(True)
+
+
 def test_the_embedded_checkpoint_does_the_tasks_that_it_was_trained_for() -> None:
     embedded = policies.load("scenes-mmada")
     assert isinstance(embedded, Policy) and embedded.settings.tasks

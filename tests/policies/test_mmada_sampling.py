@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pararl.options import Sampling
-from pararl.types import Output, Prompt, Rollout, Segment, Task
+from pararl.types import MODALITIES, Output, Prompt, Rollout, Segment, Task
 from policies import Policy
 from policies.heads.base import Branch
 from policies.sampling.sampler import recorded_steps
@@ -158,6 +158,12 @@ def test_recorded_steps_are_a_subset_that_a_group_shares(policy: Policy, kind: K
     assert not all(np.array_equal(r.segments[0].guesses, c.segments[0].guesses[:3]) for r, c in zip(kept, complete, strict=True))
 
 
+def test_a_prompt_has_other_recorded_steps_in_another_round() -> None:
+    (asked, *_) = prompts("t2i")
+    subsets = [recorded_steps(asked, Sampling(steps=8, recorded=3, round=number)) for number in range(40)]
+    assert len(set(subsets)) > 10 and subsets[7] == recorded_steps(asked, Sampling(steps=8, recorded=3, round=7))
+
+
 # ---- outputs as a person sees them
 
 
@@ -264,6 +270,18 @@ def test_guidance_in_one_batch_equals_two_separate_forwards(policy: Policy, kind
             assert torch.allclose(unguided[row][:, allowed], expected, rtol=0, atol=1e-5)
             assert torch.isneginf(unguided).sum(-1).eq(16 - len(allowed)).all()
     assert len(text) == (kind in SPOKEN)
+
+
+def test_guidance_by_the_input_image_is_of_the_image_alone(policy: Policy) -> None:
+    """At the first step everything is guessed from the blank canvas, so that nothing but guidance can differ."""
+    sampling = Sampling(steps=STEPS, recorded=STEPS)
+    first: list[dict[str, list[list[int]]]] = []
+    for scale in (0.0, 4.0):
+        batch = policy.generate(prompts("interleaved+image"), range(5), replace(sampling, input_guidance=scale))
+        segments = [(m, [s for r in batch if isinstance(s := r.segment(m), Segment)]) for m in MODALITIES]
+        first.append({modality: [s.guesses[0].tolist() for s in some] for modality, some in segments})
+    free, guided = first
+    assert len(free["text"]) == 5 and free["text"] == guided["text"] and free["image"] != guided["image"]
 
 
 @pytest.mark.parametrize("kind", ["t2t", "i2t"])

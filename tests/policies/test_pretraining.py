@@ -167,6 +167,11 @@ def test_both_modalities_run_on_one_clock() -> None:
     assert abs(float(text.mean()) - 0.5) < 4 / 12**0.5 / 1000**0.5
 
 
+def test_the_times_of_a_batch_are_one_in_every_stratum() -> None:
+    _, text = noise_levels(64, torch.Generator().manual_seed(3))
+    assert ((1 - text.double()) * 64).floor().int().tolist() == list(range(64))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_losses_have_gradients(policy: Policy, kind: Kind) -> None:
     losses = supervised_loss(policy, *batch(kind), torch.Generator().manual_seed(0))

@@ -23,7 +23,7 @@ from pararl.types import Judgement, Latents, Pair, Prompt, Rollout, Task
 from policies import Policy
 from policies.families.showo2 import Showo2Settings
 from policies.heads.flow import FlowHead, training_times
-from policies.image.codec import unpatched
+from policies.image.codec import patched, unpatched
 from policies.pretraining import supervised_loss
 from policies.sampling import flow
 from tests.policies.subjects import build_showo2
@@ -35,6 +35,11 @@ TASKS: tuple[Task, ...] = ("i2t", "t2i", "interleaved")
 @pytest.fixture(scope="module")
 def policy() -> Policy:
     return build_showo2()
+
+
+def test_it_is_sampled_as_its_settings_say_where_nobody_says_otherwise() -> None:
+    made = build_showo2(steps=7, choice_temperature=2.5, flow_noise=0.3)
+    assert made.sampling == Sampling(steps=7, choice_temperature=2.5, flow_noise=0.3)
 
 
 def latents_of(policy: Policy, tokens: torch.Tensor) -> torch.Tensor:
@@ -78,6 +83,38 @@ def test_moves_have_the_density_of_a_gaussian_by_hand(policy: Policy) -> None:
             continue
         normal = torch.distributions.Normal(taken.mean, taken.deviation.expand_as(taken.mean))
         assert math.isclose(normal.log_prob(latents_of(policy, after)).mean(), image.logprob[place].mean(), abs_tol=1e-4)
+
+
+@torch.no_grad()
+def test_guided_moves_leave_the_velocities_without_text_and_without_image_by_their_scales(policy: Policy) -> None:
+    """Three plain calls a step, one row each and no padding: what a prompt is without is not in the sequence, its latents neither. The text
+    that was written stands in front of the image in all three."""
+    batch = prompts("interleaved", (True, True, True))
+    how = Sampling(steps=3, recorded=3, guidance=1.5, input_guidance=0.75, flow_noise=0.0)
+    sp, patch, grid = policy.settings.specials, policy.model.config.patch_size, flow.time_grid(4, shift_of(policy))
+    for rollout in policy.generate(batch, [1, 2, 3], how):
+        image, text = rollout.segment("image"), rollout.segment("text")
+        assert isinstance(image, Latents) and text is not None and rollout.prompt.image is not None
+        given = latents_of(policy, policy.layout.images.encode(rollout.prompt.image[None]))
+        shown, said = [sp.mask] * 17, policy.layout.text.written(text.tokens.tolist())
+        fronts = [
+            (policy.layout.prefix(rollout.prompt, shown), 1),
+            (policy.layout.prefix(rollout.prompt, shown, "text"), 1),
+            (policy.layout.prefix(rollout.prompt), 0),
+        ]
+        for step, (before, after) in enumerate(torch.from_numpy(image.moves)):
+            found = []
+            for front, inputs in fronts:
+                ids = torch.tensor([[*front, *said, sp.soi, *shown, sp.eoi]])
+                starts = (ids == sp.mask) & (ids.roll(1) == sp.soi)
+                latents = torch.cat((given[:inputs], latents_of(policy, before[None])))
+                times = torch.cat((torch.ones(inputs), grid[step : step + 1]))
+                velocities = policy.model(ids, starts.cumsum(1) * (ids == sp.mask), latents, times)[1]
+                found.append(patched(velocities[-1:], patch)[0])
+            plain, without_text, without_image = found
+            guided = plain + 1.5 * (plain - without_text) + 0.75 * (plain - without_image)
+            assert torch.allclose(after, before + (grid[step + 1] - grid[step]) * guided, rtol=0, atol=1e-3)
+            assert np.allclose(image.guesses[step], before + (1 - grid[step]) * guided, rtol=0, atol=1e-3)
 
 
 def test_a_text_is_worth_the_mean_of_its_tokens(policy: Policy) -> None:
@@ -138,6 +175,25 @@ def test_draws_and_training_have_their_times_where_the_sampler_has_them(policy: 
     assert asked == [3.0]
 
 
+def test_a_seed_draws_the_normals_of_the_image_before_the_uniforms_of_the_text(policy: Policy) -> None:
+    """So that the image of a seed starts where it did in every version, whether a text is written in front of it or not."""
+    how = replace(HOW, steps=2, recorded=2)
+    for task in TASKS[1:]:
+        for seed, rollout in enumerate(policy.generate(prompts(task), range(3), how)):
+            image = rollout.segment("image")
+            assert isinstance(image, Latents)
+            normals = torch.randn(3 * image.tokens.size, generator=torch.Generator().manual_seed(seed))
+            assert np.array_equal(image.moves[0, 0].ravel(), normals[: image.tokens.size].numpy())
+
+
+def test_no_draw_stands_at_the_clean_image(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ratios are of (0, 1]: the largest is the time of noise, not that at which there is no velocity to tell."""
+    (rollout, *_) = policy.generate(prompts("t2i"), [1, 2, 3], HOW)
+    monkeypatch.setattr(policies.heads.flow, "mask_ratios", lambda n, batch, *_: torch.ones(n, batch))
+    times = policy.draws([rollout], 2, torch.Generator().manual_seed(0)).times
+    assert times is not None and times.eq(0).all()
+
+
 def test_rollouts_survive_a_checkpoint(policy: Policy, tmp_path: Path) -> None:
     rollouts = [checkpoint.without_outputs(r) for r in policy.generate(prompts("interleaved"), [1, 2, 3], HOW)]
     checkpoint.save_rollouts(tmp_path / "r", rollouts, [Judgement(None)] * 3)
@@ -176,6 +232,16 @@ def test_the_learner_takes_a_step_and_every_target_of_images_and_texts_has_a_gra
     assert not torch.allclose(fresh.canary(), base, atol=1e-5)
     with adapter.base(peft):
         assert torch.equal(fresh.canary(), base)
+
+
+def test_a_finished_image_stands_behind_those_that_were_shown_before_it(policy: Policy) -> None:
+    """Its latents too, which the backbone takes in the order of their columns."""
+    batch = prompts("interleaved", (True, True, True))
+    pixels = [p.image for p in batch if p.image is not None]
+    shown, first, second = (policy.layout.images.encode(image[None]) for image in pixels)
+    made = policy.layout.with_image(policy.layout.with_image(policy.layout.canvas(batch[:1]), first), second)
+    assert made.latents is not None
+    assert torch.equal(made.latents, torch.cat([latents_of(policy, tokens) for tokens in (shown, first, second)]))
 
 
 def test_texts_and_images_alternate_and_the_supervised_losses_are_finite(policy: Policy) -> None:

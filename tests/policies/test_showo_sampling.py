@@ -141,6 +141,10 @@ def test_an_image_behind_what_was_read_once_is_that_of_the_whole_canvas_at_every
     (trace,) = denoise(logits, whole[0].ids, plans, noise, hand.MASK, [hand.CODES[0]])
     assert torch.equal(ours.tokens, trace.tokens) and torch.equal(ours.commit_step, trace.commit_step)
     assert torch.equal(ours.guesses, trace.guesses) and torch.allclose(ours.logprob, trace.logprob, rtol=0, atol=1e-5)
+    # A branch that is of texts alone is not computed for an image.
+    more = replace(scene, branches=(Branch(branches[0].canvas, {"image": 0.0, "text": 1.0}), *scene.branches))
+    (again,) = head.sample(more, [span], list(uniforms), sampling, [tuple(range(STEPS))] * 5)
+    assert torch.equal(ours.tokens, again.tokens) and torch.equal(ours.logprob, again.logprob)
 
 
 @torch.no_grad()

@@ -1,5 +1,7 @@
 """Settings that have no effect on a policy are told, by what its heads are."""
 
+from dataclasses import replace
+
 import pytest
 
 from pararl.cli.family_checks import family_problems
@@ -32,3 +34,9 @@ def test_a_setting_without_effect_is_told(settings: dict[str, object], family: s
     line = "; ".join(family_problems(changed(Config(), settings), family, TRAITS[family]))
     assert bool(line) == (words is not None)
     assert [word for word in (words or "").split() if word not in line] == []
+
+
+def test_a_setting_of_one_arm_is_told_of_that_arm_alone() -> None:
+    config = replace(Config(), arm={"offline_dpo": {"learner.text_masks": "block"}})
+    (line,) = family_problems(config, "showo", TRAITS["showo"])
+    assert "(arm offline_dpo; set --arm.offline_dpo.learner.text_masks random)" in line

@@ -1,5 +1,6 @@
 """What a machine lacks for a run is told in the driver, before Ray starts: no test here starts it."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,14 @@ def test_a_reward_that_cannot_be_loaded_is_told_with_its_place(key: str, name: s
     told = list(unloadable(changed(Config(), {key: name})))
     assert len(told) == bool(words)
     assert all(line.startswith(f"{key}: ") and f"set --{key}" in line and word in line for line in told for word in words)
+
+
+@pytest.mark.parametrize("name", ["preflight_fine:score", "preflight_broken:score"])
+def test_the_path_of_modules_is_as_it_was_after_a_reward_was_tried(name: str, work: Path) -> None:
+    before = list(sys.path)
+    assert str(work) not in before
+    list(unloadable(changed(Config(), {"reward.name": name})))
+    assert sys.path == before
 
 
 def test_a_folder_that_cannot_be_written_to_is_told_and_one_that_can_is_left_as_it_was(work: Path) -> None:

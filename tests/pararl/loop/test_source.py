@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,6 +64,38 @@ def test_offline_arms_learn_from_the_same_rollouts_in_another_order(config: Conf
     static, stream = seen
     assert static != stream
     assert sorted(s for batch in static for s in batch) == sorted(s for batch in stream for s in batch)
+
+
+@pytest.mark.parametrize(("arm", "asked"), [("pararl", 3), ("best_of_n", 3), ("offline_stream", 0), ("offline_dpo", 0), ("hermesflow", 0)])
+def test_current_arms_sample_with_the_current_version_and_offline_ones_with_the_base(
+    config: Config, arm: Arm, asked: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet, versions = LocalFleet(config), []
+
+    def generate_iter(prompts: Any, group: int, version: int, *given: Any) -> Any:
+        versions.append(version)
+        return own(prompts, group, 0, *given)
+
+    own = fleet.generate_iter
+    monkeypatch.setattr(fleet, "generate_iter", generate_iter)
+    source = Source(config, ARM_SPECS[arm], fleet, LocalRewardWorkers(config), tmp_path / "store", lambda _: None)
+    source.generate(source.prompts(1), 1, 3)
+    assert set(versions) == {asked}
+
+
+def test_the_curriculum_is_told_the_prompts_whose_groups_have_no_spread(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(config, rollout=replace(config.rollout, prompts=8))
+    source = Source(config, ARM_SPECS["online_dpo"], LocalFleet(config), LocalRewardWorkers(config), tmp_path, lambda _: None)
+    told: list[str] = []
+    monkeypatch.setattr(source.curriculum, "told", lambda flat: told.extend(prompt.id for prompt in flat))
+    batch = batch_of(source, 1)
+    scores: dict[str, set[float]] = {}
+    for rollout, judgement in zip(batch.rollouts, batch.judgements, strict=True):
+        assert judgement.final is not None
+        scores.setdefault(rollout.prompt.id, set()).add(judgement.final.value)
+    assert told == [name for name, found in scores.items() if len(found) == 1]
 
 
 def test_the_time_of_sampling_once_is_counted_with_the_first_update(config: Config, tmp_path: Path) -> None:

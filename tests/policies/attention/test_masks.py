@@ -124,3 +124,9 @@ def test_flex_attention_gives_what_dense_attention_gives(full: bool, seed: int) 
 
     assert torch.allclose(flex(mask), dense, rtol=0, atol=1e-5)
     assert not torch.allclose(flex(omni(torch.zeros_like(given.blocks), given.real)), dense, rtol=0, atol=1e-2)
+
+
+def test_an_image_that_opens_in_the_first_column_is_a_block() -> None:
+    """What closes at the end of the row does not close in front of its beginning."""
+    ids = torch.tensor([[1, 5, 2, 5, 1, 2], [1, 5, 5, 5, 5, 2], [5, 1, 2, 5, 5, 2]])
+    assert between(ids, 1, 2).tolist() == [[1, 1, 1, 0, 2, 2], [1, 1, 1, 1, 1, 1], [0, 1, 1, 0, 0, 0]]
