@@ -127,6 +127,8 @@ def main() -> None:
         seeds = [int(seed) for seed in args.seeds.split(",")]
     except ValueError:
         fail(f"--seeds {args.seeds!r}: give whole numbers separated by commas, for example 0,1,2")
+    if len(set(seeds)) < len(seeds):
+        fail(f"--seeds {args.seeds!r} names a seed twice: one run would count as two in the intervals; give every seed once")
     settings = combinations(args.vary)
     own = ["--config", str(args.config), *overrides]
     arms = parse(own).config.run.arms
