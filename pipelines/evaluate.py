@@ -53,11 +53,11 @@ def arguments() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--policy", help="policy to examine where no run is given")
     parser.add_argument("--adapter", type=Path, action="append", default=[], help="adapter directory of --policy; may be repeated")
     parser.add_argument("--diversity", type=int, default=32, help="prompts of the first split, per kind, that are sampled several times")
-    parser.add_argument("--samples", type=int, default=4, help="how often")
+    parser.add_argument("--samples", type=int, default=4, help="how often each of these is sampled")
     parser.add_argument("--out", type=Path, help="folder of the results; default RUN/evaluation, or outputs/evaluation-TIME")
     args, settings = parser.parse_known_args()
     if (args.run is None) == (args.policy is None):
-        fail("give --run outputs/NAME, or --policy NAME (see --help)")
+        fail("give --run outputs/NAME or --policy NAME, one of the two (see --help)")
     if args.run and not (args.run / "config.yaml").exists():
         fail(f"{args.run} is not a run folder: it has no config.yaml (pass --run outputs/NAME)")
     if args.diversity < 0 or args.samples < 1:

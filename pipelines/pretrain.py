@@ -194,7 +194,7 @@ def main() -> None:
         raise SystemExit(f"--batch {args.batch}: a batch of the policy holds every kind of prompt, at least {len(kinds)} examples")
     args.out = args.out or Path("outputs") / ("scenes-clip" if args.stage == "clip" else f"scenes-{args.family}")
     args.out.mkdir(parents=True, exist_ok=True)
-    if args.family == "mmada":  # whose shipped weights were made with torch's own products
+    if FAMILIES[args.family].own_products:
         torch.set_num_threads(args.threads)
     else:
         cpu.use(args.threads)

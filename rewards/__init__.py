@@ -79,7 +79,10 @@ def own(name: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise
-        raise ValueError(f"reward {name!r}: no module {error.name!r}; install it, or put its folder on PYTHONPATH") from error
+        hint = "install it, or put its folder on PYTHONPATH"
+        if module_name.endswith(".py"):
+            hint = f"it is named without .py: {module_name.removesuffix('.py')}:{attribute}"
+        raise ValueError(f"reward {name!r}: no module {error.name!r}; {hint}") from error
     if not hasattr(module, attribute):
         raise ValueError(f"reward {name!r}: module {module_name!r} has no {attribute!r}")
     found = getattr(module, attribute)

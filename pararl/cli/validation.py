@@ -147,7 +147,7 @@ def _lists(config: Config) -> list[str]:
         twice = ", ".join(repr(name) for name in names if values.count(name) > 1)
         if not values:
             problems.append(f"{key} must name at least one of {', '.join(known)} (set --{key})")
-        elif key == "eval.splits" and values[0] != "id":
+        elif key == "eval.splits" and values[0] != "id" and not unknown:
             problems.append(f"eval.splits must begin with id: pictures and curves show it (set --eval.splits id,{','.join(values)})")
         if unknown:
             problems.append(f"{key}: unknown {unknown} (known: {', '.join(known)}; set --{key})")

@@ -1,5 +1,6 @@
 """Examining one policy: it samples, a reward scores, ``pararl.evaluation.report`` says what came out. Used by ``pipelines/evaluate.py``."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -91,7 +92,9 @@ class Examiner:
     def _generate(self, prompts: Sequence[Prompt], group: int, update: int, what: str) -> Iterator[Rollout]:
         """Rollouts with the seeds and the batches of a run's own evaluation."""
         requests = requests_of(prompts, group, self.config.eval.seed, update)
-        for chunk in tqdm(chunks_of(requests, self.config.rollout.chunk), desc=f"{self.name} {what}", leave=False):
+        if not sys.stderr.isatty():  # a log has a line where a terminal has a bar
+            print(f"{self.name} {what}: {len(requests)} samples", file=sys.stderr, flush=True)
+        for chunk in tqdm(chunks_of(requests, self.config.rollout.chunk), desc=f"{self.name} {what}", leave=False, disable=None):
             yield from self.policy.generate([r.prompt for r in chunk], [r.seed for r in chunk], self.sampling)
 
     def _more(self, kind: Kind, split: str, scored: Sequence[Scored], rollouts: Sequence[Rollout]) -> dict[str, Any]:

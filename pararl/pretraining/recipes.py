@@ -100,6 +100,8 @@ class FamilyRecipe:
     """An untrained policy around the image tokenizer in a directory."""
     recipes: Mapping[str, Recipe]
     """By stage."""
+    own_products: bool = False
+    """Whether its shipped weights were made with torch's own float32 products, not with the faster ones of ``policies.cpu``."""
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
@@ -164,6 +166,7 @@ MMADA_RECIPE = FamilyRecipe(
             first=10**7,
         ),
     },
+    own_products=True,
 )
 SHOWO_RECIPE = FamilyRecipe(
     new_showo,

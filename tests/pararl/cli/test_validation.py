@@ -54,6 +54,7 @@ pytestmark = pytest.mark.usefixtures("elsewhere")
         ("--policy.name .", "policy.name policy.json"),
         ("--eval.splits ood_pair", "eval.splits id"),
         ("--eval.splits id,train", "eval.splits 'train'"),
+        ("--eval.splits idd", "eval.splits 'idd' known"),
         ("--rollout.gpus 1.5", "rollout.gpus whole 1.5"),
         ("--learner.likelihood elbo", "learner.likelihood elbo pararl --arm.pararl.learner.likelihood"),
         ("--run.arms pararl_grpo --learner.likelihood elbo --learner.negatives spg", "learner.negatives spg pararl_grpo"),
