@@ -1,8 +1,8 @@
 """A policy that writes text token by token as TRL sees a language model, for outputs that are text alone.
 
 TRL asks the model that it is given for its last hidden states only, and applies the weights of ``get_output_embeddings()`` itself, all of
-their rows. So what is the policy's own stands here, on either side of that. Before it, the mask that the layout makes of the ids. Behind it,
-the head of a text, which has the text rows alone, and the forbidden ones of these out of reach.
+their rows. So what is the policy's own stands here, on either side of that. Before it, the layout's mask of the ids. Behind it, the
+head of a text, which has the text rows alone, and the forbidden ones of these out of reach.
 """
 
 from copy import deepcopy

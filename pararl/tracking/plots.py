@@ -158,7 +158,9 @@ def _draw_curve(axes: "Axes", arm: str, points: Sequence[tuple[int, float]]) -> 
 
 
 def _finish_axes(axes: "Axes", panel: Panel) -> None:
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("update")
     axes.set_ylabel(panel.label)
     axes.grid(alpha=0.3)
