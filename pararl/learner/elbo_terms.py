@@ -1,8 +1,8 @@
 """Likelihoods of whole outputs at shared draws: a lower bound, and for rejected sides, if asked, SPG's mixture with an upper one.
 
 Pushing an ELBO down need not push down the likelihood above it. SPG (arXiv 2510.09541) therefore measures what it pushes down by
-``w EUBO + (1 - w) ELBO``. The EUBO is a sum of logarithms of means over draws, token by token: what the draws hand over is then the
-log-probabilities of the tokens that each counts, from which both bounds are exact, while the graph of one draw is held at a time.
+``w EUBO + (1 - w) ELBO``. The EUBO is a sum of logarithms of means over draws, token by token. So each draw hands over the
+log-probabilities of the tokens that it counts. Both bounds are exact from these, while the graph of one draw is held at a time.
 """
 
 from collections.abc import Mapping, Sequence

@@ -11,17 +11,9 @@ from pararl.scenes.captions import agreement, check_caption
 from pararl.scenes.grammar import Group
 from pararl.scenes.sentences import caption
 from pararl.scenes.splits import draft, random_stream
-from pararl.scenes.world import CELL_NAMES, COLOURS, SHAPES, Scene
+from pararl.scenes.world import COLOURS, SHAPES, Scene
 from pararl.types import Score
-
-
-def scene(*objects: str) -> Scene:
-    rows = []
-    for words in objects:
-        colour, shape, cell = words.split()
-        rows.append((SHAPES.index(shape), COLOURS.index(colour), *divmod(CELL_NAMES.index(cell), 4)))
-    return Scene.of(rows)
-
+from tests.pararl.scenes.checked import scene
 
 THREE = scene("red circle a1", "red circle b1", "blue square a4")
 

@@ -11,19 +11,11 @@ from pararl.scenes.changes import apply, changes, write_edits
 from pararl.scenes.edits import OPERATIONS, Edit, read_edit
 from pararl.scenes.instructions import compound, instruction
 from pararl.scenes.selectors import Selector
-from pararl.scenes.world import CELL_NAMES, COLOURS, SHAPES, Scene
+from pararl.scenes.world import CELL_NAMES, COLOURS, Scene
 from pararl.types import Output, Score
+from tests.pararl.scenes.checked import credit, failed, scene
 
 RED_CIRCLE, BLUE_SQUARE = Selector("circle", "red"), Selector("square", "blue")
-
-
-def scene(*objects: str) -> Scene:
-    """A scene from objects written as ``"red circle a1"``."""
-    rows = []
-    for words in objects:
-        colour, shape, cell = words.split()
-        rows.append((SHAPES.index(shape), COLOURS.index(colour), *divmod(CELL_NAMES.index(cell), 4)))
-    return Scene.of(rows)
 
 
 SOURCE = ("red circle a1", "blue square c3", "green cross d4")
@@ -35,16 +27,6 @@ def spec(*edits: Edit, source: tuple[str, ...] = SOURCE) -> dict[str, Any]:
 
 def after(record: dict[str, Any], *objects: str) -> Score:
     return scenes.check(record, scene(*objects))
-
-
-def failed(score: Score) -> dict[str, str]:
-    assert all(bool(atom.reason) != atom.passed for atom in score.atoms)
-    return {atom.statement: atom.reason for atom in score.atoms if not atom.passed}
-
-
-def credit(score: Score) -> dict[str, float]:
-    assert score.credit is not None and score.credit.shape == (4, 4) and score.credit.dtype == np.float32
-    return {CELL_NAMES[i]: value for i, value in enumerate(score.credit.ravel().tolist()) if value}
 
 
 def test_any_empty_cell_does_for_a_new_object() -> None:

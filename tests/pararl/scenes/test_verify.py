@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from pararl import scenes
-from pararl.scenes.world import CELL_NAMES, COLOURS, SHAPES, Scene
-from pararl.types import Score
+from pararl.scenes.world import CELL_NAMES, Scene
+from tests.pararl.scenes.checked import credit, failed, scene
 
 RED_LEFT_OF_SQUARE: dict[str, Any] = {
     "include": [
@@ -28,26 +28,6 @@ CIRCLES_BUT_NOT_RED: dict[str, Any] = {
     "exclude": [{"class": "circle", "count": 3}, {"class": "circle", "count": 1, "color": "red"}],
     "closed": True,
 }
-
-
-def scene(*objects: str) -> Scene:
-    """A scene from objects written as ``"red circle a1"``."""
-    rows = []
-    for words in objects:
-        colour, shape, cell = words.split()
-        rows.append((SHAPES.index(shape), COLOURS.index(colour), *divmod(CELL_NAMES.index(cell), 4)))
-    return Scene.of(rows)
-
-
-def failed(score: Score) -> dict[str, str]:
-    """Reason of each failed atom by its statement."""
-    assert all(bool(atom.reason) != atom.passed for atom in score.atoms)
-    return {atom.statement: atom.reason for atom in score.atoms if not atom.passed}
-
-
-def credit(score: Score) -> dict[str, float]:
-    assert score.credit is not None and score.credit.shape == (4, 4) and score.credit.dtype == np.float32
-    return {CELL_NAMES[i]: value for i, value in enumerate(score.credit.ravel().tolist()) if value}
 
 
 def test_a_right_scene_scores_one_with_an_atom_per_fact() -> None:
