@@ -49,11 +49,13 @@ def read_prompts(source: str, reward: str = "scenes") -> list[Prompt]:
 def _lines(path: Path) -> Iterator[tuple[str, Any]]:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
                 try:
-                    row = json.loads(line)
+                    row = json.loads(line.decode("utf-8-sig"))  # Windows puts a mark in front of the first line
+                except UnicodeDecodeError as error:
+                    raise ValueError(f"{path}, line {number} is not UTF-8, which JSON is written in: {error}; save it as UTF-8") from error
                 except json.JSONDecodeError as error:
                     raise ValueError(f"{path}, line {number} is not JSON: {error}") from error
                 yield f"line {number}", row
@@ -118,12 +120,13 @@ def _spec(value: Any) -> dict[str, Any]:
 
 def _pixels(value: Any, folder: Path) -> np.ndarray:
     """uint8 [height, width, 3] of a file's path or of a picture that ``datasets`` has opened."""
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     if not isinstance(value, str | Image.Image):
         raise ValueError(f"'image' must be a picture file or an image column of datasets, got {type(value).__name__}")
     picture = Image.open(folder / value) if isinstance(value, str) else value
-    return np.asarray(picture.convert("RGB"), np.uint8)
+    upright = ImageOps.exif_transpose(picture)  # phones store the sensor's rows, and say how to turn them
+    return np.asarray(upright.convert("RGB"), np.uint8)
 
 
 def paired(prompts: Sequence[Prompt]) -> dict[Kind, list[Prompt]]:

@@ -50,6 +50,26 @@ def test_genevals_own_records_are_read_unchanged(tmp_path: Path) -> None:
     assert scenes.check(second.spec, right).strict and not scenes.check(second.spec, scenes.Scene.of([(1, 2, 1, 0), (3, 0, 1, 3)])).strict
 
 
+def test_a_file_from_windows_is_read_and_one_in_another_encoding_is_told_with_its_line(tmp_path: Path) -> None:
+    place = tmp_path / "own.jsonl"
+    place.write_bytes(b"\xef\xbb\xbf" + b"\r\n".join(json.dumps(row).encode() for row in GENEVAL) + b"\r\n")
+    assert [p.text for p in read_prompts(str(place))] == ["two circles", "a red cross left of a square"]
+    place.write_bytes(json.dumps(GENEVAL[0]).encode("utf-16"))
+    with pytest.raises(ValueError, match=r"own\.jsonl, line 1 is not UTF-8.*save it as UTF-8"):
+        read_prompts(str(place))
+
+
+def test_a_picture_from_a_phone_is_turned_as_it_says(tmp_path: Path) -> None:
+    upright = np.zeros((4, 6, 3), np.uint8)
+    upright[0, 0] = 255
+    stored = Image.fromarray(np.rot90(upright).copy())
+    exif = stored.getexif()
+    exif[0x0112] = 6  # orientation: to be turned clockwise
+    stored.save(tmp_path / "phone.png", exif=exif)
+    (prompt,) = read_prompts(lines(tmp_path / "own.jsonl", [{"prompt": "what is it", "task": "i2t", "image": "phone.png"}]), "own:reward")
+    assert prompt.image is not None and np.array_equal(prompt.image, upright)
+
+
 def test_prompts_of_every_kind_come_back_from_json_lines_and_from_a_data_set(tmp_path: Path) -> None:
     given = [scenes.prompt("train", i, 0, *scenes.FORMS[kind]) for kind in KINDS for i in range(3)]
     scenes.write_jsonl(tmp_path / "own.jsonl", given)
