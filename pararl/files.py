@@ -3,6 +3,7 @@
 A path has one writer at a time. A writer that is killed leaves the old contents, and what else it leaves the next writer clears away.
 """
 
+import fcntl
 import json
 import os
 import re
@@ -11,6 +12,25 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Keep a folder from other processes of this machine that claim it; its files stay as they are, and a process that dies lets go.
+
+    Raises BlockingIOError where another one has it, and OSError where it is not there.
+    """
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BlockingIOError(f"another process is at work in {folder}: wait for it, or stop it") from error
+        except OSError:  # a file system without locks, where the user keeps count
+            pass
+        yield
+    finally:
+        os.close(opened)
 
 
 @contextmanager

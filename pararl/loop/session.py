@@ -1,10 +1,12 @@
 """One run: its folder, its workers and what its arms share. The loop itself is in ``pipelines/pararl.py``."""
 
 import json
+import signal
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +18,7 @@ from pararl.config import Arm, Config, changed, measuring
 from pararl.data.curriculum import Curriculum
 from pararl.evaluation.evaluation import CANARY, Evaluation, eval_sampling, evaluate
 from pararl.evaluation.summary import ArmResult, BaseResult, Kinds, SplitResult, Summary, pooled
-from pararl.files import read_lines, write_json
+from pararl.files import claimed, read_lines, write_json
 from pararl.loop import checkpoint
 from pararl.loop.preflight import preflight
 from pararl.loop.resumed import LAST, closing, rename_arms
@@ -75,25 +77,31 @@ class Session:
     def open(cls, invocation: Invocation) -> Iterator["Session"]:
         """Make the run's folder (or take the one to resume), start Ray and the workers; end them with the block.
 
-        Raises ConfigError for what this machine lacks, and RuntimeError when the workers cannot start. Any error that ends the run later is
-        raised as RunError; the folder keeps its traceback.
+        Raises ConfigError for what this machine lacks, BlockingIOError where another process is at work on the run, and RuntimeError
+        when the workers cannot start. Any error that ends the run later is raised as RunError; the folder keeps its traceback.
         """
         config = invocation.config
         folder = invocation.resume or run_folder(config, invocation.stem)
-        preflight(config, folder)
-        start_ray(config)
-        # Both load at the same time.
-        reward_workers, fleet = RayRewardWorkers(config), RayFleet(config)  # neither waits for its actors yet
-        measurer = reward_workers
-        if measuring(config) != config.reward.name:
-            measurer = RayRewardWorkers(changed(config, {"reward.name": measuring(config), "reward.workers": 1}))
-        try:
+        with ExitStack() as stack:
+            if invocation.resume:
+                stack.enter_context(claimed(folder))
+            preflight(config, folder)
+            start_ray(config)
+            _interrupt_on_sigterm()
+            # Both load at the same time, and neither waits for its actors yet.
+            reward_workers, fleet = RayRewardWorkers(config), RayFleet(config)
+            measurer = reward_workers
+            if measuring(config) != config.reward.name:
+                measurer = RayRewardWorkers(changed(config, {"reward.name": measuring(config), "reward.workers": 1}))
+            for workers in (fleet, reward_workers, measurer):
+                stack.callback(workers.close)
             fleet.ready()
             reward_workers.ready()
             measurer.ready()
             # Only now, so that a run that cannot start leaves no folder.
             if invocation.resume is None:
                 folder.mkdir(parents=True)
+                stack.enter_context(claimed(folder))
                 save(config, folder / "config.yaml")
             try:
                 rename_arms(folder)
@@ -104,10 +112,6 @@ class Session:
                 with (folder / "errors.log").open("a", encoding="utf-8") as log:
                     log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}\n{traceback.format_exc()}\n")
                 raise RunError(f"{error} (details in {folder / 'errors.log'}; once mended, go on with --resume {folder})") from error
-        finally:
-            fleet.close()
-            reward_workers.close()
-            measurer.close()
 
     @property
     def arms(self) -> tuple[Arm, ...]:
@@ -212,3 +216,10 @@ class Session:
         ]
         for start in range(0, len(rows), per_sheet):
             samples_png(self.folder / "samples" / f"id-{start:03d}.png", list(systems), rows[start : start + per_sheet])
+
+
+def _interrupt_on_sigterm() -> None:
+    """Take SIGTERM, which schedulers and ``ray job stop`` send, as Ctrl-C. To be called behind Ray's start, which sets its own handler:
+    that prints a stack and ends the process at once."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)

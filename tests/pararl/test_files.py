@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pararl.files import append_line, atomic_files, atomic_folder, atomic_path, keep_lines, latest, read_lines, write_json
+from pararl.files import append_line, atomic_files, atomic_folder, atomic_path, claimed, keep_lines, latest, read_lines, write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -212,3 +212,24 @@ def test_a_broken_line_is_named(tmp_path: Path) -> None:
     path.write_text('{"i": 0}\n{"i": \n{"i": 2}\n')
     with pytest.raises(ValueError, match=r"m\.jsonl, line 2 is not JSON"):
         read_lines(path)
+
+
+def test_a_folder_is_claimed_by_one_process_until_it_ends(tmp_path: Path) -> None:
+    claim = """
+import pathlib, sys
+from pararl.files import claimed
+with claimed(pathlib.Path(sys.argv[1])):
+    print("claimed", flush=True)
+    input()
+"""
+    other = subprocess.Popen(
+        [sys.executable, "-c", claim, str(tmp_path)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout is not None and other.stdout.readline() == "claimed\n"
+    with pytest.raises(BlockingIOError, match="another process is at work in"), claimed(tmp_path):
+        pass
+    other.kill()
+    other.communicate()
+    for _ in range(2):  # and let go of by the block
+        with claimed(tmp_path):
+            assert not list(tmp_path.iterdir())

@@ -59,11 +59,16 @@ def finish(process: subprocess.Popen[str]) -> str:
 
 def kill_in(arm: str, process: subprocess.Popen[str], folder: Path, seconds: float = 200) -> None:
     """Kill a run, and all processes of its session, as soon as an arm has a checkpoint."""
+    wait_for(arm, process, folder, seconds)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert not (folder / "summary.json").exists()
+
+
+def wait_for(arm: str, process: subprocess.Popen[str], folder: Path, seconds: float = 200) -> None:
+    """Until an arm has a checkpoint."""
     end = time.monotonic() + seconds
     while not (folder / "checkpoints" / arm / "state.json").exists():
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < end, "the run made no checkpoint in time"
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    assert not (folder / "summary.json").exists()

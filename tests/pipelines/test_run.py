@@ -17,7 +17,7 @@ from PIL import Image
 import policies
 from pararl.evaluation.summary import Summary, table
 from pararl.files import read_lines
-from tests.pipelines.programs import SMALL, SMOKE, finish, kill_in, start
+from tests.pipelines.programs import ONE_TASK, SMALL, SMOKE, finish, kill_in, start, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -182,6 +182,21 @@ def test_killed_and_resumed_gives_the_same_summary(run: Path, tmp_path: Path) ->
     for arm in ("pararl", "offline_dpo"):
         rows = [r for r in read_lines(folder / "metrics.jsonl") if r["arm"] == arm and "perf/update" in r]
         assert [r["update"] for r in rows] == [1, 2, 3], arm
+
+
+def test_a_run_has_one_process_and_sigterm_ends_it_as_ctrl_c_does(tmp_path: Path) -> None:
+    folder = tmp_path / "stopped"
+    process = start(
+        *SMALL, *ONE_TASK, "--run.updates", "500", "--run.arms", "pararl", "--run.dir", str(tmp_path), "--run.name", folder.name
+    )
+    wait_for("pararl", process, folder)
+    second, _ = start("--resume", str(folder)).communicate(timeout=60)
+    assert second == f"pararl: error: another process is at work in {folder}: wait for it, or stop it\n"
+    process.terminate()
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert output.splitlines()[-1] == f"pararl: error: stopped; go on with --resume {folder}"
+    assert "SIGTERM" not in output and "Traceback" not in output
 
 
 def test_a_finished_run_says_its_table_again_without_ray(run: Path, tmp_path: Path) -> None:
