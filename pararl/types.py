@@ -59,8 +59,19 @@ class Output:
     """A rollout or a guess as a person sees it. None = the task does not produce that modality."""
 
     text: str | None = None
+    """Of several texts all, with a space between them."""
     image: np.ndarray | None = None
-    """uint8 [height, width, 3]."""
+    """uint8 [height, width, 3]; of several images the last."""
+    parts: tuple["Output", ...] = ()
+    """Its texts and images one by one in their order, where it has several of a modality."""
+
+    @classmethod
+    def of(cls, parts: Sequence["Output"]) -> "Output":
+        """The output of texts and images, each of them one."""
+        texts = [part.text for part in parts if part.text is not None]
+        images = [part.image for part in parts if part.image is not None]
+        several = max(len(texts), len(images)) > 1
+        return cls(" ".join(texts) if texts else None, images[-1] if images else None, tuple(parts) if several else ())
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ class Batch(Sequence[Rollout]):
     ) -> None:
         self.layout, self.device = layout, device
         self.rollouts, self.prefixes, self.shown = tuple(rollouts), tuple(prefixes), tuple(shown)
-        self._stacked: dict[tuple[Modality, str], Tensor] = {}
+        self._stacked: dict[tuple[int, str], Tensor] = {}
 
     @classmethod
     def of(cls, layout: Layout, device: torch.device, rollouts: Sequence[Rollout]) -> "Batch":
@@ -62,14 +62,28 @@ class Batch(Sequence[Rollout]):
             raise ValueError("a likelihood batch holds rollouts of one task; split it by task")
         return self.layout.lay_out(self.rollouts[0].prompt.task, self.prefixes, self.shown).to(self.device)
 
-    def length(self, modality: Modality) -> int:
-        """Tokens of the segments of a modality."""
-        segment = self.rollouts[0].segment(modality)
-        return 0 if segment is None else len(segment.tokens)
+    # ---- segments, by their place in the output
 
-    def stacked(self, modality: Modality, name: str) -> Tensor:
-        """One array of the segments of a modality, [batch, ...]."""
-        if (modality, name) not in self._stacked:
-            arrays = np.stack([getattr(rollout.segment(modality), name) for rollout in self.rollouts])
-            self._stacked[modality, name] = torch.from_numpy(arrays).to(self.device)
-        return self._stacked[modality, name]
+    def modality(self, place: int) -> Modality:
+        """That of the segment at a place."""
+        return self.rollouts[0].segments[place].modality
+
+    def places(self, modality: Modality) -> list[int]:
+        """Where the segments of a modality are."""
+        return [place for place, segment in enumerate(self.rollouts[0].segments) if segment.modality == modality]
+
+    def length(self, modality: Modality) -> int:
+        """Tokens of all segments of a modality."""
+        return sum(len(self.rollouts[0].segments[place].tokens) for place in self.places(modality))
+
+    def part(self, place: int) -> slice:
+        """Which of the tokens of its modality, one segment behind the other, are those of the segment at a place."""
+        sizes = [len(self.rollouts[0].segments[other].tokens) for other in self.places(self.modality(place)) if other <= place]
+        return slice(sum(sizes[:-1]), sum(sizes))
+
+    def stacked(self, place: int, name: str) -> Tensor:
+        """One array of the segments at a place, [batch, ...]."""
+        if (place, name) not in self._stacked:
+            arrays = np.stack([getattr(rollout.segments[place], name) for rollout in self.rollouts])
+            self._stacked[place, name] = torch.from_numpy(arrays).to(self.device)
+        return self._stacked[place, name]

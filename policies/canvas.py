@@ -63,6 +63,11 @@ class Span:
         every = torch.arange(self.start, self.stop).view(-1, self.row + 1)
         return every[:, :-1].flatten()
 
+    @property
+    def first(self) -> int:
+        """The first column that belongs to it: an image has one of its own in front of its tokens, which opens it or tells its time."""
+        return self.start - int(self.modality == "image")
+
     def places(self) -> Tensor:
         """The columns int64 [n] of its tokens."""
         columns = self.columns

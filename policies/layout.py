@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pararl.types import Prompt, Task
-from policies.attention.masks import Full, Mask, Omni, omni
+from policies.attention.masks import Full, Mask, omni
 from policies.canvas import Canvas, Span, Tail, canvas
 from policies.codec import TextCodec
 from policies.image.codec import ImageCodec, LatentImages
@@ -52,6 +52,11 @@ class Layout(ABC):
     @abstractmethod
     def blocks(self, ids: Tensor) -> Tensor | None:
         """The image blocks of ids, int64 [batch, length], 0 = text, where text is causal; None where every token sees every other."""
+
+    @property
+    def causal(self) -> bool:
+        """Whether what stands in front does not see what stands behind it."""
+        return self.blocks(torch.zeros(1, 1, dtype=torch.int64)) is not None
 
     def undescribed(self, prompt: Prompt, shown: Sequence[int]) -> list[int]:
         """The prefix of a training example whose description was dropped, which is what guidance compares with."""
@@ -140,9 +145,13 @@ class Layout(ABC):
         return ids, real
 
     def put(self, blank: Canvas, views: Mapping[Span, View]) -> Canvas:
-        """A canvas in which some segments are there from now on."""
+        """A canvas in which some segments are there from now on, those in front of them being there."""
         ids, real = self.filled(blank, views)
-        return replace(blank, ids=ids, attention=real)
+        latents = blank.latents
+        for span, view in views.items():
+            if view.latents is not None:
+                latents = behind_others(latents, self.number(ids, span) - 1, self.latents(view.latents))
+        return replace(blank, ids=ids, attention=real, latents=latents)
 
     def sequences(self, blank: Canvas, views: Mapping[Span, View]) -> Sequences:
         """What the backbone reads of a canvas whose segments hold the ``views``."""
@@ -150,10 +159,23 @@ class Layout(ABC):
         mask = self.mask(ids, real)
         latents = blank.latents
         times = None if latents is None else torch.ones(len(latents), device=ids.device)
-        for view in views.values():
-            if view.latents is not None and view.times is not None and isinstance(self.images, LatentImages):
-                latents, times = behind_inputs(mask, latents, self.images.latents(view.latents), view.times)
+        for span, view in views.items():
+            if view.latents is not None and view.times is not None:
+                before = self.number(ids, span) - 1
+                latents = behind_others(latents, before, self.latents(view.latents))
+                times = behind_others(times, before, view.times.float())
         return Sequences(ids, mask, latents, times)
+
+    def latents(self, tokens: Tensor) -> Tensor:
+        """The images [images, channels, height, width] of continuous tokens [images, n, d]."""
+        assert isinstance(self.images, LatentImages)
+        return self.images.latents(tokens)
+
+    def number(self, ids: Tensor, span: Span) -> Tensor:
+        """Which of the images of its row the image of a span is, int64 [batch], counted from 1."""
+        blocks = self.blocks(ids)
+        assert blocks is not None
+        return blocks[:, span.start]
 
     def with_image(self, front: Canvas, tokens: Tensor) -> Canvas:
         """A canvas of one row with a finished image, tokens [1, n] or [1, n, d], behind it."""
@@ -164,16 +186,16 @@ class Layout(ABC):
         return replace(more, latents=image.latents if front.latents is None else torch.cat((front.latents, image.latents)))
 
 
-def behind_inputs(mask: Mask, inputs: Tensor | None, outputs: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
-    """Images and times of a batch in row-major order: in each row its input images, if it shows any, and then the output."""
-    if inputs is None or not isinstance(mask, Omni):
-        return outputs, times
-    count = mask.blocks.amax(1)  # of the images of each row, of which the output is the last
-    place = count.cumsum(0) - 1
-    latents, when = outputs.new_empty(len(inputs) + len(outputs), *outputs.shape[1:]), times.new_ones(len(inputs) + len(outputs)).float()
-    given = torch.ones_like(when, dtype=torch.bool).index_fill(0, place, False)
-    latents[given], latents[place] = inputs, outputs
-    return latents, when.index_copy(0, place, times.float())
+def behind_others(others: Tensor | None, before: Tensor, last: Tensor) -> Tensor:
+    """One value of each image of a batch in row-major order, when each row has one more: ``last`` [batch, ...], behind the ``before`` int64
+    [batch] images that it had."""
+    if others is None:
+        return last
+    place = (before + 1).cumsum(0) - 1
+    found = others.new_empty(len(others) + len(last), *others.shape[1:])
+    given = torch.ones(len(found), dtype=torch.bool, device=found.device).index_fill(0, place, False)
+    found[given], found[place] = others, last
+    return found
 
 
 def extended(front: Canvas, ids: Sequence[int], spans: tuple[Span, ...] = ()) -> Canvas:

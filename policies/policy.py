@@ -1,7 +1,7 @@
 """A policy: a layout, a text head and an image head over a backbone. It samples, and tells what samples are worth to it."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from pararl.types import MODALITIES, Latents, Modality, Output, Prompt, Rollout,
 from policies.backbones.layers import told
 from policies.batch import Batch
 from policies.canvas import Canvas, Span
-from policies.heads.base import Head, stages
+from policies.heads.base import Head, passes, stages
 from policies.heads.tokens import TokenLogits
 from policies.layout import Layout
 from policies.likelihood.masked import elbo
@@ -55,7 +55,7 @@ class Policy:
         layers that an adapter wraps; ``lora_parameters``: names of parameters without a layer of their own, such as fused experts.
         ``flow_noise``: of the sampler of continuous images, where nobody says otherwise.
 
-        Raises ValueError where the vocabulary does not fit the backbone, and for outputs whose segments the heads cannot measure.
+        Raises ValueError where the vocabulary does not fit the backbone.
         """
         self.family, self.model, self.layout = family, model.eval(), layout
         self.lora_targets, self.lora_parameters = lora_targets, lora_parameters
@@ -68,7 +68,6 @@ class Policy:
             raise ValueError(
                 f"{vocabulary.text_size} text ids and {vocabulary.codes} codes do not fit {model.config.embedding_size} embedding rows"
             )
-        self._check_tails()
         self.tasks: tuple[Task, ...] = self.settings.tasks
         """What this checkpoint was trained for."""
         self.grid: tuple[int, int] = self.settings.grid
@@ -79,17 +78,6 @@ class Policy:
             flow_noise=flow_noise,
         )
         """How this checkpoint is best sampled; what ``sample`` uses when nothing else is asked for."""
-
-    def _check_tails(self) -> None:
-        """Raise ValueError where the layout puts segments in an order that the heads cannot measure."""
-        for task in self.settings.tasks:
-            order = [span.modality for span in self.layout.tail(task).spans]
-            if len(set(order)) < len(order):
-                raise ValueError(f"task {task}: an output has one segment of a modality at most, its layout has {', '.join(order)}")
-            heads = [self.heads[modality] for modality in order]
-            # Its likelihoods would see what is denoised half hidden, while it was sampled behind all of it.
-            if any(first.by_step and not then.by_step for first, then in zip(heads, heads[1:], strict=False)):
-                raise ValueError(f"task {task}: what is written token by token must stand in front of what is denoised, not behind it")
 
     @property
     def settings(self) -> Settings:
@@ -178,10 +166,11 @@ class Policy:
         batch = self.prepare(rollouts)
         prompts = list(dict.fromkeys(r.prompt.id for r in batch))
         which = torch.tensor([prompts.index(r.prompt.id) for r in batch])
-        first, *others = (
-            head.draws(batch, [span.modality for span in spans], which, n, generator, drawing or Drawing())
-            for head, spans in stages(self.heads, batch.canvas.spans)
-        )
+        of_head: dict[Head, list[Modality]] = {}
+        for modality in dict.fromkeys(span.modality for span in batch.canvas.spans):
+            of_head.setdefault(self.heads[modality], []).append(modality)
+        how = drawing or Drawing()
+        first, *others = (head.draws(batch, modalities, which, n, generator, how) for head, modalities in of_head.items())
         return first.joined(others)
 
     def log_likelihood(self, rollouts: Sequence[Rollout], draws: Draws) -> Tensor:
@@ -196,11 +185,16 @@ class Policy:
         return total / len(draws)
 
     def draw_tokens(self, rollouts: Sequence[Rollout], draw: Draws) -> dict[Modality, DrawTokens]:
-        """The tokens that one draw counts, per modality, differentiable: ``log_likelihood`` is their mean, and that over draws."""
+        """The tokens that one draw counts, per modality, differentiable: ``log_likelihood`` is their mean, and that over draws.
+
+        The tokens of several segments of a modality stand one behind the other.
+        """
         batch = self.prepare(rollouts)
-        spans = batch.canvas.spans
-        seen = self._look(batch.canvas, {s: self.heads[s.modality].at_draw(batch, s.modality, draw) for s in spans})
-        return {s.modality: self.heads[s.modality].draw_tokens(seen[s], batch, s.modality, draw) for s in spans}
+        views = [self.heads[span.modality].at_draw(batch, place, draw) for place, span in enumerate(batch.canvas.spans)]
+        found: dict[Modality, list[DrawTokens]] = {}
+        for place, span, seen in self._told(batch, views):
+            found.setdefault(span.modality, []).append(self.heads[span.modality].draw_tokens(seen, batch, place, draw))
+        return {modality: DrawTokens.joined(parts) for modality, parts in found.items()}
 
     def step_tokens(self, rollouts: Sequence[Rollout], steps: Sequence[Sequence[int]]) -> dict[Modality, StepTokens]:
         """Conditionals of the tokens that each rollout committed at its given steps (equally many for all), differentiable.
@@ -208,16 +202,36 @@ class Policy:
         Raises ValueError for a head whose moves are known at the recorded steps alone.
         """
         batch, when = self.prepare(rollouts), torch.tensor(steps, device=self.device)
-        spans = batch.canvas.spans
         # Where nothing in the sequence changes from step to step, one forward tells the tokens of all.
-        copies = when.shape[1] if any(self.heads[s.modality].by_step for s in spans) else 1
-        views = {s: self.heads[s.modality].at_steps(batch, s.modality, when[:, :copies]) for s in spans}
-        seen = self._look(batch.canvas.repeated(copies), views)
-        return {s.modality: self.heads[s.modality].step_tokens(seen[s], batch, s.modality, when, copies) for s in spans}
+        copies = when.shape[1] if any(self.heads[span.modality].by_step for span in batch.canvas.spans) else 1
+        views = [self.heads[span.modality].at_steps(batch, place, when[:, :copies]) for place, span in enumerate(batch.canvas.spans)]
+        found: dict[Modality, list[StepTokens]] = {}
+        for place, span, seen in self._told(batch, views, copies):
+            found.setdefault(span.modality, []).append(self.heads[span.modality].step_tokens(seen, batch, place, when, copies))
+        return {modality: StepTokens.joined(parts) for modality, parts in found.items()}
 
-    def _look(self, canvas: Canvas, views: Mapping[Span, View]) -> dict[Span, Seen]:
-        """One forward of a canvas whose segments hold the ``views``: what it tells of each."""
-        sequences = self.layout.sequences(canvas, views)
+    def _told(self, batch: Batch, views: Sequence[View], copies: int = 1) -> Iterator[tuple[int, Span, Seen]]:
+        """What forwards tell of each segment of rollouts, by its place; ``views``: what it holds in the forward that tells it."""
+        spans = batch.canvas.spans
+
+        def finished(place: int) -> View:
+            return self.heads[spans[place].modality].view(batch.stacked(place, "tokens").repeat_interleave(copies, 0))
+
+        seen = self._passes(batch.canvas.repeated(copies), dict(zip(spans, views, strict=True)), lambda span: finished(spans.index(span)))
+        return ((place, span, seen[span]) for place, span in enumerate(spans))
+
+    def _passes(self, canvas: Canvas, views: Mapping[Span, View], finished: Callable[[Span], View]) -> dict[Span, Seen]:
+        """What forwards of a canvas tell of its spans, each of which holds its view there and is ``finished`` in those behind it."""
+        parts = passes(self.heads, canvas, self.layout.causal)
+        found: dict[Span, Seen] = {}
+        for now, following in zip(parts, [*parts[1:], None], strict=True):
+            front = canvas if following is None else canvas.front(following[0].first)
+            found |= self._look(front, {span: views[span] for span in now}, {span: finished(span) for span in found})
+        return found
+
+    def _look(self, canvas: Canvas, views: Mapping[Span, View], finished: Mapping[Span, View] | None = None) -> dict[Span, Seen]:
+        """One forward of a canvas whose segments hold the ``views``: what it tells of each. Those in front of them may be ``finished``."""
+        sequences = self.layout.sequences(canvas, {**(finished or {}), **views})
         heads = {span: self.heads[span.modality] for span in views}
         columns = {span: head.columns(span).to(sequences.ids.device) for span, head in heads.items()}
         if any(head.whole for head in heads.values()):
@@ -247,12 +261,16 @@ class Policy:
         """The supervised losses of clean tokens in the spans of a canvas by modality, and the losses that layers of the backbone told."""
         lessons = {
             span: lesson
-            for head, spans in stages(self.heads, canvas.spans)
+            for head, spans in stages(self.heads, canvas, self.layout.causal)
             for span, lesson in head.lessons({span: clean[span] for span in spans}, generator).items()
         }
-        seen = self._look(canvas, {span: lessons[span].view for span in canvas.spans})
-        losses: dict[str, Tensor] = {span.modality: lessons[span].loss(seen[span]) for span in canvas.spans}
-        return losses | {name.removeprefix("loss/"): value for name, value in told(self.model).items() if name.startswith("loss/")}
+        views = {span: lesson.view for span, lesson in lessons.items()}
+        seen = self._passes(canvas, views, lambda span: self.heads[span.modality].view(clean[span]))
+        losses: dict[str, list[Tensor]] = {}
+        for span in canvas.spans:
+            losses.setdefault(span.modality, []).append(lessons[span].loss(seen[span]))
+        told_losses = {name.removeprefix("loss/"): value for name, value in told(self.model).items() if name.startswith("loss/")}
+        return {modality: torch.stack(parts).mean() for modality, parts in losses.items()} | told_losses
 
     @torch.no_grad()
     def canary(self) -> Tensor:
@@ -262,4 +280,4 @@ class Policy:
         blank = self.layout.canvas([Prompt("canary", task, "", image=black)]).to(self.device)
         shown = next((span for span in blank.spans if span.modality == "image"), blank.spans[0])
         seen = self._look(blank, {span: self.heads[span.modality].canary_view(span, self.device) for span in blank.spans})
-        return self.heads[shown.modality].canary(seen[shown], shown.modality).float().cpu()
+        return self.heads[shown.modality].canary(seen[shown], shown).float().cpu()

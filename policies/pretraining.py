@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pararl.types import Modality, Output, Prompt, Task
+from pararl.types import Modality, Output, Prompt
 from policies.layout import Layout
 from policies.policy import Policy
 from policies.settings import TEXT_ONLY
@@ -28,13 +28,17 @@ def supervised_loss(
         for p, image, keep in zip(prompts, shown, kept.tolist(), strict=True)
     ]
     canvas = layout.lay_out(task, prefixes, shown).to(policy.device)
-    clean = {s: target_tokens(layout, task, outputs, s.modality, len(s)).to(policy.device) for s in canvas.spans}
+    clean = {}
+    for place, span in enumerate(canvas.spans):
+        parts = [o.parts[place] if o.parts else o for o in outputs]
+        followed = place + 1 < len(canvas.spans)
+        clean[span] = target_tokens(layout, parts, span.modality, len(span), followed).to(policy.device)
     return policy.lessons(canvas, clean, generator)
 
 
-def target_tokens(layout: Layout, task: Task, outputs: Sequence[Output], modality: Modality, length: int) -> Tensor:
+def target_tokens(layout: Layout, outputs: Sequence[Output], modality: Modality, length: int, followed: bool) -> Tensor:
     """What the policy should generate: ids int64 [batch, length], or continuous tokens float32 [batch, length, d]. A text ends in ``eos``,
-    or opens the image behind it where the layout has it so.
+    or, where another segment has ``followed`` it, opens the image behind it if the layout has it so.
 
     Raises ValueError where the policy never could.
     """
@@ -47,7 +51,7 @@ def target_tokens(layout: Layout, task: Task, outputs: Sequence[Output], modalit
             raise ValueError(f"images of {images[0].shape[:2]} pixels make {tokens.shape[1]} tokens, but the policy's grid has {length}")
         return tokens
     text, specials = layout.text, layout.settings.specials
-    end = specials.soi if specials.soi in text.ends and task not in TEXT_ONLY else specials.eos
+    end = specials.soi if followed and specials.soi in text.ends else specials.eos
     rows = []
     for output in outputs:
         row = text.encode(output.text or "")

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from pararl.options import ImageRows
@@ -71,6 +72,13 @@ class StepTokens:
     behaviour: Tensor
     """float32 [batch, step, n]: the same log-probabilities as the sampler recorded them; 0 where not committed."""
 
+    @classmethod
+    def joined(cls, parts: Sequence["StepTokens"]) -> "StepTokens":
+        """Those of several segments, one behind the other."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(*(torch.cat([getattr(part, name) for part in parts], -1) for name in ("logprob", "committed", "behaviour")))
+
 
 @dataclass(frozen=True, slots=True)
 class DrawTokens:
@@ -80,6 +88,14 @@ class DrawTokens:
     """float32 [batch, n]: what each adds to the likelihood, its log-probability where the policy has one; 0 at the others."""
     velocities: Tensor | None = None
     """float32 [batch, n, d]: of a continuous image, those that the policy predicts."""
+
+    @classmethod
+    def joined(cls, parts: Sequence["DrawTokens"]) -> "DrawTokens":
+        """Those of several segments, one behind the other."""
+        if len(parts) == 1:
+            return parts[0]
+        velocities = [part.velocities for part in parts if part.velocities is not None]
+        return cls(torch.cat([part.logprob for part in parts], 1), torch.cat(velocities, 1) if velocities else None)
 
     def divergence(self, reference: "DrawTokens") -> Tensor:
         """How far each token is from what another policy says at the same draw, float32 [batch, n]; 0 where it is not counted.

@@ -29,34 +29,45 @@ def signal_of(policy: Policy, rollouts: Sequence[Rollout], feedback: Feedback, w
     credit = torch.zeros(len(rollouts), len(MODALITIES), width, device=policy.device)
     credit[:, MODALITIES.index("text")] = text_credit(policy, rollouts, feedback.words, width)
     if feedback.credit is not None:
-        credit[:, MODALITIES.index("image")] = image_credit(policy, feedback.credit, width)
+        credit[:, MODALITIES.index("image")] = image_credit(policy, rollouts, feedback.credit, width)
     advantages = torch.from_numpy(feedback.advantages).to(policy.device)
     return Signal(feedback.pairs, advantages[:, :, None, None] + credit[:, None])
 
 
-def image_credit(policy: Policy, credit: np.ndarray, width: int) -> Tensor:
-    """Credit of every image token, float32 [batch, width], from that of the cells [batch, rows, columns] that they lie in; 0 behind
-    the image's tokens."""
+def image_credit(policy: Policy, rollouts: Sequence[Rollout], credit: np.ndarray, width: int) -> Tensor:
+    """Credit of every image token, float32 [batch, width], from that of the cells [batch, rows, columns] that they lie in.
+
+    Of several images a reward sees the last, so the tokens of the others have none: 0, as behind all tokens.
+    """
     rows, columns = policy.grid
     cell_rows, cell_columns = np.arange(rows) * credit.shape[1] // rows, np.arange(columns) * credit.shape[2] // columns
     out = np.zeros((len(credit), width), np.float32)
-    tokens = credit[:, cell_rows[:, None], cell_columns[None]].reshape(len(credit), -1)[:, :width]
-    out[:, : tokens.shape[1]] = tokens
+    tokens = credit[:, cell_rows[:, None], cell_columns[None]].reshape(len(credit), -1)
+    for row, rollout in enumerate(rollouts):
+        sizes = [len(s.tokens) for s in rollout.segments if s.modality == "image"]
+        if sizes:
+            out[row, sum(sizes[:-1]) : sum(sizes)] = tokens[row]
     return torch.from_numpy(out).to(policy.device)
 
 
 def text_credit(policy: Policy, rollouts: Sequence[Rollout], words: Mapping[int, np.ndarray], width: int) -> Tensor:
     """Credit of every text token, float32 [batch, width], from that of the words that they belong to; 0 where there is none.
 
-    ``words``: float32 [words] by the place of a rollout. Raises ValueError where a text has another number of words than the reward gives
-    credit for.
+    ``words``: float32 [words] by the place of a rollout, those of all its texts. Raises ValueError where these have another number of words
+    than the reward gives credit for.
     """
     out = np.zeros((len(rollouts), width), np.float32)
     for row, rollout in enumerate(rollouts):
-        text, credit = rollout.segment("text"), words.get(row)
-        if text is not None and credit is not None:
-            place = policy.words(text)
-            if place.max() >= 0 and len(credit) != place.max() + 1:  # a policy may not tell words apart
-                raise ValueError(f"the reward gives credit for {len(credit)} words of {rollout.output.text!r}: it must give one each")
-            out[row, : len(place)] = np.where(place < 0, 0, credit[place])
+        credit = words.get(row)
+        if credit is None:
+            continue
+        place = np.empty(0, np.int64)
+        for text in rollout.segments:
+            if text.modality == "text":
+                own, said = policy.words(text), int(place.max(initial=-1)) + 1
+                place = np.append(place, np.where(own < 0, -1, own + said))
+        count = int(place.max(initial=-1)) + 1
+        if count and len(credit) != count:  # a policy may not tell words apart
+            raise ValueError(f"the reward gives credit for {len(credit)} words of {rollout.output.text!r}: it must give one each")
+        out[row, : len(place)] = np.where(place < 0, 0, credit[place])
     return torch.from_numpy(out).to(policy.device)

@@ -43,7 +43,7 @@ def chunks(batch: Batch, micro: int) -> list[Batch]:
 
 
 def step_table(policy: Policy, batch: Batch, width: int | None = None) -> Table:
-    """The table of rollouts of any tasks under the policy as it is, differentiable; n is ``width``, or that of the longest segment."""
+    """The table of rollouts of any tasks under the policy as it is, differentiable; n is ``width``, or that of the longest modality."""
     behaviour, committed = (x.to(policy.device) for x in step_records(policy, batch, width))
     logprob = torch.zeros_like(behaviour)
     for task in dict.fromkeys(r.prompt.task for r in batch):
@@ -55,8 +55,8 @@ def step_table(policy: Policy, batch: Batch, width: int | None = None) -> Table:
 
 
 def longest(rollouts: Sequence[Rollout]) -> int:
-    """Tokens of the longest segment of a batch."""
-    return max(len(s.tokens) for r in rollouts for s in r.segments)
+    """Tokens of the longest modality of a batch, all its segments one behind the other."""
+    return max(sum(len(s.tokens) for s in r.segments if s.modality == m) for r in rollouts for m in MODALITIES)
 
 
 def check_densities(rollouts: Sequence[Rollout]) -> None:
@@ -76,10 +76,12 @@ def step_records(policy: Policy, rollouts: Sequence[Rollout], width: int | None 
     shape = (len(rollouts), len(rollouts[0].recorded), len(MODALITIES), width or longest(rollouts))
     behaviour, committed = np.zeros(shape, np.float32), np.zeros(shape, bool)
     for i, rollout in enumerate(rollouts):
+        ends = dict.fromkeys(MODALITIES, 0)
         for s in rollout.segments:
             now, logprob = s.at(rollout.recorded)
             now = now & ~policy.fill(s)
-            place = (i, slice(None), MODALITIES.index(s.modality), slice(len(s.tokens)))
+            start, ends[s.modality] = ends[s.modality], ends[s.modality] + len(s.tokens)
+            place = (i, slice(None), MODALITIES.index(s.modality), slice(start, ends[s.modality]))
             committed[place] = now
             behaviour[place] = now * logprob
     return torch.from_numpy(behaviour), torch.from_numpy(committed)

@@ -48,7 +48,7 @@ class Terms(Protocol):
     """A batch that is measured part by part: ``StepTerms`` at its recorded steps, ``ElboTerms`` at shared draws."""
 
     width: int
-    """Tokens of the longest segment: the last axis of all that is per token."""
+    """Tokens of the longest modality, all segments of it one behind the other: the last axis of all that is per token."""
     linear: bool
     """Whether the objective is linear in the parts, so that its gradient does not depend on what they give."""
 

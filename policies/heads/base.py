@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Protocol
 
 import torch
@@ -112,18 +113,19 @@ class Head(Protocol):
         """The columns int64 [n] whose hidden states tell the tokens of a span."""
 
     def draws(self, batch: Batch, modalities: Sequence[Modality], which: Tensor, n: int, generator: torch.Generator, how: Drawing) -> Draws:
-        """The shared randomness of ``n`` draws; ``which`` int64 [batch]: the prompt of each rollout, of which all get the same."""
+        """The shared randomness of ``n`` draws of all tokens of its modalities; ``which`` int64 [batch]: the prompt of each rollout, of
+        which all get the same."""
 
-    def at_draw(self, batch: Batch, modality: Modality, draw: Draws) -> View:
-        """What stands in the columns of a modality at a draw."""
+    def at_draw(self, batch: Batch, place: int, draw: Draws) -> View:
+        """What stands in the segments at a place of the output at a draw."""
 
-    def draw_tokens(self, seen: Seen, batch: Batch, modality: Modality, draw: Draws) -> DrawTokens:
-        """What the draw tells of its tokens."""
+    def draw_tokens(self, seen: Seen, batch: Batch, place: int, draw: Draws) -> DrawTokens:
+        """What the draw tells of their tokens."""
 
-    def at_steps(self, batch: Batch, modality: Modality, steps: Tensor) -> View:
+    def at_steps(self, batch: Batch, place: int, steps: Tensor) -> View:
         """What stands there in front of each of ``steps`` int64 [batch, copies], [batch * copies, n]."""
 
-    def step_tokens(self, seen: Seen, batch: Batch, modality: Modality, steps: Tensor, copies: int) -> StepTokens:
+    def step_tokens(self, seen: Seen, batch: Batch, place: int, steps: Tensor, copies: int) -> StepTokens:
         """The conditionals of what was committed at ``steps`` int64 [batch, step]. The forward had ``copies`` of each rollout: one where
         nothing in it changes by step, else one for each step."""
 
@@ -135,11 +137,15 @@ class Head(Protocol):
     def canary_view(self, span: Span, device: torch.device) -> View:
         """What stands in one row of a span before anything is known."""
 
-    def canary(self, seen: Seen, modality: Modality) -> Tensor:
+    def canary(self, seen: Seen, span: Span) -> Tensor:
         """Numbers that an adapter changes."""
 
 
-def drawn(stages: Sequence[tuple[Head, Sequence[Span]]], generator: torch.Generator, sampling: Sampling) -> list[Tensor]:
+Stage = tuple[Head, tuple[Span, ...]]
+"""Spans that are sampled together, and the head that does it."""
+
+
+def drawn(stages: Sequence[Stage], generator: torch.Generator, sampling: Sampling) -> list[Tensor]:
     """The chance of each stage of one rollout."""
     found: dict[int, Tensor] = {}
     for i in sorted(range(len(stages)), key=lambda i: not stages[i][0].normal):
@@ -148,7 +154,21 @@ def drawn(stages: Sequence[tuple[Head, Sequence[Span]]], generator: torch.Genera
     return [found[i] for i in range(len(stages))]
 
 
-def stages(heads: Mapping[Modality, Head], spans: Sequence[Span]) -> list[tuple[Head, list[Span]]]:
-    """The spans of a canvas by the head that samples them, in their order."""
-    used = list(dict.fromkeys(heads[span.modality] for span in spans))
-    return [(head, [span for span in spans if heads[span.modality] is head]) for head in used]
+def stages(heads: Mapping[Modality, Head], canvas: Canvas, causal: bool) -> list[Stage]:
+    """The spans of a canvas as they are sampled: neighbours of one head together, those of a causal sequence one by one."""
+    if causal:
+        return [(heads[span.modality], (span,)) for span in canvas.spans]
+    return [(head, tuple(spans)) for head, spans in groupby(canvas.spans, lambda span: heads[span.modality])]
+
+
+def passes(heads: Mapping[Modality, Head], canvas: Canvas, causal: bool) -> list[list[Span]]:
+    """The spans of a canvas by the forward that tells what they are worth.
+
+    What is denoised is half hidden in its own forward. So whatever was sampled behind it is told by the next, which shows it finished.
+    """
+    found: list[list[Span]] = []
+    for _, spans in stages(heads, canvas, causal):
+        if not found or any(heads[span.modality].by_step for span in found[-1]):
+            found.append([])
+        found[-1] += spans
+    return found

@@ -81,32 +81,32 @@ class CausalHead:
         counts: dict[Modality, Tensor] = {}
         weights: dict[Modality, Tensor] = {}
         for modality in modalities:
-            counted = self.counted(batch.stacked(modality, "tokens"))
+            counted = torch.cat([self.counted(batch.stacked(place, "tokens")) for place in batch.places(modality)], 1)
             masks[modality] = torch.zeros_like(counted).expand(n, -1, -1)
             counts[modality] = counted.expand(n, -1, -1)
             weights[modality] = (counted.shape[1] / counted.sum(1)).expand(n, -1)
         return Draws(masks, counts, weights, how.image_rows)
 
-    def at_draw(self, batch: Batch, modality: Modality, draw: Draws) -> View:
-        return self.view(batch.stacked(modality, "tokens"))
+    def at_draw(self, batch: Batch, place: int, draw: Draws) -> View:
+        return self.view(batch.stacked(place, "tokens"))
 
-    def draw_tokens(self, seen: Seen, batch: Batch, modality: Modality, draw: Draws) -> DrawTokens:
+    def draw_tokens(self, seen: Seen, batch: Batch, place: int, draw: Draws) -> DrawTokens:
         """Log-probabilities of all tokens that count."""
-        return DrawTokens(self._logprobs(seen.hidden, batch, modality))
+        return DrawTokens(self._logprobs(seen.hidden, batch, place))
 
-    def at_steps(self, batch: Batch, modality: Modality, steps: Tensor) -> View:
-        return self.view(batch.stacked(modality, "tokens").repeat_interleave(steps.shape[1], 0))
+    def at_steps(self, batch: Batch, place: int, steps: Tensor) -> View:
+        return self.view(batch.stacked(place, "tokens").repeat_interleave(steps.shape[1], 0))
 
-    def step_tokens(self, seen: Seen, batch: Batch, modality: Modality, steps: Tensor, copies: int) -> StepTokens:
+    def step_tokens(self, seen: Seen, batch: Batch, place: int, steps: Tensor, copies: int) -> StepTokens:
         """The same, each at the step that it was dealt to: one copy of a text tells them all."""
-        stamps, behaviour = (batch.stacked(modality, name)[:, None] for name in ("commit_step", "logprob"))
+        stamps, behaviour = (batch.stacked(place, name)[:, None] for name in ("commit_step", "logprob"))
         committed = stamps == steps[..., None]
-        found = self._logprobs(seen.hidden[::copies], batch, modality)[:, None]
+        found = self._logprobs(seen.hidden[::copies], batch, place)[:, None]
         return StepTokens(found * committed, committed, behaviour * committed)
 
-    def _logprobs(self, hidden: Tensor, batch: Batch, modality: Modality) -> Tensor:
-        tokens = batch.stacked(modality, "tokens")
-        return self.tokens.logprobs(hidden, modality, tokens, self.counted(tokens))
+    def _logprobs(self, hidden: Tensor, batch: Batch, place: int) -> Tensor:
+        tokens = batch.stacked(place, "tokens")
+        return self.tokens.logprobs(hidden, batch.modality(place), tokens, self.counted(tokens))
 
     # ---- training, and proof of an adapter
 
@@ -126,9 +126,9 @@ class CausalHead:
         """Nothing is said yet."""
         return self.view(torch.full((1, len(span)), self.ends[0], device=device))
 
-    def canary(self, seen: Seen, modality: Modality) -> Tensor:
+    def canary(self, seen: Seen, span: Span) -> Tensor:
         """Logits of the first token."""
-        return self.tokens.model.head(seen.hidden[:, 0], self.tokens.vocabulary.rows(modality))
+        return self.tokens.model.head(seen.hidden[:, 0], self.tokens.vocabulary.rows(span.modality))
 
 
 def check_guidance(sampling: Sampling) -> None:

@@ -136,58 +136,58 @@ class FlowHead:
         """Its own; the layers behind the language model see all of them."""
         return span.places()
 
-    def velocities(self, seen: Seen) -> Tensor:
-        """Velocities [batch, n, d] of the last image of every row."""
+    def velocities(self, seen: Seen, span: Span) -> Tensor:
+        """Velocities [batch, n, d] of the images of a span."""
         mask, times = seen.sequences.mask, seen.sequences.times
         assert isinstance(mask, Omni) and times is not None
         every = self.model.velocity(seen.hidden, mask, times, self.grid)
-        last = torch.where(mask.blocks == mask.blocks.amax(1, keepdim=True), owners(mask.blocks), 0).amax(1) - 1
-        return patched(every[last], self.patch)
+        return patched(every[owners(mask.blocks)[:, span.start] - 1], self.patch)
 
     def draws(self, batch: Batch, modalities: Sequence[Modality], which: Tensor, n: int, generator: torch.Generator, how: Drawing) -> Draws:
         """Times and noise, times as dense as the sampler's: what an image shows is decided early. Never 1: a clean image has no velocity to
         tell."""
         (modality,) = modalities
-        tokens, prompts = batch.stacked(modality, "tokens"), int(which.max()) + 1
+        tokens, prompts = batch.length(modality), int(which.max()) + 1
         times = flow.shifted(1 - mask_ratios(n, prompts, 0.0, 1.0, generator), self.shift)
-        noise = torch.randn(n, prompts, *tokens.shape[1:], generator=generator)
-        counted = torch.ones(n, *tokens.shape[:2], dtype=torch.bool, device=tokens.device)
-        weights = torch.ones(n, len(tokens), device=tokens.device)
-        given = times[:, which].to(tokens.device), noise[:, which].to(tokens.device)
+        noise = torch.randn(n, prompts, tokens, self.width, generator=generator)
+        counted = torch.ones(n, len(batch), tokens, dtype=torch.bool, device=batch.device)
+        weights = torch.ones(n, len(batch), device=batch.device)
+        given = times[:, which].to(batch.device), noise[:, which].to(batch.device)
         return Draws({modality: torch.zeros_like(counted)}, {modality: counted}, {modality: weights}, how.image_rows, *given)
 
-    def at_draw(self, batch: Batch, modality: Modality, draw: Draws) -> View:
+    def at_draw(self, batch: Batch, place: int, draw: Draws) -> View:
         """The image mixed with its noise."""
         assert draw.times is not None and draw.noise is not None
-        return View(latents=flow.between(batch.stacked(modality, "tokens"), draw.noise[0], draw.times[0]), times=draw.times[0])
+        noise = draw.noise[0, :, batch.part(place)]
+        return View(latents=flow.between(batch.stacked(place, "tokens"), noise, draw.times[0]), times=draw.times[0])
 
-    def draw_tokens(self, seen: Seen, batch: Batch, modality: Modality, draw: Draws) -> DrawTokens:
+    def draw_tokens(self, seen: Seen, batch: Batch, place: int, draw: Draws) -> DrawTokens:
         """Of each token the negative mean over its numbers of the squared difference of velocities."""
         assert draw.noise is not None
-        velocities = self.velocities(seen).float()
-        wanted = batch.stacked(modality, "tokens") - draw.noise[0]
+        velocities = self.velocities(seen, batch.canvas.spans[place]).float()
+        wanted = batch.stacked(place, "tokens") - draw.noise[0, :, batch.part(place)]
         return DrawTokens(-(velocities - wanted).square().mean(2), velocities)
 
-    def at_steps(self, batch: Batch, modality: Modality, steps: Tensor) -> View:
+    def at_steps(self, batch: Batch, place: int, steps: Tensor) -> View:
         """The image before each of its recorded moves. Raises ValueError for other steps."""
         if [tuple(row) for row in steps.tolist()] != [rollout.recorded for rollout in batch]:
             raise ValueError("the moves of an image are known at the recorded steps, and at no others")
-        return View(latents=self._moves(batch, modality)[0], times=self._times(batch)[steps.flatten()])
+        return View(latents=self._moves(batch, place)[0], times=self._times(batch)[steps.flatten()])
 
-    def step_tokens(self, seen: Seen, batch: Batch, modality: Modality, steps: Tensor, copies: int) -> StepTokens:
+    def step_tokens(self, seen: Seen, batch: Batch, place: int, steps: Tensor, copies: int) -> StepTokens:
         """Log-density of the SDE's move at each recorded step. The moves of an ODE have none: no token of theirs counts as committed."""
         times, which = self._times(batch), steps.flatten()
-        before, after = self._moves(batch, modality)
-        level = float(batch.stacked(modality, "noise_level")[0, 0])
-        taken = flow.step(before, self.velocities(seen), times[which], times[which + 1], level)
+        before, after = self._moves(batch, place)
+        level = float(batch.stacked(place, "noise_level")[0, 0])
+        taken = flow.step(before, self.velocities(seen, batch.canvas.spans[place]), times[which], times[which + 1], level)
         found = log_densities(taken, after).view(len(batch), copies, -1)
-        behaviour = batch.stacked(modality, "logprob")
+        behaviour = batch.stacked(place, "logprob")
         committed = behaviour.isfinite()
         return StepTokens(found.where(committed, 0.0), committed, behaviour.where(committed, 0.0))
 
-    def _moves(self, batch: Batch, modality: Modality) -> tuple[Tensor, Tensor]:
+    def _moves(self, batch: Batch, place: int) -> tuple[Tensor, Tensor]:
         """Tokens before and after each recorded step, each [batch * step, n, d]."""
-        before, after = batch.stacked(modality, "moves").flatten(0, 1).unbind(1)
+        before, after = batch.stacked(place, "moves").flatten(0, 1).unbind(1)
         return before, after
 
     def _times(self, batch: Batch) -> Tensor:
@@ -198,14 +198,14 @@ class FlowHead:
 
     def lessons(self, clean: dict[Span, Tensor], generator: torch.Generator) -> dict[Span, Lesson]:
         """Mean squared error of the velocities."""
-        return {span: self._lesson(tokens, generator) for span, tokens in clean.items()}
+        return {span: self._lesson(span, tokens, generator) for span, tokens in clean.items()}
 
-    def _lesson(self, tokens: Tensor, generator: torch.Generator) -> Lesson:
+    def _lesson(self, span: Span, tokens: Tensor, generator: torch.Generator) -> Lesson:
         noise = torch.randn(tokens.shape, generator=generator).to(tokens)
         times = training_times(len(tokens), self.shift, generator).to(tokens)
 
         def loss(seen: Seen) -> Tensor:
-            return (self.velocities(seen) - (tokens - noise)).square().mean()
+            return (self.velocities(seen, span) - (tokens - noise)).square().mean()
 
         return Lesson(View(latents=flow.between(tokens, noise, times), times=times), loss)
 
@@ -214,9 +214,9 @@ class FlowHead:
         noise = torch.randn(1, len(span), self.width, generator=torch.Generator().manual_seed(0))
         return View(latents=noise.to(device), times=torch.full((1,), 0.5, device=device))
 
-    def canary(self, seen: Seen, modality: Modality) -> Tensor:
+    def canary(self, seen: Seen, span: Span) -> Tensor:
         """Velocities."""
-        return self.velocities(seen)
+        return self.velocities(seen, span)
 
 
 def log_densities(step: flow.Step, states: Tensor) -> Tensor:

@@ -55,13 +55,13 @@ class MaskedHead:
         sampling: Sampling,
         recorded: Sequence[tuple[int, ...]],
     ) -> list[SegmentTrace]:
-        """Spans are denoised together; of a causal sequence, a single image behind what was read once."""
+        """Spans are denoised together; of a causal sequence, one image behind what was read once."""
         plans = self.plans(spans, sampling)
         noise = torch.stack(list(chance), dim=2).to(scene.blank.ids.device)
-        look = whole if scene.layout.blocks(scene.blank.ids) is None else behind
         # At the other steps only positions that may be committed need logits.
         wanted = {step for steps in recorded for step in steps}
-        logits = self.logits(look(scene, self.tokens.model), scene.branches)
+        look = behind(scene, self.tokens.model, *spans) if scene.layout.causal else whole(scene, self.tokens.model)
+        logits = self.logits(look, scene.branches)
         offsets = [self.tokens.offset(span.modality) for span in spans]
         return denoise(logits, scene.blank.ids, plans, noise, self.mask_id, offsets, wanted)
 
@@ -142,32 +142,35 @@ class MaskedHead:
         return low if asked is None else asked, high
 
     def _text_block(self, batch: Batch) -> int:
-        """Tokens of a block of the text sampler."""
+        """Tokens of a block of the text sampler. Raises ValueError for several texts, whose blocks are decoded side by side."""
+        if len(batch.places("text")) > 1:
+            raise ValueError("masks in blocks are for outputs of one text: set learner.text_masks to random")
         return self.settings.answer_block if batch[0].segment("image") is None else self.settings.text_block
 
-    def at_draw(self, batch: Batch, modality: Modality, draw: Draws) -> View:
+    def at_draw(self, batch: Batch, place: int, draw: Draws) -> View:
         """The tokens that the draw does not hide."""
-        return self._shown(batch.stacked(modality, "tokens"), ~draw.masks[modality][0])
+        return self._shown(batch.stacked(place, "tokens"), ~draw.masks[batch.modality(place)][0, :, batch.part(place)])
 
     def _shown(self, tokens: Tensor, visible: Tensor) -> View:
         return View(tokens.where(visible, self.mask_id))
 
-    def draw_tokens(self, seen: Seen, batch: Batch, modality: Modality, draw: Draws) -> DrawTokens:
+    def draw_tokens(self, seen: Seen, batch: Batch, place: int, draw: Draws) -> DrawTokens:
         """Log-probabilities of the counted tokens."""
-        tokens, counted = batch.stacked(modality, "tokens"), draw.counted[modality][0]
-        return DrawTokens(self.tokens.logprobs(seen.hidden, modality, tokens, counted, draw.image_rows))
+        modality = batch.modality(place)
+        counted = draw.counted[modality][0, :, batch.part(place)]
+        return DrawTokens(self.tokens.logprobs(seen.hidden, modality, batch.stacked(place, "tokens"), counted, draw.image_rows))
 
-    def at_steps(self, batch: Batch, modality: Modality, steps: Tensor) -> View:
+    def at_steps(self, batch: Batch, place: int, steps: Tensor) -> View:
         """The tokens that were committed before each step."""
-        tokens, stamps = (batch.stacked(modality, name).repeat_interleave(steps.shape[1], 0) for name in ("tokens", "commit_step"))
+        tokens, stamps = (batch.stacked(place, name).repeat_interleave(steps.shape[1], 0) for name in ("tokens", "commit_step"))
         return self._shown(tokens, stamps < steps.view(-1, 1))
 
-    def step_tokens(self, seen: Seen, batch: Batch, modality: Modality, steps: Tensor, copies: int) -> StepTokens:
+    def step_tokens(self, seen: Seen, batch: Batch, place: int, steps: Tensor, copies: int) -> StepTokens:
         """Log-probabilities of the tokens committed at each step, given what was committed before it."""
         names = ("tokens", "commit_step", "logprob")
-        tokens, stamps, behaviour = (batch.stacked(modality, name).repeat_interleave(copies, 0) for name in names)
+        tokens, stamps, behaviour = (batch.stacked(place, name).repeat_interleave(copies, 0) for name in names)
         committed = stamps == steps.view(-1, 1)
-        found = self.tokens.logprobs(seen.hidden, modality, tokens, committed)
+        found = self.tokens.logprobs(seen.hidden, batch.modality(place), tokens, committed)
         shape = (len(batch), copies, -1)
         return StepTokens(found.view(shape), committed.view(shape), (behaviour * committed).view(shape))
 
@@ -196,9 +199,9 @@ class MaskedHead:
         """All of it hidden."""
         return View(torch.full((1, len(span)), self.mask_id, device=device))
 
-    def canary(self, seen: Seen, modality: Modality) -> Tensor:
+    def canary(self, seen: Seen, span: Span) -> Tensor:
         """Logits of all tokens."""
-        return self.tokens.model.head(seen.hidden, self.tokens.vocabulary.rows(modality))
+        return self.tokens.model.head(seen.hidden, self.tokens.vocabulary.rows(span.modality))
 
 
 def noise_levels(batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -30,9 +30,8 @@ def whole(scene: Scene, model: Backbone) -> Look:
     return look
 
 
-def behind(scene: Scene, model: Backbone) -> Look:
-    """Prompts, and those of guidance, are read once. Behind them only the image is computed, with the tokens that open and close it."""
-    (image,) = [span for span in scene.blank.spans if span.modality == "image"]
+def behind(scene: Scene, model: Backbone, image: Span) -> Look:
+    """What stands in front of the image is read once, that of guidance too. Only the image and the tokens around it are computed then."""
     start, stop = image.start - 1, image.stop + 1
     guiding = [branch.canvas for branch in scene.branches if branch.scales["image"]]
     fronts = beside([canvas.front(start) for canvas in (scene.blank, *guiding)])

@@ -39,7 +39,7 @@ def mixed(policy: "Policy", prompt: Prompt, seed: int, sampling: Sampling, image
     generator = torch.Generator().manual_seed(seed)
     parts: list[Output] = []
     while True:
-        noise, chance = drawn([(writer, [text]), (painter, [image])], generator, sampling)
+        noise, chance = drawn([(writer, (text,)), (painter, (image,))], generator, sampling)
         ids = writer.write(scene, scene.blank, noise[None].to(policy.device), sampling.temperature)[0][0].tolist()
         said = layout.text.written(ids)
         parts += [Output(text=layout.text.decode(said))] if said else []

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -76,7 +75,7 @@ class Sampler:
     def _traces(self, scene: Scene, seeds: Sequence[int], sampling: Sampling, recorded: Sequence[tuple[int, ...]]) -> list[Trace]:
         """What happens to the segments of a scene, head by head: each sees what those before it have made."""
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        parts = stages(self.heads, scene.blank.spans)
+        parts = stages(self.heads, scene.blank, self.layout.causal)
         chances = list(zip(*(drawn(parts, generator, sampling) for generator in generators), strict=True))
         traces: list[Trace] = []
         for place, ((head, spans), chance) in enumerate(zip(parts, chances, strict=True)):
@@ -99,16 +98,15 @@ class Sampler:
 
     def _outputs(self, traces: Sequence[Trace], steps: Sequence[int] | None) -> list[Output]:
         """Decoded outputs, final (None) or the guess of each row at its given step."""
-        parts: dict[str, list[Any]] = {}
+        parts: list[list[Output]] = []
         for trace in traces:
             batch = len(trace.tokens)
             tokens = trace.tokens if steps is None else trace.guesses[torch.tensor(steps), torch.arange(batch)]
             if trace.modality == "image":
-                parts["image"] = list(self.layout.images.decode(tokens))
+                parts.append([Output(image=image) for image in self.layout.images.decode(tokens)])
             else:
-                parts["text"] = [self.layout.text.decode(row) for row in tokens.tolist()]
-        count = len(traces[0].tokens)
-        return [Output(**{name: values[i] for name, values in parts.items()}) for i in range(count)]
+                parts.append([Output(text=self.layout.text.decode(row)) for row in tokens.tolist()])
+        return [Output.of(row) for row in zip(*parts, strict=True)]
 
 
 def recorded_steps(prompt: Prompt, sampling: Sampling) -> tuple[tuple[int, ...], tuple[int, ...]]:

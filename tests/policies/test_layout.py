@@ -14,10 +14,10 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import PreTrainedTokenizerFast
 
 import policies
-from pararl.types import Modality, Prompt, Task
+from pararl.types import Modality, Prompt
 from policies import Policy
 from policies.backbones.llada import MMadaConfig, MMadaModelLM
-from policies.canvas import Span, Specials, Tail, Vocabulary, canvas, pad_left, tail
+from policies.canvas import Span, Specials, Vocabulary, canvas, pad_left, tail
 from policies.families.mmada import MMADA
 from policies.image.magvitv2 import MAGVITv2, MAGVITv2Config
 from policies.settings import Settings
@@ -220,17 +220,3 @@ def test_image_and_text_share_one_canvas_in_the_released_order() -> None:
 def test_the_rows_of_the_modalities_do_not_overlap() -> None:
     vocabulary = Vocabulary(text_size=10, codes=4)
     assert vocabulary.rows("text") == slice(0, 10) and vocabulary.rows("image") == slice(10, 14)
-
-
-@pytest.mark.parametrize(("order", "message"), [("image text", "in front of what is"), ("text image text", "one segment of a modality")])
-def test_an_order_of_segments_that_no_likelihood_fits_is_an_error(showo: Policy, order: str, message: str) -> None:
-    """Show-o writes its text first: behind an image that is denoised, its likelihood would not be that of what was sampled."""
-    spans = tuple(Span(m, 10 * i, 10 * i + 6) for i, m in enumerate(order.split()))  # type: ignore[arg-type]
-
-    class Turned(type(showo.layout)):  # type: ignore[misc]
-        def tail(self, task: Task) -> Tail:
-            return Tail((0,) * 30, spans)
-
-    layout = Turned(showo.layout.text, showo.layout.images, showo.settings)
-    with pytest.raises(ValueError, match=message):
-        Policy("turned", showo.model, layout, tokens=showo.tokens, text=showo.heads["text"], image=showo.heads["image"], lora_targets="")

@@ -163,7 +163,7 @@ def test_guided_logits_are_those_of_two_forwards(showo: Policy, kind: Kind) -> N
     assert image is not None
     ids = whole[0].ids.clone()
     ids[:, image.start + 2] = torch.randint(15, 23, (5,), generator=generator)
-    call = head.logits(behind(scene, showo.model), scene.branches)
+    call = head.logits(behind(scene, showo.model, image), scene.branches)
     for _ in range(2):  # the second call finds what the first one found: nothing of it is kept
         ((plain, guided),) = call(ids, [image])
         for row, prompt in enumerate(batch):

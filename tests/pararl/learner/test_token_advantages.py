@@ -61,7 +61,7 @@ def test_credit_moves_the_tokens_of_its_cells_alone(tiny_policy_dir: Path) -> No
     credit = np.zeros((len(rollouts), 2, 2), np.float32)
     credit[3, 0, 1] = 0.7
     width = 2 + longest(rollouts)
-    tokens = image_credit(learner.policy, credit, width)
+    tokens = image_credit(learner.policy, rollouts, credit, width)
     assert tokens.shape == (len(rollouts), width) and tokens[3, :16].reshape(4, 4)[:2, 2:].eq(0.7).all() and tokens.count_nonzero() == 4
     nothing = np.zeros((len(rollouts), len(rollouts[0].recorded) + 1), np.float32)
     metrics = learner.update(rollouts, Feedback(advantages=nothing, credit=credit))
