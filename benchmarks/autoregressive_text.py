@@ -23,12 +23,13 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import policies
-from pararl.pretraining.recipes import PHI, new_showo
+from pararl import scenes
 from pararl.types import Prompt
 from policies import Policy, cpu
 from policies.attention.masks import omni
 from policies.backbones.showo import Showo, ShowoConfig
 from policies.canvas import pad_left
+from policies.embedded.showo import PHI, new_showo
 from policies.families.showo import SHOWO
 from policies.sampling.context import Context, write
 from policies.sampling.denoise import draw
@@ -39,7 +40,7 @@ WORDS = ("red", "blue", "green", "circle", "square", "triangle", "above", "left"
 def random_policy(width: int, layers: int) -> Policy:
     """A policy with random weights around the image tokenizer of an embedded one: what it says is nonsense, how long it takes is not."""
     torch.manual_seed(0)
-    made = new_showo(policies.CHECKPOINTS / "scenes-mmada" / "image_tokenizer")
+    made = new_showo(policies.CHECKPOINTS / "scenes-mmada" / "image_tokenizer", scenes.VOCABULARY)
     sizes = {"hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": layers, "num_attention_heads": width // 32}
     config = ShowoConfig(vocab_size=made.model.config.vocab_size, phi={**PHI, **sizes, "initializer_range": 0.1})
     return SHOWO.policy(Showo(config), made.layout.text.tokenizer, made.layout.images.module, made.settings)

@@ -35,11 +35,12 @@ from tqdm import tqdm
 import policies
 from pararl import scenes
 from pararl.data.quotas import quotas
-from pararl.pretraining.recipes import FAMILIES, Recipe
 from pararl.pretraining.state import PretrainingState
 from pararl.types import Kind, Output
 from pipelines.images import train_tokenizer, train_vae
 from policies import Policy, cpu
+from policies.embedded.recipe import Recipe
+from policies.embedded.table import RECIPES
 from policies.pretraining import supervised_loss
 from rewards import pretraining as clip
 
@@ -52,7 +53,7 @@ def new_policy(args: argparse.Namespace) -> Policy:
     images = args.images or args.out / "image_tokenizer"
     if not (images / "config.json").exists():
         raise SystemExit(f"{images} is missing: run the tokenizer stage first, or name one (--images)")
-    return FAMILIES[args.family].new(images)
+    return RECIPES[args.family].new(images, scenes.VOCABULARY)
 
 
 def measure(policy: Policy, kind: Kind, count: int, guidance: float = 0.0) -> float:
@@ -69,7 +70,7 @@ def train_policy(args: argparse.Namespace) -> None:
     if (args.out / "slips.png").exists():
         raise SystemExit(f"{args.out} holds a policy that the slips stage has finished: give another --out, it would be overwritten")
     torch.manual_seed(args.seed)
-    fit(args, new_policy(args), FAMILIES[args.family].recipes["policy"])
+    fit(args, new_policy(args), RECIPES[args.family].recipes["policy"])
 
 
 def train_slips(args: argparse.Namespace) -> None:
@@ -77,14 +78,14 @@ def train_slips(args: argparse.Namespace) -> None:
     if not (args.out / "policy.json").exists():
         raise SystemExit(f"{args.out / 'policy.json'} is missing: run the policy stage first")
     policy = policies.load(args.out)
-    if "slips" not in FAMILIES[args.family].recipes:
+    if "slips" not in RECIPES[args.family].recipes:
         raise SystemExit(f"--family {args.family} has no slips stage")
-    fit(args, policy, FAMILIES[args.family].recipes["slips"])
+    fit(args, policy, RECIPES[args.family].recipes["slips"])
 
 
 def fit(args: argparse.Namespace, policy: Policy, recipe: Recipe) -> None:
     """Train the policy in one stage, measure it, save it to OUT and record how it was made."""
-    family = FAMILIES[args.family]
+    family = RECIPES[args.family]
     steps, lr = args.steps or recipe.steps, args.lr or recipe.lr
     run = PretrainingState(policy.model, args.out / ".training" / recipe.name, steps, lr, args.seed, args.batch)
     end = args.stop or run.steps
@@ -171,7 +172,7 @@ def main() -> None:
     """Run one recipe."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stage", choices=tuple(STAGES))
-    parser.add_argument("--family", choices=tuple(FAMILIES), default="mmada", help="family of the policy")
+    parser.add_argument("--family", choices=tuple(RECIPES), default=next(iter(RECIPES)), help="family of the policy")
     parser.add_argument("--images", type=Path, help="directory of a trained image tokenizer; default OUT/image_tokenizer")
     parser.add_argument("--out", type=Path, help="directory of the checkpoint; default outputs/scenes-FAMILY, or outputs/scenes-clip")
     parser.add_argument("--steps", type=int, default=0, help="optimiser steps; 0 = the recipe's")
@@ -189,12 +190,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     args.batch = args.batch or {"tokenizer": 16, "vae": 16, "clip": 64}.get(args.stage, 96)
-    kinds = FAMILIES[args.family].kinds
+    kinds = RECIPES[args.family].kinds
     if args.stage in ("policy", "slips") and args.batch < len(kinds):
         raise SystemExit(f"--batch {args.batch}: a batch of the policy holds every kind of prompt, at least {len(kinds)} examples")
     args.out = args.out or Path("outputs") / ("scenes-clip" if args.stage == "clip" else f"scenes-{args.family}")
     args.out.mkdir(parents=True, exist_ok=True)
-    if FAMILIES[args.family].own_products:
+    if RECIPES[args.family].own_products:
         torch.set_num_threads(args.threads)
     else:
         cpu.use(args.threads)

@@ -109,12 +109,13 @@ def speaking_showo_dir(tiny_policy_dir: Path, tmp_path_factory: pytest.TempPathF
 
     import torch
 
-    from pararl.pretraining.recipes import new_showo
+    from pararl import scenes
+    from policies.embedded.showo import new_showo
     from policies.families.showo import SHOWO
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        made = new_showo(tiny_policy_dir / "image_tokenizer")
+        made = new_showo(tiny_policy_dir / "image_tokenizer", scenes.VOCABULARY)
         for weights in made.model.parameters():
             if weights.ndim > 1:  # as above: its logits should tell prompts apart
                 weights.data.normal_(0, 0.1)

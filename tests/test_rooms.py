@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from policies.traits import TRAITS
+
 ROOT = Path(__file__).resolve().parents[1]
 GROUND = "the ground floor"
 """The files in the root of ``pararl``: they may be imported by all, and import nothing of ours but each other."""
@@ -39,11 +41,15 @@ def imported(file: Path) -> Iterator[str]:
         waiting += ast.iter_child_nodes(node)
 
 
+def files(room: str) -> Iterator[Path]:
+    """The modules of a room."""
+    return (ROOT / "pararl").glob("*.py") if room == GROUND else ROOMS[room].rglob("*.py")
+
+
 @cache
 def arrows(room: str) -> frozenset[str]:
     """The other rooms that a room imports."""
-    files = (ROOT / "pararl").glob("*.py") if room == GROUND else ROOMS[room].rglob("*.py")
-    return frozenset(other for file in files for module in imported(file) if (other := room_of(module)) not in (None, room))
+    return frozenset(other for file in files(room) for module in imported(file) if (other := room_of(module)) not in (None, room))
 
 
 @cache
@@ -94,3 +100,15 @@ def test_imports_go_downwards_only() -> None:
 def test_policies_and_rewards_never_import_each_other_nor_the_loop() -> None:
     assert arrows("policies") == {GROUND}
     assert arrows("rewards") == {GROUND, "pararl.scenes"}
+
+
+@pytest.mark.parametrize("room", [GROUND, *(room for room in ROOMS if room != "policies")])
+def test_no_file_outside_policies_names_a_family(room: str) -> None:
+    """Neither as a word of the code nor by what it imports."""
+    names = set(TRAITS)
+    for file in files(room):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                assert node.value not in names, f"{file}:{node.lineno} names {node.value}"
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("policies."):
+                assert names.isdisjoint(node.module.split(".")), f"{file}:{node.lineno}"

@@ -1,4 +1,4 @@
-"""How the embedded policies are made: recipes, and the state of a training that can go on.
+"""The state of a pretraining that can go on: model, optimiser and curve of one stage, and the record of it.
 
-May import: the ground floor, policies, scenes.
+May import: the ground floor.
 """

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from pararl import scenes
-from pararl.pretraining.recipes import SHOWO2_SIZES, new_showo2
 from pararl.types import Modality, Prompt
 from policies import Policy
 from policies.backbones.llada import LLaDAConfig, LLaDAForMultiModalGeneration
+from policies.embedded.showo2 import SHOWO2_SIZES, new_showo2
 from policies.families.parallel_a import MMADA_PARALLEL_A, ParallelASettings, ParallelASpecials
 from policies.families.showo2 import SHOWO2
 from policies.image.amused import AmusedVQ
@@ -57,7 +57,7 @@ def build_showo2(**settings: Any) -> Policy:
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         ContinuousVAE(ContinuousVAEConfig()).save_pretrained(folder)
         patch.setitem(SHOWO2_SIZES, "patch_size", 2)  # as released; the embedded policy has patches of one latent
-        made = new_showo2(Path(folder))
+        made = new_showo2(Path(folder), scenes.VOCABULARY)
     with torch.no_grad():
         for parameter in made.model.parameters():
             if not parameter.any():
