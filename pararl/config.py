@@ -58,6 +58,9 @@ class RunConfig:
     """Learner updates per arm."""
     checkpoint_every: int = 10
     """Updates between checkpoints that `--resume` can start from."""
+    patience: int = 20
+    """Updates in a row that teach nothing (no pair, no spread of rewards, no gradient) after which an arm ends the run; 0 = never. The
+    terminal and W&B tell of them from the fifth on."""
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,9 @@ import argparse
 import time
 from typing import TYPE_CHECKING, Any
 
-from pararl.cli.parse import as_dict, fail, parse
+from pararl.cli.parse import as_dict, parse
 from pararl.config import Config
+from pararl.errors import fail, told
 from pararl.files import atomic_folder, write_json
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ def arguments() -> tuple[argparse.Namespace, list[str]]:
     return args, settings
 
 
+@told
 def main() -> None:
     """Examine what the command line names."""
     args, settings = arguments()
@@ -86,13 +88,10 @@ def main() -> None:
     from policies import cpu
 
     cpu.use(config.rollout.threads)
-    try:
-        began = time.monotonic()
-        found = {name: examine(config, name, folder, args) for name, folder in systems.items()}
-        seconds = round(time.monotonic() - began, 1)
-        shown = write(out, config, found, {"diversity": args.diversity, "samples": args.samples, "seconds": seconds})
-    except (RuntimeError, ValueError, OSError) as error:
-        fail(str(error), code=1)
+    began = time.monotonic()
+    found = {name: examine(config, name, folder, args) for name, folder in systems.items()}
+    seconds = round(time.monotonic() - began, 1)
+    shown = write(out, config, found, {"diversity": args.diversity, "samples": args.samples, "seconds": seconds})
     print(f"{shown}\n\nin {out}: evaluation.json, table.txt, worst-*.png")
 
 

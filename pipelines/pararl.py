@@ -11,9 +11,10 @@ if not (__package__ or sys.flags.safe_path):
 
 from typing import TYPE_CHECKING
 
-from pararl.cli.parse import fail, parse
+from pararl.cli.parse import parse
 from pararl.cli.validation import policy_directory
-from pararl.config import Arm, Config, ConfigError
+from pararl.config import Arm, Config
+from pararl.errors import fail, told
 from pararl.plan.gpus import gpu
 from pararl.plan.plan import Plan, refusal
 from pararl.plan.shapes import shape_of
@@ -47,35 +48,29 @@ def show_plan(config: Config, name: str) -> None:
     plan = Plan.of(config, shape_of(config.policy.name, policy_directory(config)))
     asked = gpu(name) if name else None
     print(describe(plan, asked))
-    if told := refusal(plan, asked):
-        fail(told, code=1)
+    if problem := refusal(plan, asked):
+        fail(problem, code=1)
 
 
+@told
 def main() -> None:
     """Run the job that the command line and the configuration file describe."""
     invocation = parse(default=DEFAULT)
     if invocation.plan is not None:
-        try:
-            return show_plan(invocation.config, invocation.plan)
-        except ConfigError as error:
-            fail(str(error))
+        return show_plan(invocation.config, invocation.plan)
     # What loads Ray is imported below this line only, so that --help, mistakes and finished runs are answered within a second.
     from pararl.loop.resumed import closing, finished
 
-    try:
-        if invocation.resume and (summary := finished(invocation.resume, invocation.config.run.arms)):
-            return print(closing(invocation.resume, summary))
-        from pararl.loop.session import Session
+    if invocation.resume and (summary := finished(invocation.resume, invocation.config.run.arms)):
+        return print(closing(invocation.resume, summary))
+    from pararl.loop.session import RunStopped, Session
 
+    try:
         with Session.open(invocation) as session:
             session.base()
             session.finish({arm: session.finished(arm) or train(session, arm) for arm in session.arms})
-    except ConfigError as error:
-        fail(str(error))
-    except (RuntimeError, OSError) as error:
-        fail(str(error), code=1)
-    except KeyboardInterrupt:
-        fail("stopped before the run began", code=130)
+    except RunStopped as stopped:
+        fail(str(stopped), code=stopped.code)
 
 
 if __name__ == "__main__":

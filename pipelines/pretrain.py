@@ -35,6 +35,7 @@ from tqdm import tqdm
 import policies
 from pararl import scenes
 from pararl.data.quotas import quotas
+from pararl.errors import told
 from pararl.pretraining.state import PretrainingState
 from pararl.types import Kind, Output
 from pipelines.images import train_tokenizer, train_vae
@@ -168,6 +169,7 @@ def train_clip(args: argparse.Namespace) -> None:
 STAGES = {"tokenizer": train_tokenizer, "policy": train_policy, "slips": train_slips, "vae": train_vae, "clip": train_clip}
 
 
+@told
 def main() -> None:
     """Run one recipe."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

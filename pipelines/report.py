@@ -18,7 +18,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from pararl.cli.parse import fail
+from pararl.errors import fail, told
 from pararl.files import atomic_path
 
 
@@ -55,6 +55,7 @@ def markdown(evaluations: Sequence[dict[str, Any]], metrics: Sequence[str], kind
     return "\n".join([*lines, "", f"Means ± half-widths of 95 % intervals (Student's t) over {len(results)} evaluations."]) + "\n"
 
 
+@told
 def main() -> None:
     """Print the table that the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)

@@ -22,8 +22,9 @@ from dataclasses import asdict
 from itertools import product
 from typing import TYPE_CHECKING
 
-from pararl.cli.parse import differences, fail, parse
+from pararl.cli.parse import differences, parse
 from pararl.config import PER_ARM
+from pararl.errors import fail, told
 from pararl.files import atomic_path, write_json
 
 if TYPE_CHECKING:
@@ -110,6 +111,7 @@ def report(out: Path, seeds: list[int]) -> "Figures":
     return found
 
 
+@told
 def main() -> None:
     """Run what is missing, then report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)

@@ -14,13 +14,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
 
 from pararl.cli.validation import validate
 from pararl.config import ARMS, INHERITED, PER_ARM, RENAMED, SECTIONS, SETTINGS, Config, ConfigError, arm_defaults, changed, flat
+from pararl.errors import fail
 from pararl.files import atomic_path
 
 USAGE = "python pipelines/pararl.py [--config FILE.yaml] [--section.key VALUE ...] [--resume RUN] [--plan [GPU]]"
@@ -46,7 +47,8 @@ ORDER = {key: place + len(SETTINGS) * (key in INHERITED) for place, key in enume
 """Where ``--help`` shows each setting."""
 ON_COMMAND_LINE = "on the command line"
 FREE_ON_RESUME = tuple(
-    "run.dir run.name run.checkpoint_every rollout.workers rollout.gpus reward.workers learner.gpus learner.gradient_checkpointing "
+    "run.dir run.name run.checkpoint_every run.patience rollout.workers rollout.gpus reward.workers "
+    "learner.gpus learner.gradient_checkpointing "
     "track.mode track.project".split()
 )
 """Settings that a resumed run may change, because its figures do not depend on them."""
@@ -75,12 +77,6 @@ def parse(argv: list[str] | None = None, default: Path | None = None) -> Invocat
         return _invocation(sys.argv[1:] if argv is None else argv, default)
     except ConfigError as error:
         fail(str(error))
-
-
-def fail(message: str, code: int = 2) -> NoReturn:
-    """Print ``message`` as one line and exit with ``code``: 2 for a user's mistake, 1 for a run that broke off."""
-    print(f"pararl: error: {' '.join(message.split())}", file=sys.stderr)
-    raise SystemExit(code)
 
 
 def note(message: str) -> None:

@@ -45,6 +45,7 @@ BOUNDS: dict[str, Bound] = {
     "run.seed": _SEED,
     "run.updates": _AT_LEAST_1,
     "run.checkpoint_every": _AT_LEAST_1,
+    "run.patience": _AT_LEAST_0,
     "policy.lora_rank": _AT_LEAST_1,
     "policy.lora_alpha": _AT_LEAST_1,
     "rollout.prompts": _AT_LEAST_1,

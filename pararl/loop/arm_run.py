@@ -15,6 +15,7 @@ from pararl.files import write_json
 from pararl.learner.handle import LearnerHandle, RayLearner
 from pararl.learner.prefer import Feedback, prefer
 from pararl.loop import checkpoint
+from pararl.loop.idle import idle_reason, idle_warning
 from pararl.loop.session import Session
 from pararl.loop.source import ScoredRollouts, Source, Stream
 from pararl.tracking.progress import Progress
@@ -29,6 +30,8 @@ class Counters:
     reward_calls: int = 0
     samples: int = 0
     seconds: float = 0.0
+    idle: int = 0
+    """Updates in a row that taught nothing."""
 
 
 class ArmRun:
@@ -71,14 +74,22 @@ class ArmRun:
     # ---- the loop's calls
 
     def updates(self) -> Iterator[int]:
-        """The updates still to be done: 1, 2, ... Times each and counts it when the loop comes back for the next."""
+        """The updates still to be done: 1, 2, ... Times each and counts it when the loop comes back for the next.
+
+        Raises KeyboardInterrupt, with a checkpoint, behind an update in which somebody asked the run to stop.
+        """
+        stop = self.session.stop
         for update in range(self.counters.update + 1, self.config.run.updates + 1):
             self.began, self.seconds = time.monotonic(), {}
-            yield update
-            self.counters.update = update
-            self.counters.seconds += time.monotonic() - self.began
-            if update % self.config.run.checkpoint_every == 0 and update < self.config.run.updates:
+            with stop.update():
+                yield update
+                self.counters.update = update
+                self.counters.seconds += time.monotonic() - self.began
+            asked = stop.asked is not None
+            if asked or (update % self.config.run.checkpoint_every == 0 and update < self.config.run.updates):
                 self._save()
+            if asked:
+                raise KeyboardInterrupt
 
     def prompts(self, update: int) -> list[Prompt]:
         """What the update asks."""
@@ -120,6 +131,10 @@ class ArmRun:
         perf = {**self.seconds, "perf/wait": total - sum(self.seconds.values()), "perf/update": total}
         reward = dict(feedback.metrics) | self.beside(batch)
         row = {**reward, **metrics, **perf, **receipt_metrics(receipts)}
+        why = idle_reason(row)
+        self.counters.idle = 0 if why is None else self.counters.idle + 1
+        if why is not None:
+            row["learner/idle"] = float(self.counters.idle)
         if self._measures(update) and update < self.config.run.updates:
             row |= self._during(update)
         self.session.tracker.log(update, row, self.counters.samples)
@@ -130,6 +145,9 @@ class ArmRun:
         once = batch.rollout_seconds + batch.reward_seconds if self.spec.data == "static" else 0.0
         strict = reward.get("reward/strict", reward.get("reward/measured_strict"))
         self.progress.step(reward.get("reward/mean"), strict, self.kl, total - once)
+        if why is not None and (told := idle_warning(self.counters.idle, why, self.config.run.patience)):
+            self.progress.note(f"{self.arm}: {told}")
+            self.session.tracker.alert(f"{self.arm} learns nothing", told)
 
     def beside(self, batch: ScoredRollouts) -> Metrics:
         """Metrics of a batch beside the reward that it is learnt from: raw where that is standardised, and by the reward that measures.

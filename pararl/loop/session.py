@@ -1,8 +1,6 @@
 """One run: its folder, its workers and what its arms share. The loop itself is in ``pipelines/pararl.py``."""
 
 import json
-import signal
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,16 +10,19 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from tqdm import tqdm
 
 from pararl.cli.parse import Invocation, as_dict, run_folder, save
-from pararl.config import Arm, Config, changed, measuring
+from pararl.config import Arm, Config, ConfigError, changed, measuring
 from pararl.data.curriculum import Curriculum
+from pararl.errors import in_words
 from pararl.evaluation.evaluation import CANARY, Evaluation, eval_sampling, evaluate
 from pararl.evaluation.summary import ArmResult, BaseResult, Kinds, SplitResult, Summary, pooled
 from pararl.files import claimed, read_lines, write_json
 from pararl.loop import checkpoint
 from pararl.loop.preflight import preflight
 from pararl.loop.resumed import LAST, closing, rename_arms
+from pararl.loop.stopping import Stop
 from pararl.rollout.actors import start_ray
 from pararl.rollout.fleet import Fleet, RayFleet
 from pararl.rollout.reward_workers import RayRewardWorkers, RewardWorkers
@@ -35,6 +36,14 @@ from rewards import Calibration, names
 
 class RunError(RuntimeError):
     """A run that broke off: a worker, a reward or the learner failed. Its message says what failed, and how to go on."""
+
+
+class RunStopped(RunError):
+    """A run that somebody stopped. ``code``: what its process exits with."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +75,12 @@ class Session:
         reward_workers: RewardWorkers,
         measurer: RewardWorkers,
         say: Callable[[str], None] = print,
+        stop: Stop | None = None,
     ) -> None:
-        """``reward_workers`` give the reward that is trained on, ``measurer`` the one that measures: the same where both are one reward."""
+        """``reward_workers`` give the reward that is trained on, ``measurer`` the one that measures: the same where both are one reward.
+        ``stop``: who tells whether somebody wants the run to stop; None = nobody can."""
         self.config, self.folder, self.fleet, self.say = config, folder, fleet, say
+        self.stop = stop or Stop(say)
         self.reward_workers, self.measurer = reward_workers, measurer
         self.tracker = Tracker(folder, config.track, folder.name, as_dict(config))
 
@@ -78,7 +90,8 @@ class Session:
         """Make the run's folder (or take the one to resume), start Ray and the workers; end them with the block.
 
         Raises ConfigError for what this machine lacks, BlockingIOError where another process is at work on the run, and RuntimeError
-        when the workers cannot start. Any error that ends the run later is raised as RunError; the folder keeps its traceback.
+        when the workers cannot start. Whatever ends the run later is raised as RunError, a signal as RunStopped; the folder keeps the
+        traceback of an error.
         """
         config = invocation.config
         folder = invocation.resume or run_folder(config, invocation.stem)
@@ -87,7 +100,7 @@ class Session:
                 stack.enter_context(claimed(folder))
             preflight(config, folder)
             start_ray(config)
-            _interrupt_on_sigterm()
+            stop = stack.enter_context(Stop(tqdm.write).listening())
             # Both load at the same time, and neither waits for its actors yet.
             reward_workers, fleet = RayRewardWorkers(config), RayFleet(config)
             measurer = reward_workers
@@ -100,18 +113,17 @@ class Session:
             measurer.ready()
             # Only now, so that a run that cannot start leaves no folder.
             if invocation.resume is None:
-                folder.mkdir(parents=True)
+                made(folder)
                 stack.enter_context(claimed(folder))
                 save(config, folder / "config.yaml")
             try:
                 rename_arms(folder)
-                yield cls(config, folder, fleet, reward_workers, measurer)
-            except KeyboardInterrupt:
-                raise RunError(f"stopped; go on with --resume {folder}") from None
-            except (RuntimeError, ValueError, OSError) as error:
-                with (folder / "errors.log").open("a", encoding="utf-8") as log:
-                    log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}\n{traceback.format_exc()}\n")
-                raise RunError(f"{error} (details in {folder / 'errors.log'}; once mended, go on with --resume {folder})") from error
+                yield cls(config, folder, fleet, reward_workers, measurer, stop=stop)
+            except (KeyboardInterrupt, Exception) as error:
+                # Schedulers signal the workers as well: what fails because of it is no fault of the run.
+                if stop.asked is not None or isinstance(error, KeyboardInterrupt):
+                    raise RunStopped(f"stopped; go on with --resume {folder}", stop.code) from None
+                raise RunError(f"{in_words(error)} ({kept(folder)}once mended, go on with --resume {folder})") from error
 
     @property
     def arms(self) -> tuple[Arm, ...]:
@@ -218,8 +230,19 @@ class Session:
             samples_png(self.folder / "samples" / f"id-{start:03d}.png", list(systems), rows[start : start + per_sheet])
 
 
-def _interrupt_on_sigterm() -> None:
-    """Take SIGTERM, which schedulers and ``ray job stop`` send, as Ctrl-C. To be called behind Ray's start, which sets its own handler:
-    that prints a stack and ends the process at once."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+def made(folder: Path) -> None:
+    """Make the folder of a new run. Raises ConfigError where another run has just made it."""
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        raise ConfigError(f"another run has just made {folder}: choose another name (set --run.name or --run.dir)") from None
+
+
+def kept(folder: Path) -> str:
+    """Write the traceback of the error at hand to the run's ``errors.log``; where to find it, in words. Nothing where the disk is full."""
+    try:
+        with (folder / "errors.log").open("a", encoding="utf-8") as log:
+            log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}\n{traceback.format_exc()}\n")
+    except OSError:
+        return ""
+    return f"details in {folder / 'errors.log'}; "

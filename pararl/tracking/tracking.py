@@ -143,6 +143,12 @@ class Tracker:
         with self._staging_in_run_folder():
             self._send(update, {"images/samples": pictures, "images/table": self._table})
 
+    def alert(self, title: str, text: str) -> None:
+        """Warn whoever watches the open run. Does nothing when W&B is disabled."""
+        self._require_open("alert")
+        if self._run is not None:
+            self._run.alert(title, text, level="WARN")
+
     def artifact(self, arm: str, adapter_dir: Path, metadata: Mapping[str, Any]) -> None:
         """Attach the files of a PEFT adapter folder to the open run of `arm`, as a W&B artifact of type model.
 

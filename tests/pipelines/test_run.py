@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from PIL import Image
 import policies
 from pararl.evaluation.summary import Summary, table
 from pararl.files import read_lines
-from tests.pipelines.programs import ONE_TASK, SMALL, SMOKE, finish, kill_in, start, wait_for
+from tests.pipelines.programs import ONE_TASK, SMALL, SMOKE, finish, kill_in, start
 
 
 @pytest.fixture(scope="module")
@@ -184,19 +185,27 @@ def test_killed_and_resumed_gives_the_same_summary(run: Path, tmp_path: Path) ->
         assert [r["update"] for r in rows] == [1, 2, 3], arm
 
 
-def test_a_run_has_one_process_and_sigterm_ends_it_as_ctrl_c_does(tmp_path: Path) -> None:
+def test_a_run_has_one_process_and_sigterm_ends_it_behind_its_update(tmp_path: Path) -> None:
+    """Nothing that was done is lost, though no checkpoint was due."""
     folder = tmp_path / "stopped"
     process = start(
-        *SMALL, *ONE_TASK, "--run.updates", "500", "--run.arms", "pararl", "--run.dir", str(tmp_path), "--run.name", folder.name
+        *SMALL,
+        *(*ONE_TASK, "--run.updates", "500", "--run.checkpoint_every", "500", "--run.arms", "pararl"),
+        *("--run.dir", str(tmp_path), "--run.name", folder.name),
     )
-    wait_for("pararl", process, folder)
+    end = time.monotonic() + 200
+    while not any(row["update"] > 1 for row in read_lines(folder / "metrics.jsonl")):
+        assert process.poll() is None and time.monotonic() < end, process.communicate()[0]
+        time.sleep(0.02)
     second, _ = start("--resume", str(folder)).communicate(timeout=60)
     assert second == f"pararl: error: another process is at work in {folder}: wait for it, or stop it\n"
     process.terminate()
     output, _ = process.communicate(timeout=60)
-    assert process.returncode == 1
+    assert process.returncode == 143
     assert output.splitlines()[-1] == f"pararl: error: stopped; go on with --resume {folder}"
-    assert "SIGTERM" not in output and "Traceback" not in output
+    assert "SIGTERM" not in output and "Traceback" not in output and not (folder / "errors.log").exists()
+    done = read_lines(folder / "metrics.jsonl")[-1]["update"]
+    assert json.loads((folder / "checkpoints" / "pararl" / "state.json").read_text())["counters"]["update"] == done
 
 
 def test_a_finished_run_says_its_table_again_without_ray(run: Path, tmp_path: Path) -> None:

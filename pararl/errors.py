@@ -1,0 +1,69 @@
+"""Whatever ends a program is one line: what was wrong, where, and what to do."""
+
+import errno
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from functools import wraps
+from typing import NoReturn
+
+from pararl.config import ConfigError
+
+EXPECTED = (RuntimeError, ValueError, OSError)
+"""Kinds of errors whose messages are written for a person; those of others need their kind to be understood."""
+UNFORESEEN = (RecursionError, NotImplementedError)
+"""Kinds among these that Python or a library raises, never we."""
+
+
+def fail(message: str, code: int = 2) -> NoReturn:
+    """Print ``message`` as one line and exit with ``code``: 2 for a user's mistake, 1 for a run that broke off."""
+    print(f"pararl: error: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+def in_words(error: BaseException) -> str:
+    """What an error says, with its kind where that is none that we raise, and with what to do where a disk is full."""
+    if isinstance(error, OSError) and error.strerror:
+        place = f"{error.filename}: " if error.filename else ""
+        remedy = " (free some space)" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        return f"{place}{error.strerror}{remedy}"
+    if isinstance(error, EXPECTED) and not isinstance(error, UNFORESEEN) and str(error):
+        return str(error)
+    return f"{type(error).__name__}: {error}"
+
+
+def told(main: Callable[[], None]) -> Callable[[], None]:
+    """A program whose every error is one line and an exit code: 2 for a mistake in what was asked, 130 for Ctrl-C, 1 for all else.
+
+    An error that nobody foresaw leaves its traceback in a file, which the line names.
+    """
+
+    @wraps(main)
+    def run() -> None:
+        try:
+            main()
+            sys.stdout.flush()  # here, so that a reader that has gone is told of below
+        except ConfigError as error:
+            fail(str(error))
+        except KeyboardInterrupt:
+            fail("stopped", code=130)
+        except BrokenPipeError:  # `| head` has read enough; the interpreter must not try to flush again
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(141) from None
+        except Exception as error:
+            foreseen = isinstance(error, EXPECTED) and not isinstance(error, UNFORESEEN)
+            fail(in_words(error) + ("" if foreseen else _traceback()), code=1)
+
+    return run
+
+
+def _traceback() -> str:
+    """Keep the traceback of the error at hand; where, in words."""
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="pararl-", suffix=".log", delete=False, encoding="utf-8") as log:
+            log.write(traceback.format_exc())
+    except OSError:
+        return ""
+    return f" (its traceback is in {log.name}: please report it)"
