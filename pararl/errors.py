@@ -2,11 +2,14 @@
 
 import errno
 import os
+import signal
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import Callable
 from functools import wraps
+from types import FrameType
 from typing import NoReturn
 
 from pararl.config import ConfigError
@@ -15,6 +18,10 @@ EXPECTED = (RuntimeError, ValueError, OSError)
 """Kinds of errors whose messages are written for a person; those of others need their kind to be understood."""
 UNFORESEEN = (RecursionError, NotImplementedError)
 """Kinds among these that Python or a library raises, never we."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which schedulers and ``docker stop`` send: a program ends on it as on Ctrl-C."""
 
 
 def fail(message: str, code: int = 2) -> NoReturn:
@@ -35,20 +42,22 @@ def in_words(error: BaseException) -> str:
 
 
 def told(main: Callable[[], None]) -> Callable[[], None]:
-    """A program whose every error is one line and an exit code: 2 for a mistake in what was asked, 130 for Ctrl-C, 1 for all else.
+    """A program whose every error is one line and an exit code: 2 for a mistake in what was asked, 130 for Ctrl-C, 143 for SIGTERM, 1 for
+    all else.
 
     An error that nobody foresaw leaves its traceback in a file, which the line names.
     """
 
     @wraps(main)
     def run() -> None:
+        before = signal.signal(signal.SIGTERM, _terminated) if threading.current_thread() is threading.main_thread() else None
         try:
             main()
             sys.stdout.flush()  # here, so that a reader that has gone is told of below
         except ConfigError as error:
             fail(str(error))
-        except KeyboardInterrupt:
-            fail("stopped", code=130)
+        except KeyboardInterrupt as error:
+            fail("stopped", code=143 if isinstance(error, Terminated) else 130)
         except BrokenPipeError:  # `| head` has read enough; the interpreter must not try to flush again
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise SystemExit(141) from None
@@ -56,7 +65,15 @@ def told(main: Callable[[], None]) -> Callable[[], None]:
             foreseen = isinstance(error, EXPECTED) and not isinstance(error, UNFORESEEN)
             fail(in_words(error) + ("" if foreseen else _traceback()), code=1)
 
+        finally:
+            if before is not None:
+                signal.signal(signal.SIGTERM, before)
+
     return run
+
+
+def _terminated(number: int, frame: FrameType | None) -> NoReturn:
+    raise Terminated
 
 
 def _traceback() -> str:

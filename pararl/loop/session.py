@@ -1,6 +1,7 @@
 """One run: its folder, its workers and what its arms share. The loop itself is in ``pipelines/pararl.py``."""
 
 import json
+import signal
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -96,28 +97,33 @@ class Session:
         config = invocation.config
         folder = invocation.resume or run_folder(config, invocation.stem)
         with ExitStack() as stack:
-            if invocation.resume:
-                stack.enter_context(claimed(folder))
-            preflight(config, folder)
-            start_ray(config)
             stop = stack.enter_context(Stop(tqdm.write).listening())
-            # Both load at the same time, and neither waits for its actors yet.
-            reward_workers, fleet = RayRewardWorkers(config), RayFleet(config)
-            measurer = reward_workers
-            if measuring(config) != config.reward.name:
-                measurer = RayRewardWorkers(changed(config, {"reward.name": measuring(config), "reward.workers": 1}))
-            for workers in (fleet, reward_workers, measurer):
-                stack.callback(workers.close)
-            fleet.ready()
-            reward_workers.ready()
-            measurer.ready()
-            # Only now, so that a run that cannot start leaves no folder.
-            if invocation.resume is None:
-                made(folder)
-                stack.enter_context(claimed(folder))
-                save(config, folder / "config.yaml")
             try:
+                if invocation.resume:
+                    stack.enter_context(claimed(folder))
+                preflight(config, folder)
+                start_ray(config)
+                stop.listen()
+                # Both load at the same time, and neither waits for its actors yet.
+                reward_workers, fleet = RayRewardWorkers(config), RayFleet(config)
+                measurer = reward_workers
+                if measuring(config) != config.reward.name:
+                    measurer = RayRewardWorkers(changed(config, {"reward.name": measuring(config), "reward.workers": 1}))
+                for workers in (fleet, reward_workers, measurer):
+                    stack.callback(workers.close)
+                fleet.ready()
+                reward_workers.ready()
+                measurer.ready()
+                # Only now, so that a run that cannot start leaves no folder.
+                if invocation.resume is None:
+                    made(folder)
+                    stack.enter_context(claimed(folder))
+                    save(config, folder / "config.yaml")
                 rename_arms(folder)
+            except (KeyboardInterrupt, SystemExit) as error:  # the latter by Ray's handler of SIGTERM, while it starts
+                again = f"; go on with --resume {folder}" if folder.exists() else " before the run began"
+                raise RunStopped(f"stopped{again}", stop.code if isinstance(error, KeyboardInterrupt) else 128 + signal.SIGTERM) from None
+            try:
                 yield cls(config, folder, fleet, reward_workers, measurer, stop=stop)
             except (KeyboardInterrupt, Exception) as error:
                 # Schedulers signal the workers as well: what fails because of it is no fault of the run.

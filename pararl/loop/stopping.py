@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 """Ctrl-C; and what schedulers, ``docker stop`` and ``ray job stop`` send, 10 to 30 seconds before they kill."""
@@ -28,21 +29,25 @@ class Stop:
 
     @contextmanager
     def listening(self) -> Iterator["Stop"]:
-        """Take the signals for as long as the block lasts. Only the main thread may: in others the block is as it is.
-
-        To be entered behind Ray's start, which sets a handler of its own: that prints a stack and ends the process at once.
-        """
+        """Take the signals for as long as the block lasts. Only the main thread may: in others the block is as it is."""
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
-        before = {number: signal.signal(number, self._heard) for number in SIGNALS}
-        before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._overdue)
+        before: dict[signal.Signals, Any] = {number: signal.getsignal(number) for number in (*SIGNALS, signal.SIGALRM)}
+        self.listen()
         try:
             yield self
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def listen(self) -> None:
+        """Take the signals (again): Ray's start sets a handler of SIGTERM that ends the process without a word."""
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                signal.signal(number, self._heard)
+            signal.signal(signal.SIGALRM, self._overdue)
 
     @contextmanager
     def update(self) -> Iterator[None]:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,8 +68,13 @@ def kill_in(arm: str, process: subprocess.Popen[str], folder: Path, seconds: flo
 
 def wait_for(arm: str, process: subprocess.Popen[str], folder: Path, seconds: float = 200) -> None:
     """Until an arm has a checkpoint."""
+    wait_until(lambda: (folder / "checkpoints" / arm / "state.json").exists(), process, seconds)
+
+
+def wait_until(done: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 200) -> None:
+    """Until something holds of a run that is at work."""
     end = time.monotonic() + seconds
-    while not (folder / "checkpoints" / arm / "state.json").exists():
+    while not done():
         assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < end, "the run made no checkpoint in time"
+        assert time.monotonic() < end, "it did not come in time"
         time.sleep(0.02)

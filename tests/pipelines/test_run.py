@@ -1,7 +1,9 @@
 """The whole program, as users start it: real Ray, real W&B offline files, real PEFT, in subprocesses."""
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -17,8 +19,8 @@ from PIL import Image
 
 import policies
 from pararl.evaluation.summary import Summary, table
-from pararl.files import read_lines
-from tests.pipelines.programs import ONE_TASK, SMALL, SMOKE, finish, kill_in, start
+from pararl.files import claimed, read_lines
+from tests.pipelines.programs import ONE_TASK, SMALL, SMOKE, finish, start, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -172,17 +174,44 @@ def without_clock(summary: dict[str, Any]) -> dict[str, Any]:
     return {**summary, "arms": {arm: {k: v for k, v in result.items() if k != "seconds"} for arm, result in summary["arms"].items()}}
 
 
-def test_killed_and_resumed_gives_the_same_summary(run: Path, tmp_path: Path) -> None:
-    """Killed in its second arm, the first finished; ``test_clip_run`` goes on in the middle of a first one."""
-    folder = tmp_path / "killed"
-    process = start(*SMALL, "--run.dir", str(tmp_path), "--run.name", folder.name, start_new_session=True)
-    kill_in("offline_dpo", process, folder)
+def test_killed_at_random_moments_and_resumed_is_undisturbed_bit_for_bit(run: Path, tmp_path: Path) -> None:
+    """By SIGKILL, SIGTERM and SIGKILL again; ``test_clip_run`` kills in a chosen place."""
+    folder, rng = tmp_path / "killed", np.random.default_rng()
+    for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
+        begun = (folder / "config.yaml").exists()
+        again = ["--resume", str(folder)] if begun else [*SMALL, "--run.dir", str(tmp_path), "--run.name", folder.name]
+        process = start(*again, start_new_session=True)
+        wait_until(lambda: (folder / "config.yaml").exists() and at_work(folder), process)
+        moment = float(rng.uniform(0, 6))
+        time.sleep(moment)
+        if number == signal.SIGKILL:
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode in (0, -signal.SIGKILL, 128 + signal.SIGTERM), f"{number.name} after {moment} s: {output}"
+        assert "Traceback" not in output
     finish(start("--resume", str(folder)))
     resumed, straight = (json.loads((place / "summary.json").read_text()) for place in (folder, run))
     assert without_clock(resumed) == without_clock(straight)
+    undisturbed, found = ([without_times(row) for row in read_lines(place / "metrics.jsonl")] for place in (run, folder))
+    assert found == undisturbed
     for arm in ("pararl", "offline_dpo"):
-        rows = [r for r in read_lines(folder / "metrics.jsonl") if r["arm"] == arm and "perf/update" in r]
-        assert [r["update"] for r in rows] == [1, 2, 3], arm
+        weights = [(place / "adapters" / arm / "adapter_model.safetensors").read_bytes() for place in (folder, run)]
+        assert weights[0] == weights[1], arm
+
+
+def at_work(folder: Path) -> bool:
+    """Whether a process holds a run, which it does from where it has found nothing wrong."""
+    try:
+        with claimed(folder):
+            return False
+    except BlockingIOError:
+        return True
+
+
+def without_times(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if not name.startswith("perf/")}
 
 
 def test_a_run_has_one_process_and_sigterm_ends_it_behind_its_update(tmp_path: Path) -> None:
@@ -193,10 +222,7 @@ def test_a_run_has_one_process_and_sigterm_ends_it_behind_its_update(tmp_path: P
         *(*ONE_TASK, "--run.updates", "500", "--run.checkpoint_every", "500", "--run.arms", "pararl"),
         *("--run.dir", str(tmp_path), "--run.name", folder.name),
     )
-    end = time.monotonic() + 200
-    while not any(row["update"] > 1 for row in read_lines(folder / "metrics.jsonl")):
-        assert process.poll() is None and time.monotonic() < end, process.communicate()[0]
-        time.sleep(0.02)
+    wait_until(lambda: any(row["update"] > 1 for row in read_lines(folder / "metrics.jsonl")), process)
     second, _ = start("--resume", str(folder)).communicate(timeout=60)
     assert second == f"pararl: error: another process is at work in {folder}: wait for it, or stop it\n"
     process.terminate()
