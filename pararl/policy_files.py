@@ -49,7 +49,7 @@ class ImageShape:
 
 
 def image_shape(directory: Path) -> ImageShape:
-    """Of the aMUSEd tokenizer, the Wan VAE, a small VAE of ours or the MAGVIT-v2 in a directory; sizes that a MAGVIT-v2 does not name are
+    """Of the aMUSEd tokenizer, the Wan VAE, a small VAE of ours or the MAGVIT-v2 in a directory. Sizes that a MAGVIT-v2 does not name are
     the released ones."""
     raw = read_json(directory / "config.json")
     if raw.get("_class_name") == "VQModel":

@@ -12,8 +12,11 @@ RELEASES = {
 
 
 def release_of(name: str) -> str | None:
-    """The release of a hub name (with or without a revision behind an ``@``), of a folder called like one, or of a snapshot in the hub's
-    cache. None where nothing says."""
+    """The release that a name stands for; None where nothing says.
+
+    The name is one of the hub, with or without a revision behind an ``@``. Or it is a folder called like one, or a snapshot in the hub's
+    cache.
+    """
     repository = name.partition("@")[0]
     if repository in RELEASES:
         return repository

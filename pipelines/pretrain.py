@@ -12,7 +12,7 @@ flow-matching policies, or the embedded CLIP.
 
     python pipelines/pretrain.py clip      --out outputs/scenes-clip
 
-The stage slips goes on with data of which a share has a slip (an object or a word that is wrong), as collected data have. A base that has
+The stage slips goes on with data of which a share has a slip, an object or a word that is wrong. Collected data have such. A base that has
 seen only right outputs samples nearly all that it knows, and leaves alignment little to bring out (docs/results.md). All stages show a
 progress bar, save what they need to go on every few minutes under OUT/.training and resume from there when run again.
 """

@@ -134,6 +134,6 @@ def self_test(reward: Reward) -> int:
         if good.value <= bad.value or good.strict is False or bad.strict is True:
             raise RuntimeError(
                 f"self-test of reward {reward.name} failed on {prompt.id} ({prompt.text!r}): the good output got {good.value:.3f} (strict "
-                f"{good.strict}), the bad one {bad.value:.3f} (strict {bad.strict}); do not train on this reward before it ranks them right"
+                f"{good.strict}), the bad one {bad.value:.3f} (strict {bad.strict}). Do not train on this reward before it ranks them right"
             )
     return len(samples)

@@ -1,7 +1,7 @@
 """The embedded CLIP model: a small ``CLIPModel``, the pairs that it is trained on, and how well it tells right from nearly right.
 
 In a batch of pairs every scene stands beside a twin with one change that makes the scene's text false. The twin has a text of its own (its
-plan). So the ordinary contrastive loss of CLIP (Radford et al. 2021, arXiv 2103.00020) meets hard negatives in every row: without them it
+plan). So the ordinary contrastive loss of CLIP (Radford et al. 2021, arXiv 2103.00020) meets hard negatives in every row. Without them it
 learns which words occur and not what belongs to what (Yuksekgonul et al. 2023, arXiv 2210.01936).
 """
 

@@ -302,7 +302,7 @@ def _one_dtype(config: Config) -> list[str]:
     if held == 4 or (held is None and not release_of(config.policy.name)):
         return []
     return [
-        "policy.dtype auto is float32 on a CPU and less on a GPU, and rollout workers and learner must be one model "
+        "policy.dtype auto gives rollout workers and learner different models, float32 on a CPU and less on a GPU "
         "(set --policy.dtype, or both --rollout.gpus and --learner.gpus)"
     ]
 

@@ -1,7 +1,7 @@
 """How many bytes a rollout worker and a learner take on a GPU. Pure functions of the configuration and the model's shape.
 
 Weights, adapter and optimiser are exact. A pass is counted tensor by tensor, as ``policies/backbones/llada.py`` and PEFT's LoRA layers make
-them: an upper bound, but for the allocator, for which there is an allowance.
+them. That is an upper bound but for the allocator, for which there is an allowance.
 """
 
 from collections.abc import Mapping, Sequence

@@ -53,7 +53,7 @@ class Fleet(ABC):
     ) -> list[Rollout]:
         """``group`` rollouts of each prompt, those of the first prompt first.
 
-        ``version`` must be the published one, or 0 for the base. Seeds derive from ``run_seed`` and ``update`` (default: ``version``); give
+        ``version`` must be the published one, or 0 for the base. Seeds derive from ``run_seed`` and ``update`` (default: ``version``). Give
         ``update`` where one version samples the same prompts more than once and the samples should be fresh. Raises ValueError for another
         version, and what a worker raises, from an actor as RuntimeError (SyncError for an adapter that does not land).
         """

@@ -124,8 +124,8 @@ class RolloutWorker:
         effective = self.changes_base or sent.changes_base
         if effective and (held is None or held.checksum != checksum) and bool((canary == self.canary).all()):
             raise SyncError(
-                f"{self.name} loaded adapter version {sent.version}, which differs from the one before, but no canary logit changed: the "
-                "model does not use this adapter (is it merged, switched off, or is another one active?)"
+                f"{self.name} loaded adapter version {sent.version}, which differs from the one before, but no canary logit changed. The "
+                "model does not use this adapter: is it merged, switched off, or is another one active?"
             )
         self.canary, self.changes_base = canary, sent.changes_base
         self.receipt = Receipt(self.name, sent.version, bound, checksum, (canary - self.base_canary).abs().max().item())

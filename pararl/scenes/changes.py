@@ -2,8 +2,8 @@
 
 An instruction speaks of the scene as it is given: references and empty cells are those of the source. Two edits in one instruction must be
 independent, so that their order does not matter. Neither touches what the other refers to, makes something that the other could mean, or
-empties a cell that the other could fill; ``read_changes`` refuses others. The admissible results of an instruction are then the source with
-all fixed changes made and each choice taken in any way that uses every cell once.
+empties a cell that the other could fill. ``read_changes`` refuses others. An admissible result is then the source with all fixed changes
+made and each choice taken, in any way that uses every cell once.
 """
 
 import random

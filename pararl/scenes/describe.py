@@ -4,10 +4,10 @@ Tags are drawn uniformly. Within a tag:
 
 - ``counting``: two to four objects, half of the time with a second group.
 - ``position``: two groups, each with a colour half of the time, and with two objects instead of one a fifth of the time.
-- ``negation``: one or two groups; three times in five a group that leaves its colour free gets one forbidden,
-  else the negation names an absent shape.
-- ``complex``: three groups (3/5) or two; each colour named 7/10 of the time; counts one (.6), two (.25) or three (.15); a relation
-  3/5 of the time, always with two groups; a negation 3/10 of the time.
+- ``negation``: one or two groups. Three times in five a group that leaves its colour free gets one forbidden. Else the negation names an
+  absent shape.
+- ``complex``: three groups (3/5) or two, each colour named 7/10 of the time. Counts are one (.6), two (.25) or three (.15). There is a
+  relation 3/5 of the time, always with two groups, and a negation 3/10 of the time.
 """
 
 import random

@@ -1,7 +1,12 @@
 """The prompts that ask for edits: of pictures (``edit``, ``interleaved`` with an input image) and of scenes in words (in ``t2t``).
 
-An instruction belongs to ``train`` or ``id`` by its text. Held-out splits: ``ood_pair`` (names, makes or moves a held-out pair),
-``ood_rel`` (``below``), ``ood_count`` (five or six of a kind), ``ood_ops`` (two edits in one instruction), ``para`` (other wordings).
+An instruction belongs to ``train`` or ``id`` by its text. Held-out splits:
+
+- ``ood_pair``: it names, makes or moves a held-out pair;
+- ``ood_rel``: it says ``below``;
+- ``ood_count``: five or six of a kind;
+- ``ood_ops``: two edits in one instruction;
+- ``para``: other wordings.
 """
 
 import random

@@ -1,7 +1,10 @@
 """The record of a prompt that a verifier reads: GenEval's ``include`` and ``exclude`` with our additions, written and checked here.
 
-Additions: ``color`` also in ``exclude``; ``closed`` (nothing else may be in the scene; GenEval's records have no such key and are open);
-``atoms``, the same facts as questions with answers, skills, word places and dependencies, for rewards that ask a model.
+Additions:
+
+- ``color``, also in ``exclude``;
+- ``closed``: nothing else may be in the scene (GenEval's records have no such key and are open);
+- ``atoms``: the same facts as questions with answers, skills, word places and dependencies, for rewards that ask a model.
 """
 
 from collections.abc import Mapping, Sequence

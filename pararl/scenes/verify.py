@@ -13,8 +13,8 @@ Atoms, in this order, each with a soft value in [0, 1] whose mean is the score's
 - ``closed_world`` (closed specs): no object beyond what was asked for, colours aside (a wrong colour fails its own atom).
 - ``validity``: every cell of the image is readable.
 
-The last three kinds hold on an empty canvas, so their soft value is at most the *agreement*: F1 between required slots and objects
-(recall in open specs), a right shape of a wrong colour counting half. A blank image therefore scores 0, and a flooded one little.
+The last three kinds hold on an empty canvas, so their soft value is at most the *agreement*. That is the F1 between required slots and
+objects (recall in open specs), a right shape of a wrong colour counting half. A blank image therefore scores 0, and a flooded one little.
 """
 
 from dataclasses import dataclass, field

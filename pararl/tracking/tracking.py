@@ -105,9 +105,9 @@ class Tracker:
     def log(self, update: int, metrics: Mapping[str, float], samples: int) -> None:
         """Record `metrics` of the open arm after `update` learner updates and `samples` rollouts in all.
 
-        Several calls may add different metrics to one update. Raises before anything is written, and names the metric: TypeError on a value
-        that is no number; ValueError on one that is not finite, on a name without a known prefix, on a metric logged twice, and on an
-        update before the last.
+        Several calls may add different metrics to one update. Errors are raised before anything is written, and name the metric. A value
+        that is no number is a TypeError. A ValueError is one that is not finite, a name without a known prefix, a metric logged twice, and
+        an update before the last.
         """
         self._require_open("log")
         values = {name: self._checked(name, value, update) for name, value in metrics.items()}

@@ -5,7 +5,7 @@ key. Facts: showlab/Show-o, ``show-o2/models/modeling_showo2_qwen2_5.py``.
 
 A sequence is ids [batch, length] with blocks [batch, length] (0 = text, k = the k-th image of the row). An image has one column for its
 time, then one for each patch of its latents, in raster order. Latents [images, channels, height, width] and times [images] (0 = noise, 1 =
-clean) belong to the blocks in row-major order, and all images of a batch have one size. The omni mask (``policies/attention/masks.py``)
+clean) belong to the blocks in row-major order. All images of a batch have one size. The omni mask (``policies/attention/masks.py``)
 holds both in the language model and in the diffusion head. Unlike the released class, padding is hidden, wherever it stands, positions
 count real tokens, and what was read once is not read again (``read``, ``canvas``).
 """

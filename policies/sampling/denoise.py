@@ -110,7 +110,7 @@ def late_image_plan(span: Span, updates: int, steps: int, temperature: float, ch
 
 def emerge_plan(span: Span, updates: int, steps: int, temperature: float) -> SegmentPlan:
     """MaskGRPO's emerge sampler, its updates spread as those of ``image_plan``. It commits as many tokens on average, but each by its own
-    chance: what and how much is committed does not depend on how sure the policy is."""
+    chance. What and how much is committed does not depend on how sure the policy is."""
     chances = [0.0] * steps
     for step, chance in zip(spread(updates, steps), reveal_chances(updates), strict=True):
         chances[step] = chance
@@ -181,7 +181,7 @@ def denoise(
 
     ``noise`` float32 [2, steps, batch, generated]: uniforms in [0, 1) for draws and for confidences, the spans one behind the other.
     ``offsets``: first vocabulary row of each plan's logits. ``wanted``: the steps whose guesses matter, None = all. At the others only what
-    may be committed is drawn: a segment that rests is left alone, and a step at which all rest needs no forward. Returns one trace per
+    may be committed is drawn. A segment that rests is left alone, and a step at which all rest needs no forward. Returns one trace per
     plan; no position is left at MASK.
     """
     ids = blank.clone()

@@ -11,8 +11,8 @@ from policies.sampling.context import Context
 from policies.sequences import Backbone, Sequences
 
 Look = Callable[[Tensor, Sequence[Span], Sequence[int]], list[Tensor]]
-"""(ids [batch, length], spans, branches of guidance by their place) -> per span last hidden states [rows, n, width], those of the prompts
-and behind them those of each branch."""
+"""(ids [batch, length], spans, branches of guidance by their place) -> per span last hidden states [rows, n, width]. Those of the prompts
+come first, behind them those of each branch."""
 
 
 def whole(scene: Scene, model: Backbone) -> Look:

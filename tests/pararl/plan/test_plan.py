@@ -167,7 +167,7 @@ def test_a_plan_needs_neither_prompt_files_nor_a_free_folder(tmp_path: Path, cap
 def test_a_dtype_that_would_part_the_model_in_two_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         large("--policy.dtype", "auto", "--rollout.gpus", "0")
-    assert "policy.dtype auto is float32 on a CPU" in capsys.readouterr().err
+    assert "--policy.dtype" in capsys.readouterr().err
     assert large("--policy.dtype", "auto").policy.dtype == "auto"
 
 
