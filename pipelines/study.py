@@ -27,7 +27,7 @@ from pararl.config import PER_ARM
 from pararl.files import atomic_path, write_json
 
 if TYPE_CHECKING:
-    from pararl.evaluation.study import Figures
+    from pararl.evaluation.study import SystemMetrics
 
 HERE = Path(__file__).resolve().parent
 Setting = tuple[tuple[str, str], ...]
@@ -80,14 +80,14 @@ def run_seed(config: Path, out: Path, seed: int, overrides: list[str]) -> None:
         fail(f"{folder} ended with exit code {code}; run the same command again to go on from its last checkpoint")
 
 
-def report(out: Path, seeds: list[int]) -> "Figures":
+def report(out: Path, seeds: list[int]) -> "SystemMetrics":
     """Write the table and the picture of the finished runs; returns their metrics."""
-    from pararl.evaluation.study import figures, markdown
+    from pararl.evaluation.study import markdown, metrics
     from pararl.evaluation.summary import Summary
     from pararl.tracking.plots import Bar, bars_png
 
     summaries = [Summary.from_json(json.loads((out / f"seed-{seed}" / "summary.json").read_text(encoding="utf-8"))) for seed in seeds]
-    found = figures(summaries)
+    found = metrics(summaries)
     text = markdown(found, seeds)
     with atomic_path(out / "results.md") as path:
         path.write_text(text, encoding="utf-8")

@@ -226,8 +226,8 @@ def test_the_learner_takes_a_step_and_every_target_of_images_and_texts_has_a_gra
     learner = Learner(fresh, peft, LearnerConfig(likelihood=likelihood, reference_every=0), ARM_SPECS["online_dpo"])
     asked = prompts("interleaved")[0]
     rollouts: list[Rollout] = fresh.generate([asked, asked], [1, 2], HOW)
-    figures = learner.update(rollouts, Feedback(pairs=(Pair(0, 1, 0.5),)))
-    assert math.isclose(figures["loss/total"], math.log(2), abs_tol=1e-4)
+    metrics = learner.update(rollouts, Feedback(pairs=(Pair(0, 1, 0.5),)))
+    assert math.isclose(metrics["loss/total"], math.log(2), abs_tol=1e-4)
     assert sum(bool(x.any()) for name, x in adapter.tensors(peft).items() if "lora_B" in name) == targets
     assert not torch.allclose(fresh.canary(), base, atol=1e-5)
     with adapter.base(peft):
