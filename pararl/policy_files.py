@@ -56,6 +56,7 @@ def image_shape(directory: Path) -> ImageShape:
         widths = raw["block_out_channels"]
         return ImageShape(2 ** (len(widths) - 1), raw["num_vq_embeddings"], widths[0])
     if raw.get("_class_name") == "AutoencoderKLWan":
+        # The decoder may be wider than the encoder, and its features are what fills the memory.
         widths = [(raw.get("decoder_base_dim") or raw["base_dim"]) * times for times in raw["dim_mult"]]
         return ImageShape(2 ** (len(widths) - 1) * (raw.get("patch_size") or 1), 0, widths[0])
     if raw.get("model_type") == "continuous_vae":

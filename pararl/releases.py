@@ -23,4 +23,5 @@ def release_of(name: str) -> str | None:
     folders = Path(name).resolve().parts if Path(name).is_dir() else ()
     known = {release.rpartition("/")[2]: release for release in RELEASES}
     known |= {"models--" + release.replace("/", "--"): release for release in RELEASES}
+    # From the inside out: a copy may lie in a folder that is called like another release.
     return next((known[folder] for folder in reversed(folders) if folder in known), None)

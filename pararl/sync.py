@@ -143,6 +143,7 @@ def _parts(tensors: Mapping[str, "Tensor"]) -> list[_Part]:
 def _digest(parts: Sequence[_Part]) -> str:
     digest = hashlib.sha256()
     for name, dtype, shape, data in parts:
+        # Names and shapes as well: the same bytes under other names are another adapter.
         digest.update(f"{name}|{dtype}|{shape}|".encode())
         digest.update(data.data)
     return digest.hexdigest()

@@ -15,6 +15,7 @@ def bootstrap(values: Sequence[float], seed: int = 0) -> Metric:
     array = np.asarray(values, np.float64)
     if not len(array):
         raise ValueError("no values to take a mean of")
+    # A fixed seed: a report that is made again has the same intervals.
     index = np.random.default_rng(seed).integers(0, len(array), (RESAMPLES, len(array)))
     low, high = np.quantile(array[index].mean(1), (0.025, 0.975))
     return {"mean": float(array.mean()), "low": float(low), "high": float(high), "n": len(array)}

@@ -55,6 +55,7 @@ def _accuracies(scored: Sequence[Scored]) -> dict[str, Metric]:
 
 def _axes(scored: Sequence[Scored]) -> dict[str, Metric]:
     """The axes that apply, for outputs with an image and prompts of the scene world."""
+    # The parser reads scenes of this size alone; a policy of another world draws others.
     shown = [s for s in scored if s.output.image is not None and s.output.image.shape == (32, 32, 3)]
     parsed = scenes.parse_batch([s.output.image for s in shown if s.output.image is not None])
     values: dict[str, list[float]] = defaultdict(list)
@@ -73,6 +74,7 @@ def _grouped(scored: Iterable[Scored], key: Callable[[Scored], Any]) -> dict[str
     groups: dict[Any, list[Scored]] = defaultdict(list)
     for s in scored:
         groups[key(s)].append(s)
+    # Sorted before they become names: 10 atoms come behind 9.
     return {str(name): _accuracies(groups[name]) for name in sorted(groups)}
 
 

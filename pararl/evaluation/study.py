@@ -34,6 +34,7 @@ SystemMetrics = dict[str, dict[str, Interval]]
 def interval(values: Sequence[float]) -> Interval:
     """Mean and 95 % interval of a metric that has one value per seed."""
     n = len(values)
+    # ddof 1, because Student's t is for the deviation of a sample.
     half = None if n < 2 else T_95[min(n - 1, len(T_95)) - 1] * float(np.std(values, ddof=1)) / math.sqrt(n)
     return Interval(float(np.mean(values)), half, tuple(values))
 

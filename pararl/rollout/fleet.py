@@ -67,6 +67,7 @@ class Fleet(ABC):
             held = "none" if self.published is None else f"version {self.published.version}"
             raise ValueError(f"the workers cannot sample with version {version}: published is {held}; publish it first")
         chunks = chunks_of(requests_of(prompts, group, run_seed, version if update is None else update), self.chunk)
+        # Without an adapter a worker samples with its own switched off, which is the base bit for bit.
         sent = self._sent if version else None
         for place, rollouts in self._run([(chunk, sampling, sent, version) for chunk in chunks]):
             yield place * self.chunk, rollouts

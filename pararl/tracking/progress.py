@@ -77,6 +77,7 @@ class Progress:
         return self._clock() - self._last_line >= self._every_seconds
 
     def _remaining(self) -> str:
+        # The median: single updates take longer, such as the first.
         minutes, seconds = divmod(round(median(self._seconds) * (self._total - self._done)), 60)
         return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
 
