@@ -117,6 +117,7 @@ def pretrain_step(policy: Policy, run: PretrainingState, counts: dict[Kind, int]
     ``counts`` examples of each kind, the first of them example ``first`` of the pretraining stream; each has a slip with probability
     ``slips``.
     """
+    # A function of the step: a training that is resumed draws what it would have drawn.
     generator = torch.Generator().manual_seed(run.seed * 10**6 + run.step)
     found: dict[str, float] = {}
     for kind, count in counts.items():
@@ -194,6 +195,7 @@ def main() -> None:
         raise SystemExit(f"--batch {args.batch}: a batch of the policy holds every kind of prompt, at least {len(kinds)} examples")
     args.out = args.out or Path("outputs") / ("scenes-clip" if args.stage == "clip" else f"scenes-{args.family}")
     args.out.mkdir(parents=True, exist_ok=True)
+    # The recorded commands must give the shipped weights again, bit for bit.
     if FAMILIES[args.family].own_products:
         torch.set_num_threads(args.threads)
     else:

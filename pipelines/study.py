@@ -54,6 +54,7 @@ def options(setting: Setting, arms: Sequence[str]) -> list[str]:
     """The combination as command line options; what arms may set for themselves is set for each, over its own default."""
     found: list[str] = []
     for key, value in setting:
+        # The file may give an arm a value of its own, which no plain setting replaces: the study would compare nothing there.
         for name in [f"arm.{arm}.{key}" for arm in arms] if key in PER_ARM else [key]:
             found += [f"--{name}", value]
     return found
@@ -75,6 +76,7 @@ def run_seed(config: Path, out: Path, seed: int, overrides: list[str]) -> None:
     else:
         command += ["--config", str(config), "--run.dir", str(out), "--run.name", folder.name, "--run.seed", str(seed), *overrides]
     print(f"{folder}: {' '.join(command[1:])}", flush=True)
+    # An ordinary run in a process of its own, so that it may be killed, and resumed, like any other.
     code = subprocess.run(command, check=False).returncode
     if code:
         fail(f"{folder} ended with exit code {code}; run the same command again to go on from its last checkpoint")

@@ -56,5 +56,6 @@ def target_tokens(layout: Layout, task: Task, outputs: Sequence[Output], modalit
             raise ValueError(f"text of {len(row)} tokens does not fit the window of {length}: {output.text!r}")
         if never := sorted(set(row) & set(text.vocabulary.forbidden)):
             raise ValueError(f"text holds {text.decode(never)!r}, which a text position never yields: {output.text!r}")
+        # To the end of the window: sampling begins with all of it masked, which the released training never shows.
         rows.append(row + [end] * (length - len(row)))
     return torch.tensor(rows)

@@ -50,6 +50,7 @@ def new_model() -> tuple[CLIPModel, CLIPProcessor]:
         text_config=LAYERS | ids, vision_config=LAYERS | {"image_size": 32, "patch_size": 8}, projection_dim=LAYERS["projection_dim"]
     )
     half = [0.5, 0.5, 0.5]
+    # At 32 pixels any resizing or cropping would cut cells in two.
     images = CLIPImageProcessorPil(do_resize=False, do_center_crop=False, image_mean=half, image_std=half)
     return CLIPModel(config), CLIPProcessor(images, tokenizer)
 
@@ -143,6 +144,7 @@ def training_pairs(first: int, count: int, seed: int) -> Pairs:
     shown: list[scenes.Scene] = []
     for index in range(first, first + count):
         example = scenes.example("pretrain", 2 * index, seed)
+        # Two examples an index, so that the second choice is never another index's first.
         if not RELATING & set(example.prompt.text.split()):
             example = scenes.example("pretrain", 2 * index + 1, seed)
         text, false = _text(example, rng.random())

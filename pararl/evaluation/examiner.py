@@ -43,6 +43,7 @@ class Examination:
 def captions_fit(config: Config) -> bool:
     """Whether the policy describes pictures, in the steps that the run has."""
     try:
+        # Asked of the checks that a run has: they know whether the policy does the task, and whether the steps fit its blocks.
         validate(changed(config, {"eval.tasks": ("i2t",), "eval.splits": ("id",), "eval.file": ""}))
     except ConfigError:
         return False

@@ -188,6 +188,7 @@ def changes(edits: Sequence[Edit], cells: Sequence[int]) -> tuple[Change, ...]:
             made.append(change(edit, cells))
         except ValueError as error:
             raise ValueError(f"spec edit[{i}]: {error}") from None
+    # Each is read in the scene as given, so edits that depend on each other have no one result.
     if len(made) == MAX_EDITS and not independent(*made):
         raise ValueError("spec edit[1] depends on edit[0], or their cells do not suffice: edits of one instruction must be independent")
     if sum(value != EMPTY for value in cells) + sum(one.gain for one in made) < 1:

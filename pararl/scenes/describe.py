@@ -109,6 +109,7 @@ def _complex(rng: random.Random, rules: Rules) -> Description:
     groups: list[Group] = []
     wanted = 3 if rng.random() < 0.6 else 2
     for place in range(wanted):
+        # One object is left for every group that is still to come.
         left = MAX_OBJECTS - sum(group.count for group in groups) - (wanted - 1 - place)
         groups.append(_distinct(rng, rules, groups, 0.7, min(_small_count(rng), left)))
     related = wanted == 2 or rng.random() < 1 / 3
@@ -126,6 +127,7 @@ def _forbidden(rng: random.Random, rules: Rules, groups: list[Group]) -> tuple[s
     if free and rng.random() < 0.6:
         shape = pick(rng, free)
         return shape, pick(rng, [colour for other, colour in rules.pairs if other == shape])
+    # Never empty: there are four shapes and at most three groups.
     absent = [shape for shape in SHAPES if all(group.shape != shape for group in groups)]
     shape = pick(rng, absent)
     return shape, pick(rng, [c for s, c in rules.pairs if s == shape]) if rng.random() < 0.5 else None

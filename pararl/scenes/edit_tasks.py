@@ -91,6 +91,7 @@ def names_held_pair(edit: Edit, cells: list[int]) -> bool:
     if {edit.subject.pair, edit.other.pair if edit.other else None} & HELD_PAIRS:
         return True
     made = change(edit, cells)
+    # A free colour never makes a held-out pair (``apply``), so its kinds do not count.
     free_colour = made.fill is not None and len(made.fill.kinds) > 1
     return not free_colour and not _HELD_KINDS.isdisjoint(made.makes)
 

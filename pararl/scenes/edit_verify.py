@@ -159,6 +159,7 @@ def _against(
             credit += _credit(before, wanted, value)
         else:
             kept += value == before
+    # Neither divisor is 0: an edit changes a cell and leaves an object (``changes``).
     agreement = 2 * alike / objects
     untouched = CELLS - changed
     consistency = kept / untouched if untouched else 1.0

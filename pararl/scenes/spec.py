@@ -58,6 +58,7 @@ def write_spec(description: Description, wording: Wording) -> dict[str, Any]:
         bound: dict[str, Any] = {"class": group.shape, "count": group.count + 1}
         if group.colour:
             entry["color"] = group.colour
+            # A bound on a shape alone would forbid the objects of the other group of that shape.
             if shapes.count(group.shape) > 1:
                 bound["color"] = group.colour
         if description.relation and i == 0:
@@ -160,6 +161,7 @@ def _selector(entry: Mapping[str, Any], where: str) -> tuple[int, int | None, in
 
 def _count(entry: Mapping[str, Any], where: str) -> int:
     count = entry.get("count", 1)
+    # To Python, JSON's true is an int.
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise ValueError(f"spec {where}: count must be a whole number of at least 1, got {count!r}")
     return count

@@ -121,6 +121,7 @@ def _check_count(findings: Findings, include: Include, includes: tuple[Include, 
     colour = include.colour if shared else None
     wanted, found = include.count, _count(cells, include.shape, colour)
     bound = Exclude(include.shape, colour, wanted + 1)
+    # GenEval writes an exact count as at least n and fewer than n + 1: the two are one atom here, and pay once.
     exact = bound in bounds
     if exact:
         bounds.remove(bound)
@@ -190,6 +191,7 @@ def _credit(
             credit[place] = -1
         elif i in unmatched:
             credit[place] = -1 if closed or i in matching.near else 0
+        # Either side of a broken relation may be at fault.
         elif place not in broken:
             credit[place] = 1
     credit[unreadable] = -1

@@ -17,6 +17,7 @@ def hidden_token_logprobs(hidden: Tensor, head: Head, targets: Tensor, wanted: T
     ``hidden`` [batch, n, width]: last hidden states of a span. ``head`` maps hidden states to logits over the rows of the modality, the
     first of which is id ``offset``. ``targets`` int64 [batch, n], ``wanted`` bool [batch, n]. Returns float32 [batch, n].
     """
+    # Only where they are asked for: all logits of an 8B text-to-image sequence are 829 MB, those of its codes 34 MB.
     logits = head(hidden[wanted]).float()
     picked = -F.cross_entropy(logits, targets[wanted] - offset, reduction="none")
     return torch.zeros(wanted.shape, device=hidden.device).masked_scatter(wanted, picked)
@@ -27,6 +28,7 @@ def mask_ratios(n: int, batch: int, low: float, high: float, generator: torch.Ge
 
     Stratification removes most of the estimator's variance, which comes from the ratio (Zhu et al. 2025, arXiv 2505.19223).
     """
+    # In [0, 1), so that 1 - jitter is never 0 and no draw hides nothing.
     jitter = torch.rand(n, batch, generator=generator)
     places = (torch.arange(n)[:, None] + 1 - jitter) / n
     return low + (high - low) * places
@@ -75,6 +77,7 @@ def eubo(token_logprobs: Tensor, counted: Tensor, weights: Tensor, beta: float) 
     rest is never below the ELBO once every mask is drawn. Source: arXiv 2510.09541, and spg/spg_trainer.py of facebookresearch/SPG.
     """
     seen = counted.any(0)
+    # logsumexp over nothing but -inf has a NaN gradient: tokens that no draw counts are 0 here and left out below.
     terms = (beta * token_logprobs + weights.log()[..., None]).masked_fill(~counted, -torch.inf).masked_fill(~seen, 0.0)
     per_token = (terms.logsumexp(0) - math.log(len(terms))) / beta
     return (per_token * seen).sum(-1) / seen.sum(-1).clamp_min(1)

@@ -80,9 +80,11 @@ def write(
     going = torch.ones(batch, dtype=torch.bool, device=noise.device)
     for i in range(n):
         if i:
+            # A row that has ended reads padding, while its batch mates go on.
             hidden = context.read(tokens[:, i - 1 : i], going[:, None])[:, 0]
         logits = rows(hidden).float()
         drawn = draw(logits, temperature, noise[:, i])
+        # At temperature 1 whatever the draw had, as the learner measures: right after a sync the ratio is 1.
         said = logits.log_softmax(-1).gather(-1, drawn[:, None])[:, 0]
         tokens[:, i] = torch.where(going, drawn, tokens[:, i - 1])
         logprob[:, i] = torch.where(going, said, 0.0)

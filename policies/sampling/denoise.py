@@ -44,6 +44,7 @@ class SegmentPlan:
 
     def part(self, step: int) -> slice:
         """The positions that may be committed at a step: all, or the text block that is being filled."""
+        # Tokens of earlier blocks are all committed, so that only the open block is computed.
         before = max((end for end in self.window[:step] if end < self.window[step]), default=0)
         return slice(before, self.window[step])
 
@@ -119,6 +120,7 @@ def emerge_plan(span: Span, updates: int, steps: int, temperature: float) -> Seg
 
 def annealed(temperature: float, steps: int) -> tuple[float, ...]:
     """From ``temperature`` linearly to 0 at the last step."""
+    # From the first value each time: the released code multiplies on, and its noise is gone too early.
     return tuple(temperature * (1 - (step + 1) / steps) for step in range(steps))
 
 
@@ -135,6 +137,7 @@ def draw(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:
     """
     if temperature == 0:
         return logits.argmax(-1)
+    # Not exponentials of logits, as released: those overflow.
     probabilities = (logits.float() / temperature).softmax(-1)
     # On a GPU a running sum may round upwards across a row of probability 0: such rows are taken out of the race.
     reach = probabilities.cumsum(-1).masked_fill_(probabilities == 0, 0.0)

@@ -90,6 +90,7 @@ class Step:
 
         Raises ValueError for a step without noise.
         """
+        # Float32 whatever the backbone: densities are compared by their differences.
         mean, deviation = self.mean.float(), self.deviation.float()
         if not bool((deviation > 0).all()):
             raise ValueError("a step without noise has no density: the last one to the data, and every one at a noise level of 0")
@@ -107,6 +108,7 @@ def step(states: Tensor, velocities: Tensor, now: Tensor, then: Tensor, noise_le
     # r' / r without dividing by t, which is 0 at the first step.
     ratio = (1 - after) * t / ((1 - t) * after)
     deviation = noise_level / MOST_NOISE * (1 - after) * (1 - ratio.square()).clamp_min(0).sqrt()
+    # At the most noise the difference below is 0, and rounding must not make it a root of less.
     data, noise = states + (1 - t) * velocities, states - t * velocities
     return Step(after * data + ((1 - after).square() - deviation.square()).clamp_min(0).sqrt() * noise, deviation)
 

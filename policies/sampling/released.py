@@ -114,6 +114,7 @@ def image(forward: Forward, start: Tensor, steps: int, temperature: float, chanc
     codes, trace = start, []
     for step in range(steps):
         ratio = (step + 1) / steps
+        # Kept as released, for parity with recorded runs.
         temperature *= 1 - ratio
         trace.append(image_step(step, forward(codes), codes, ratio, 1.0, temperature, chance))
         codes = trace[-1].drawn.masked_fill(trace[-1].masking, UNKNOWN)
