@@ -27,6 +27,7 @@ from policies.image.codec import patched, unpatched
 from policies.pretraining import supervised_loss
 from policies.sampling import flow
 from tests.policies.subjects import build_showo2
+from tests.wording import telling
 
 HOW = Sampling(steps=4, recorded=3, flow_noise=0.7)
 TASKS: tuple[Task, ...] = ("i2t", "t2i", "interleaved")
@@ -256,5 +257,5 @@ def test_texts_and_images_alternate_and_the_supervised_losses_are_finite(policy:
 
 @pytest.mark.parametrize("dialogue", ["{image} no text", "a {text} b {image}", "{image} {image} {text}", "{text} {text}"])
 def test_a_dialogue_without_one_place_for_the_text_behind_that_of_the_image_is_an_error(dialogue: str) -> None:
-    with pytest.raises(ValueError, match="one {text}, and at most one {image} in front of it"):
+    with pytest.raises(ValueError, match=telling("{text}", "{image}", dialogue)):
         Showo2Settings(dialogue=dialogue)
