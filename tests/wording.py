@@ -12,6 +12,6 @@ def telling(*tokens: object) -> str:
 
 
 def _alone(token: str) -> str:
-    before = r"(?<!\w)(?<!\d\.)" if re.match(r"\w", token) else ""
-    behind = r"(?!\w)(?!\.\d)" if re.search(r"\w\Z", token) else ""
+    before = r"(?<!\w)(?<!\d\.)" if token[0].isdigit() else r"(?<!\w)" if re.match(r"\w", token) else ""
+    behind = r"(?!\w)(?!\.\d)" if token[-1].isdigit() else r"(?!\w)" if re.search(r"\w\Z", token) else ""
     return before + re.escape(token) + behind

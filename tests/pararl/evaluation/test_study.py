@@ -7,6 +7,7 @@ import pytest
 
 from pararl.evaluation.study import interval, markdown, metrics, sweep_markdown
 from pararl.evaluation.summary import ArmResult, BaseResult, SplitResult, Summary
+from tests.wording import telling
 
 
 def split(strict: float) -> SplitResult:
@@ -38,7 +39,7 @@ def test_differences_are_paired_by_seed() -> None:
 
 def test_runs_with_other_arms_are_refused() -> None:
     one = summary(0, 0.7, 0.4)
-    with pytest.raises(ValueError, match="same arms"):
+    with pytest.raises(ValueError, match=telling("--resume")):
         metrics([one, replace(one, arms={"pararl": one.arms["pararl"]})])
 
 
