@@ -3,8 +3,8 @@
     python benchmarks/autoregressive_text.py [--policy NAME] [--batch 16] [--tokens 64]
 
 By default a policy with random weights, at the size of the embedded one; each prompt shows an image. The loop is that of Show-o's
-``mmu_generate``, but for a whole batch at once and with the head on the last place alone, to its advantage. Both are given the same
-uniforms and no end token, so both must come to the same ``tokens`` new tokens; the script ends with an error where they do not. Seconds are
+``mmu_generate``, but for a whole batch at once, with the head on the last place alone: to its advantage. Both are given the same
+uniforms and no end token, so both must come to the same ``tokens`` new tokens. Where they do not, the script fails. Seconds are
 those of the processor, which other work on the machine disturbs less than those of the clock.
 """
 

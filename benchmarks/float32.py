@@ -2,7 +2,7 @@
 
     python benchmarks/float32.py
 
-Prints a table: seconds for 64 outputs of 8 denoising steps, seconds for the gradient at 4 recorded steps of each, and the largest
+Prints a table: seconds for 64 outputs of 8 denoising steps and for the gradient at 4 recorded steps of each. Beside them it has the largest
 difference of a logit. The libraries take turns; the fastest of five passes each. On a machine where oneDNN is not taken it times MKL alone.
 """
 

@@ -3,10 +3,10 @@
     python benchmarks/gpu_mmada.py                             # the 8B architecture with random weights, made on the GPU: no download
     python benchmarks/gpu_mmada.py --size tiny --device cpu    # the same script in seconds
 
-Rollout worker, learner, adapter and publish are those of a run, worker and learner with a policy each, as where they share a GPU; step
-rewards are off. Prints a table and then JSON: seconds, samples per second, model FLOP utilisation (the operations of
-``pararl/plan/costs.py``, nothing computed again, against the rate of large products in the same dtype on the same device), and bytes
-beside those that ``pararl/plan/memory.py`` plans. The released samplers go row by row (``benchmarks/released_rows.py``). Takes no more
+Rollout worker, learner, adapter and publish are those of a run; worker and learner have a policy each, as where they share a GPU. Step
+rewards are off. Prints a table and then JSON: seconds, samples per second, model FLOP utilisation, and bytes beside those that
+``pararl/plan/memory.py`` plans. Utilisation takes the operations of ``pararl/plan/costs.py``, nothing computed again, against the rate of
+large products in the same dtype on the same device. The released samplers go row by row (``benchmarks/released_rows.py``). Takes no more
 than eight minutes on an H100 by its operations; on no GPU has it been run yet.
 """
 

@@ -4,9 +4,9 @@
 
 By default the embedded policy, its image at a quarter of the steps as published (30 of 128). ``--policy random``: one of the sizes given.
 
-The reference is written here from the paper's description (arXiv 2511.09611, section 3.2): one sample at a time, three forwards a step
-(the prompt, without its text, without its input image), whole logits of each. It is given the same uniforms, so both must come to the same
-tokens; the script ends with an error where they do not. ``frugal`` is the same reference without the two branches at steps that do
+The reference is written here from the paper's description (arXiv 2511.09611, section 3.2): one sample at a time, whole logits of three
+forwards a step. These are of the prompt, without its text, and without its input image. It is given the same uniforms, so both must come to
+the same tokens; the script ends with an error where they do not. ``frugal`` is the same reference without the two branches at steps that do
 not move the image. Seconds are those of the processor, which other work on the machine disturbs less than those of the clock.
 """
 

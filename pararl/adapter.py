@@ -60,6 +60,7 @@ def load_tensors(model: PeftModel, values: Mapping[str, Tensor]) -> int:
     own = tensors(model)
     if not own:
         raise ValueError("the model has no adapter to load into: attach one first")
+    # copy_ would cast another dtype and broadcast another shape without a word.
     kinds = {name: (_kind(own[name]), _kind(values[name])) for name in own if name in values}
     problems = {
         "missing": [name for name in own if name not in values],
@@ -97,6 +98,7 @@ def base(model: PeftModel) -> Iterator[None]:
     It does what ``PeftModel.disable_adapter`` does, but for the inventory of the whole model, in a fifth of the time. PEFT freezes an
     adapter that is off: do not call ``backward`` inside.
     """
+    # The outer of two nested blocks keeps it off: the inner one must not switch it on at its end.
     if any(layer.disable_adapters for layer in tuner_layers(model)):
         yield
         return

@@ -24,9 +24,9 @@ def arm_defaults() -> dict[str, dict[str, Any]]:
     The offline ones: a fixed reference, and smaller steps on data that does not answer. Best of n: the ELBO. The sampler commits what it is
     sure of first; without a baseline, conditionals in its order would only make it surer.
 
-    HermesFlow (arXiv 2502.12148, ``configs/hermesflow_pairdpo.yaml`` and ``get_dpo_data.py`` of Gen-Verse/HermesFlow): the best against the
-    worst, where the best has more than 0.6, at shared draws of the ELBO. Its beta is 0.2 on sums of log-probabilities; ours is per token,
-    hence times the 16 tokens of an embedded policy's image.
+    HermesFlow: the best against the worst, where the best has more than 0.6, at shared draws of the ELBO. Its beta is 0.2 on sums of
+    log-probabilities; ours is per token, hence times the 16 tokens of an embedded policy's image. Source: arXiv 2502.12148, and
+    ``configs/hermesflow_pairdpo.yaml`` and ``get_dpo_data.py`` of Gen-Verse/HermesFlow.
     """
     offline = {"learner.lr": 1e-4, "learner.beta": 3.0, "learner.reference_every": 0}
     pairs = {"learner.beta": 3.2, "learner.likelihood": "elbo", "prefer.select": "best_worst", "prefer.min_best": 0.6}
@@ -127,7 +127,7 @@ class RewardConfig:
 
     name: str = "scenes"
     """Reward: scenes (exact), scenes-clip, clip:DIRECTORY, clip:OWNER/NAME[@REVISION], or package.module:function of yours. A CLIP reward
-    says how well image and text fit; scenes-clip is a small one of the scene world, the others are any CLIP or SigLIP model."""
+    says how well image and text fit. That of scenes-clip is a small one of the scene world; the others are any CLIP or SigLIP model."""
     workers: int = 1
     """Reward actors."""
     calibration: int = 256

@@ -20,6 +20,7 @@ def claimed(folder: Path) -> Iterator[None]:
 
     Raises BlockingIOError where another one has it, and OSError where it is not there.
     """
+    # The folder itself is locked, so that a killed process leaves no lock file behind.
     opened = os.open(folder, os.O_RDONLY)
     try:
         try:
@@ -43,6 +44,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary = _beside(path, path.stem, path.suffix)
     try:
         yield temporary
+        # The contents before the name: after a power cut a renamed file could otherwise be empty.
         _to_disk(temporary)
         os.replace(temporary, path)
         _to_disk(path.parent)
@@ -114,6 +116,7 @@ def _beside(path: Path, stem: str, suffix: str = "") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     form = re.compile(rf"\.{re.escape(stem)}\.(\d+)\.tmp{re.escape(suffix)}")
     for entry in path.parent.iterdir():
+        # The number of the writer's process is in the name, so that a writer at work is told from one that was killed.
         if (found := form.fullmatch(entry.name)) and not _another_runs(int(found[1])):
             if entry.is_dir():
                 shutil.rmtree(entry, ignore_errors=True)
@@ -126,15 +129,19 @@ def _another_runs(process: int) -> bool:
     """Whether a process of this number, not this one, runs on this machine."""
     try:
         os.kill(process, 0)
+    # OverflowError: any digits may stand in a name.
     except (ProcessLookupError, OverflowError):
         return False
+    # It runs, under another user.
     except PermissionError:
         return True
+    # A path has one writer at a time, so a file with our number is left by a process that had it before us.
     return process != os.getpid()
 
 
 def _all_to_disk(folder: Path) -> None:
     for place, _, names in os.walk(folder):
+        # "" is the folder itself: without it the names of its files may be lost.
         for name in (*names, ""):
             _to_disk(Path(place, name))
 

@@ -22,4 +22,5 @@ def load_tensors(optimizer: Optimizer, named: Mapping[str, Tensor]) -> None:
         if not dot or not place.isdecimal():
             raise ValueError(f"{key!r} is no moment of an optimiser: expected <place of the parameter>.<name>")
         state.setdefault(int(place), {})[name] = value
+    # A resumed training sets its rate by the update it is at, not by that of the checkpoint.
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -44,8 +44,8 @@ class SamplingOptions:
     """The same for the text of outputs that have both. Below 0 it pushes the text away from its prompt, as MMaDA-Parallel's code does by
     default (-2.5)."""
     input_guidance: float = 0.0
-    """Scale s of images towards the input image of their prompt: s (logits - those of the prompt without it) is added, as in
-    MMaDA-Parallel-A's code; 0 = none."""
+    """Scale s of images towards the input image of their prompt; 0 = none. As in MMaDA-Parallel-A's code, s (logits - those of the prompt
+    without it) is added."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -49,13 +49,14 @@ class ImageShape:
 
 
 def image_shape(directory: Path) -> ImageShape:
-    """Of the aMUSEd tokenizer, the Wan VAE, a small VAE of ours or the MAGVIT-v2 in a directory; sizes that a MAGVIT-v2 does not name are
+    """Of the aMUSEd tokenizer, the Wan VAE, a small VAE of ours or the MAGVIT-v2 in a directory. Sizes that a MAGVIT-v2 does not name are
     the released ones."""
     raw = read_json(directory / "config.json")
     if raw.get("_class_name") == "VQModel":
         widths = raw["block_out_channels"]
         return ImageShape(2 ** (len(widths) - 1), raw["num_vq_embeddings"], widths[0])
     if raw.get("_class_name") == "AutoencoderKLWan":
+        # The decoder may be wider than the encoder, and its features are what fills the memory.
         widths = [(raw.get("decoder_base_dim") or raw["base_dim"]) * times for times in raw["dim_mult"]]
         return ImageShape(2 ** (len(widths) - 1) * (raw.get("patch_size") or 1), 0, widths[0])
     if raw.get("model_type") == "continuous_vae":

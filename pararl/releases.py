@@ -12,12 +12,16 @@ RELEASES = {
 
 
 def release_of(name: str) -> str | None:
-    """The release of a hub name (with or without a revision behind an ``@``), of a folder called like one, or of a snapshot in the hub's
-    cache. None where nothing says."""
+    """The release that a name stands for; None where nothing says.
+
+    The name is one of the hub, with or without a revision behind an ``@``. Or it is a folder called like one, or a snapshot in the hub's
+    cache.
+    """
     repository = name.partition("@")[0]
     if repository in RELEASES:
         return repository
     folders = Path(name).resolve().parts if Path(name).is_dir() else ()
     known = {release.rpartition("/")[2]: release for release in RELEASES}
     known |= {"models--" + release.replace("/", "--"): release for release in RELEASES}
+    # From the inside out: a copy may lie in a folder that is called like another release.
     return next((known[folder] for folder in reversed(folders) if folder in known), None)

@@ -123,8 +123,8 @@ def verify(receipts: Sequence[Receipt], sent: AdapterBuffer, workers: Sequence[s
             problems.append(f"{receipt.worker} samples from the base: the adapter is not zero, but no canary logit changed")
     if problems:
         raise SyncError(
-            f"adapter version {sent.version} did not land: {'; '.join(problems)}. Samples would not come from the policy that is trained: "
-            "check that workers and learner attach the adapter to the same policy, with the same rank and targets, and that it is on"
+            f"adapter version {sent.version} did not land: {'; '.join(problems)}. Samples would not come from the policy that is trained. "
+            "Check that workers and learner attach the adapter to the same policy, with the same rank and targets, and that it is on"
         )
 
 
@@ -143,6 +143,7 @@ def _parts(tensors: Mapping[str, "Tensor"]) -> list[_Part]:
 def _digest(parts: Sequence[_Part]) -> str:
     digest = hashlib.sha256()
     for name, dtype, shape, data in parts:
+        # Names and shapes as well: the same bytes under other names are another adapter.
         digest.update(f"{name}|{dtype}|{shape}|".encode())
         digest.update(data.data)
     return digest.hexdigest()

@@ -117,6 +117,7 @@ class Latents:
         """As ``Segment.at``, for the recorded steps and no others. Raises ValueError for another number of steps."""
         if len(steps) != len(self.logprob):
             raise ValueError(f"the moves of {len(self.logprob)} recorded steps are known, not of {len(steps)}")
+        # The step of an ODE, and the last one of an SDE, have no density: NaN.
         known = np.isfinite(self.logprob)
         return known, np.where(known, self.logprob, 0)
 

@@ -37,10 +37,12 @@ def examine(config: Config, name: str, adapter: Path | None, args: argparse.Name
     import policies
     from pararl.evaluation.examiner import Examiner
 
+    # Anew for every system: PEFT leaves the layers of an earlier adapter in the model.
     policy = policies.load(config.policy.name)
     model = None
     if adapter is not None:
         model = PeftModel.from_pretrained(policy.model, str(adapter))
+        # PEFT's new modules start in training mode.
         policy.model.eval()
     if config.rollout.gpus:
         policy.to("cuda")
@@ -85,6 +87,7 @@ def main() -> None:
     if out.exists():
         fail(f"{out} exists already and is never overwritten (set --out)")
 
+    # Loads torch: what can be refused has been refused above.
     from policies import cpu
 
     cpu.use(config.rollout.threads)

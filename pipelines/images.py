@@ -66,6 +66,7 @@ def fit(
     bar = tqdm(total=run.steps, initial=run.step, desc=name, mininterval=5)
     while run.step < run.steps:
         began = time.time()
+        # Functions of the step: a training that is resumed draws what it would have drawn.
         rng = np.random.default_rng((args.seed, run.step))
         torch.manual_seed(args.seed * 10**6 + run.step)
         loss = loss_at(to_pixels(render_cells(random_cells(args.batch, rng))), run.step / run.steps)
@@ -91,6 +92,7 @@ def train_tokenizer(args: argparse.Namespace) -> None:
         return tokenizer_loss(model, pixels, min(1.0, max(0.0, (done - 0.15) / 0.35)))
 
     run = fit(args, "tokenizer", model, 5000, 3e-3, loss_at)
+    # Other scenes than those that were watched on the way.
     final = share_identical(model, args.final, 2)
     print(f"{final:.4%} of {args.final:,} unseen scenes parse identically after encode and decode")
     with atomic_folder(args.out / "image_tokenizer") as part:

@@ -12,7 +12,7 @@ flow-matching policies, or the embedded CLIP.
 
     python pipelines/pretrain.py clip      --out outputs/scenes-clip
 
-The stage slips goes on with data of which a share has a slip (an object or a word that is wrong), as collected data have. A base that has
+The stage slips goes on with data of which a share has a slip, an object or a word that is wrong. Collected data have such. A base that has
 seen only right outputs samples nearly all that it knows, and leaves alignment little to bring out (docs/results.md). All stages show a
 progress bar, save what they need to go on every few minutes under OUT/.training and resume from there when run again.
 """
@@ -119,6 +119,7 @@ def pretrain_step(policy: Policy, run: PretrainingState, counts: dict[Kind, int]
     ``counts`` examples of each kind, the first of them example ``first`` of the pretraining stream; each has a slip with probability
     ``slips``.
     """
+    # A function of the step: a training that is resumed draws what it would have drawn.
     generator = torch.Generator().manual_seed(run.seed * 10**6 + run.step)
     found: dict[str, float] = {}
     for kind, count in counts.items():
@@ -197,6 +198,7 @@ def main() -> None:
         raise SystemExit(f"--batch {args.batch}: a batch of the policy holds every kind of prompt, at least {len(kinds)} examples")
     args.out = args.out or Path("outputs") / ("scenes-clip" if args.stage == "clip" else f"scenes-{args.family}")
     args.out.mkdir(parents=True, exist_ok=True)
+    # The recorded commands must give the shipped weights again, bit for bit.
     if RECIPES[args.family].own_products:
         torch.set_num_threads(args.threads)
     else:

@@ -70,6 +70,7 @@ def main() -> None:
     if args.out and args.out.exists():
         fail(f"{args.out} exists already and is never overwritten (set --out)")
     evaluations = [json.loads((folder / "evaluation.json").read_text(encoding="utf-8")) for folder in args.evaluations]
+    # An interval over seeds is of one metric of one system in all of them.
     if len({json.dumps({s: {k: list(v) for k, v in kinds.items()} for s, kinds in e["results"].items()}) for e in evaluations}) > 1:
         fail("the evaluations hold different systems, kinds of prompts or splits: give those of one study")
     kinds, known = [kind for kind in args.kinds.split(",") if kind], list(evaluations[0]["results"]["base"])

@@ -28,7 +28,7 @@ from pararl.errors import fail, told
 from pararl.files import atomic_path, write_json
 
 if TYPE_CHECKING:
-    from pararl.evaluation.study import Figures
+    from pararl.evaluation.study import SystemMetrics
 
 HERE = Path(__file__).resolve().parent
 Setting = tuple[tuple[str, str], ...]
@@ -55,6 +55,7 @@ def options(setting: Setting, arms: Sequence[str]) -> list[str]:
     """The combination as command line options; what arms may set for themselves is set for each, over its own default."""
     found: list[str] = []
     for key, value in setting:
+        # The file may give an arm a value of its own, which no plain setting replaces: the study would compare nothing there.
         for name in [f"arm.{arm}.{key}" for arm in arms] if key in PER_ARM else [key]:
             found += [f"--{name}", value]
     return found
@@ -76,19 +77,20 @@ def run_seed(config: Path, out: Path, seed: int, overrides: list[str]) -> None:
     else:
         command += ["--config", str(config), "--run.dir", str(out), "--run.name", folder.name, "--run.seed", str(seed), *overrides]
     print(f"{folder}: {' '.join(command[1:])}", flush=True)
+    # An ordinary run in a process of its own, so that it may be killed, and resumed, like any other.
     code = subprocess.run(command, check=False).returncode
     if code:
         fail(f"{folder} ended with exit code {code}; run the same command again to go on from its last checkpoint")
 
 
-def report(out: Path, seeds: list[int]) -> "Figures":
+def report(out: Path, seeds: list[int]) -> "SystemMetrics":
     """Write the table and the picture of the finished runs; returns their metrics."""
-    from pararl.evaluation.study import figures, markdown
+    from pararl.evaluation.study import markdown, metrics
     from pararl.evaluation.summary import Summary
     from pararl.tracking.plots import Bar, bars_png
 
     summaries = [Summary.from_json(json.loads((out / f"seed-{seed}" / "summary.json").read_text(encoding="utf-8"))) for seed in seeds]
-    found = figures(summaries)
+    found = metrics(summaries)
     text = markdown(found, seeds)
     with atomic_path(out / "results.md") as path:
         path.write_text(text, encoding="utf-8")

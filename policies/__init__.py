@@ -54,9 +54,9 @@ def load(
 ) -> "Policy":
     """The policy of an embedded checkpoint (``"scenes-mmada"``), of a directory that ``Policy.save`` wrote, or of a release.
 
-    A release is ``"Gen-Verse/MMaDA-8B-MixCoT"``, with a revision behind an ``@``, or a directory that holds a copy; ``release`` says of
-    which, where the directory's name does not. ``image_tokenizer`` and ``text_tokenizer``: a directory or a hub name in place of the one it
-    was released with.
+    A release is ``"Gen-Verse/MMaDA-8B-MixCoT"``, with a revision behind an ``@``, or a directory that holds a copy. ``release`` says of
+    which one it is a copy, where the directory's name does not. ``image_tokenizer`` and ``text_tokenizer``: a directory or a hub name in
+    place of the one it was released with.
     ``dtype`` and ``device_map`` are the backbone's, as in ``from_pretrained``; weights stay mapped from their file until they are used.
 
     Raises FileNotFoundError when there is no such checkpoint, and ValueError for an unknown family. Weights, shapes or a vocabulary that

@@ -36,6 +36,7 @@ class TextCodec:
         ids: list[int] = encode(text)
         unknown = self.tokenizer.unk_token_id
         if unknown is not None and unknown in ids:
+            # Word by word, because the tokenizer does not say which of them it did not know.
             words = dict.fromkeys(w for w in text.split() if unknown in encode(w))
             raise ValueError(f"this policy's vocabulary has no {', '.join(map(repr, words))} (in {text!r}): use other words")
         if not self.reserved.isdisjoint(ids):
@@ -44,6 +45,7 @@ class TextCodec:
 
     def encode_template(self, template: str, text: str) -> list[int]:
         """Token ids of a template, which spells out its special tokens, with ``text`` in the place of ``{text}``."""
+        # The longest first: the spelling of one token may begin with that of another.
         every = "|".join(map(re.escape, sorted(self.spelled, key=len, reverse=True)))
         pieces = re.split(f"({every})", template) if every else [template]
         return [
@@ -72,5 +74,6 @@ class TextCodec:
         Words are counted in what the tokens up to each one decode to.
         """
         ids = segment.tokens.tolist()
+        # Of prefixes: what a token stands for may depend on those before it.
         counts = [len(self.decode(ids[: i + 1]).split()) for i in range(len(self.written(ids)))]
         return np.array(counts + [0] * (len(ids) - len(counts))) - 1

@@ -42,6 +42,7 @@ def use(threads: int) -> None:
 def one_dnn_is_faster() -> bool:
     """Whether this is an AMD processor with AVX-512 on which oneDNN, allowed less, multiplies in float32: a property of the machine."""
     cpu = Path("/proc/cpuinfo")
+    # The allowance may mean bfloat16, so the products are tried as well.
     return cpu.exists() and "AuthenticAMD" in cpu.read_text() and torch.backends.cpu.get_cpu_capability() == "AVX512" and _is_float32()
 
 

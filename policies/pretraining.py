@@ -15,10 +15,11 @@ from policies.settings import TEXT_ONLY
 def supervised_loss(
     policy: Policy, prompts: Sequence[Prompt], outputs: Sequence[Output], generator: torch.Generator, drop: float = 0.1
 ) -> dict[str, Tensor]:
-    """Losses of a batch of one task, to be added up: ``{"image": ..., "text": ...}`` for the modalities it has (see ``lessons`` of each
-    head), and those that layers of the backbone told (``policies.backbones.layers.Telling``).
+    """Losses of a batch of one task, to be added up.
 
-    Where an image is produced, the prompt text is dropped with probability ``drop``, and what stands there is what guidance compares with.
+    ``{"image": ..., "text": ...}`` for the modalities it has (see ``lessons`` of each head), and those that layers of the backbone told
+    (``policies.backbones.layers.Telling``). Where an image is produced, the prompt text is dropped with probability ``drop``, and what
+    stands there is what guidance compares with.
     """
     layout, task = policy.layout, prompts[0].task
     kept = torch.rand(len(prompts), generator=generator) >= (0.0 if task in TEXT_ONLY else drop)
@@ -59,5 +60,6 @@ def target_tokens(layout: Layout, outputs: Sequence[Output], modality: Modality,
             raise ValueError(f"text of {len(row)} tokens does not fit the window of {length}: {output.text!r}")
         if never := sorted(set(row) & set(text.vocabulary.forbidden)):
             raise ValueError(f"text holds {text.decode(never)!r}, which a text position never yields: {output.text!r}")
+        # To the end of the window: sampling begins with all of it masked, which the released training never shows.
         rows.append(row + [end] * (length - len(row)))
     return torch.tensor(rows)

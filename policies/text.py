@@ -57,6 +57,7 @@ def word_tokenizer(
     listed = [*spelled.values(), UNKNOWN, *words]
     core = Tokenizer(WordLevel({word: i for i, word in enumerate(listed)}, unk_token=UNKNOWN))
     core.normalizer = Lowercase()
+    # A user's ``circle.`` is a word and a mark.
     core.pre_tokenizer = Sequence([WhitespaceSplit(), Punctuation()])
     named = {f"{name}_token": spelled[name] for name in ("mask", "bos", "eos", "pad") if name in spelled}
     tokenizer = PreTrainedTokenizerFast(
@@ -64,6 +65,7 @@ def word_tokenizer(
         unk_token=UNKNOWN,
         **named,
         additional_special_tokens=[spelled[name] for name in ("soi", "eoi", "t2i", "mmu", "interleave") if name in spelled],
+        # Otherwise decoding pulls ``.`` and ``?`` to the word before, and no plan is read.
         clean_up_tokenization_spaces=False,
     )
     ids = {name: listed.index(token) for name, token in spelled.items()}
@@ -78,6 +80,7 @@ def read_tokenizer(directory: Path, added: Words[str] = ()) -> PreTrainedTokeniz
     """
     tokenizer = PreTrainedTokenizerFast.from_pretrained(directory)
     if added:
+        # In the order of the release, whose ids stand behind those of the other repository.
         tokenizer.add_special_tokens({"pad_token": added[0]})
         own = sorted(tokenizer.get_added_vocab().items(), key=lambda item: item[1])
         listed = [token for token, _ in own if token.strip() and token not in added]

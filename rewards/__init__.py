@@ -77,6 +77,7 @@ def own(name: str) -> Any:
     try:
         module = import_module(module_name)
     except ModuleNotFoundError as error:
+        # A module that the user's own module lacks is an error inside it.
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise
         hint = "install it, or put its folder on PYTHONPATH"

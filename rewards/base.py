@@ -113,6 +113,7 @@ def score_rollouts(reward: Reward, rollouts: Sequence[Rollout]) -> list[Judgemen
     """The judgement of each rollout, on its final output and on its guesses at the recorded steps; all scored in one batch."""
     shown = [(rollout.prompt, output) for rollout in rollouts for output in (rollout.output, *rollout.guesses) if output is not None]
     prompts, outputs = [prompt for prompt, _ in shown], [output for _, output in shown]
+    # One batch for final outputs and guesses: a model that scores is called once.
     scores = iter(score_outputs(reward, prompts, outputs) if outputs else [])
     return [Judgement(next(scores), tuple(None if g is None else next(scores) for g in rollout.guesses)) for rollout in rollouts]
 
@@ -131,9 +132,10 @@ def self_test(reward: Reward) -> int:
         good, bad = scores[2 * place], scores[2 * place + 1]
         if good is None or bad is None:
             raise RuntimeError(f"self-test of reward {reward.name}: it does not apply to its own example {prompt.id} ({prompt.text!r})")
+        # A tie fails as well: a reward that cannot tell the two apart teaches nothing.
         if good.value <= bad.value or good.strict is False or bad.strict is True:
             raise RuntimeError(
                 f"self-test of reward {reward.name} failed on {prompt.id} ({prompt.text!r}): the good output got {good.value:.3f} (strict "
-                f"{good.strict}), the bad one {bad.value:.3f} (strict {bad.strict}); do not train on this reward before it ranks them right"
+                f"{good.strict}), the bad one {bad.value:.3f} (strict {bad.strict}). Do not train on this reward before it ranks them right"
             )
     return len(samples)

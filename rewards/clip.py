@@ -92,6 +92,7 @@ class ClipReward(Reward):
         """
         if not pairs:
             return []
+        # A group and its guesses share one prompt.
         texts = list(dict.fromkeys(text for text, _ in pairs))
         place = {text: row for row, text in enumerate(texts)}
         of_texts = torch.cat([self._texts(part) for part in _parts(texts, self.batch)])
@@ -137,6 +138,7 @@ def _picture(name: str, side: int) -> np.ndarray:
     colour, shape = name.split()
     objects = [(SHAPES.index(shape), COLOURS.index(colour), *cell) for cell in ((0, 1), (1, 2), (3, 0))]
     image = scenes.render(scenes.Scene.of(objects))
+    # Repeated rather than blended, so that shapes keep their colours and edges.
     rows = np.arange(side) * len(image) // side
     return image[rows][:, rows]
 

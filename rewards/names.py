@@ -71,4 +71,5 @@ def unscored(name: str, kinds: tuple[str, ...]) -> list[str]:
 def absolute(name: str) -> str:
     """The same name for a process in another folder: a directory in full."""
     source, _ = clip_model(name) if is_clip(name) else ("", None)
+    # A name of the hub is no path, even where it looks like one.
     return f"{CLIP}{Path(source).resolve()}" if name.startswith(CLIP) and Path(source).is_dir() else name

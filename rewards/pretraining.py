@@ -1,7 +1,7 @@
 """The embedded CLIP model: a small ``CLIPModel``, the pairs that it is trained on, and how well it tells right from nearly right.
 
 In a batch of pairs every scene stands beside a twin with one change that makes the scene's text false. The twin has a text of its own (its
-plan). So the ordinary contrastive loss of CLIP (Radford et al. 2021, arXiv 2103.00020) meets hard negatives in every row: without them it
+plan). So the ordinary contrastive loss of CLIP (Radford et al. 2021, arXiv 2103.00020) meets hard negatives in every row. Without them it
 learns which words occur and not what belongs to what (Yuksekgonul et al. 2023, arXiv 2210.01936).
 """
 
@@ -50,6 +50,7 @@ def new_model() -> tuple[CLIPModel, CLIPProcessor]:
         text_config=LAYERS | ids, vision_config=LAYERS | {"image_size": 32, "patch_size": 8}, projection_dim=LAYERS["projection_dim"]
     )
     half = [0.5, 0.5, 0.5]
+    # At 32 pixels any resizing or cropping would cut cells in two.
     images = CLIPImageProcessorPil(do_resize=False, do_center_crop=False, image_mean=half, image_std=half)
     return CLIPModel(config), CLIPProcessor(images, tokenizer)
 
@@ -143,6 +144,7 @@ def training_pairs(first: int, count: int, seed: int) -> Pairs:
     shown: list[scenes.Scene] = []
     for index in range(first, first + count):
         example = scenes.example("pretrain", 2 * index, seed)
+        # Two examples an index, so that the second choice is never another index's first.
         if not RELATING & set(example.prompt.text.split()):
             example = scenes.example("pretrain", 2 * index + 1, seed)
         text, false = _text(example, rng.random())

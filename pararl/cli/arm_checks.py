@@ -30,6 +30,7 @@ def arm_problems(config: Config) -> list[str]:
         for name in GRPO_ONLY:
             if config.arm.get(arm, {}).get(name) and arm not in taking:
                 problems.append(f"arm.{arm}.{name} has no effect: only arm pararl_grpo has a use for it (set --arm.pararl_grpo.{name})")
+        # With the arm's overrides: it may have another likelihood than the run.
         learner = for_arm(config, arm).learner
         if learner.likelihood == "steps":
             problems += _steps(arm, learner)
@@ -44,6 +45,7 @@ def _steps(arm: str, learner: LearnerConfig) -> list[str]:
         f"learner.{name} is about ELBOs and arm {arm} learns from conditionals at steps "
         f"(set --arm.{arm}.learner.likelihood elbo, or the setting for other arms alone: --arm.NAME.learner.{name})"
         for name in ELBO_ONLY
+        # A default is no wish of the user's, and may be idle.
         if getattr(learner, name) != getattr(LearnerConfig(), name)
     ]
 

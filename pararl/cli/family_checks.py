@@ -12,6 +12,7 @@ def family_problems(config: Config, family: str, traits: Traits) -> list[str]:
     problems = []
     if config.rollout.text_guidance and not traits.text_guided:
         problems.append(f"rollout.text_guidance must be 0: the text of a {family} policy is not guided (set --rollout.text_guidance 0)")
+    # A default is no wish of the user's: only another value, which would have no effect, is told.
     for name, why in idle_sampling(traits):
         if getattr(config.rollout, name) != (usual := getattr(RolloutConfig(), name)):
             problems.append(f"rollout.{name} is about {why}, and a {family} policy has none (set --rollout.{name} {usual})")
@@ -24,6 +25,7 @@ def family_problems(config: Config, family: str, traits: Traits) -> list[str]:
                     f"{usual})"
                 )
     draws = any(kind not in ANSWERS for kind in task_shares(config.curriculum.tasks))
+    # An arm that learns by ELBO needs no density of steps.
     by_steps = [arm for arm in config.run.arms if for_arm(config, arm).learner.likelihood == "steps"]
     if traits.image == "flow" and draws and not config.rollout.flow_noise and by_steps:
         problems.append(

@@ -107,6 +107,7 @@ def validate(config: Config, files: bool = True) -> None:
     values = flat(config)
     numbers = [_out_of_range(key, key, values[key]) for key in BOUNDS]
     problems = [problem for problem in numbers if problem] + _steps(config) + _lists(config) + _names(config) + _overrides(config)
+    # One after the other: later checks compute with numbers and names that earlier ones have found sound.
     problems = problems or _curriculum(config) or arm_problems(config)
     problems = problems or _policy(config) + (_files(config) if files else [])
     if problems:
@@ -240,6 +241,7 @@ def _curriculum(config: Config) -> list[str]:
     ]
     measured = shares["eval.tasks"] or trained
     for key, name, kinds in (("reward.name", config.reward.name, trained), ("eval.reward", measuring(config), measured)):
+        # A CLIP reward gives None for these kinds, which would be known only after a whole batch was sampled.
         if unscored := rewards.names.unscored(name, tuple(kinds)):
             problems.append(f"{key}: {name} scores no prompt of kind {', '.join(unscored)} (set --{key})")
     if "canary" in config.eval.splits and canaries and not set(canaries) & {tag for kind in measured for tag in TAGS[kind]}:
@@ -267,6 +269,7 @@ def _sizes(config: Config, settings: Mapping[str, Any], traits: Traits) -> list[
     """What the settings ask of the tasks, steps and blocks of the policy that its settings rule out."""
     kinds = dict.fromkeys((*task_shares(config.curriculum.tasks), *task_shares(config.eval.tasks)))
     can = settings.get("tasks", TASKS)
+    # interleaved_edit is a form of the task interleaved.
     if unable := [kind for kind in kinds if kind.partition("_")[0] not in can]:
         return [f"{config.policy.name} was not trained for {', '.join(unable)}; it does {', '.join(can)} (set --curriculum.tasks)"]
     windows: dict[str, tuple[str, int]] = {}
@@ -286,6 +289,7 @@ def _sizes(config: Config, settings: Mapping[str, Any], traits: Traits) -> list[
         windows["answer"] = ("text alone", steps)
     for name, (what, given) in windows.items():
         if {f"{name}_tokens", f"{name}_block"} <= settings.keys():
+            # Rounded up: the last block may be shorter.
             blocks = -(-settings[f"{name}_tokens"] // settings[f"{name}_block"])
             if given % blocks:
                 problems.append(
@@ -300,10 +304,11 @@ def _one_dtype(config: Config) -> list[str]:
     if config.policy.dtype != "auto" or bool(config.rollout.gpus) == bool(config.learner.gpus):
         return []
     held = held_bytes(config.policy.name, policy_directory(config))
+    # Where the checkpoint holds float32, auto is float32 on a GPU too, and there is one model.
     if held == 4 or (held is None and not release_of(config.policy.name)):
         return []
     return [
-        "policy.dtype auto is float32 on a CPU and less on a GPU, and rollout workers and learner must be one model "
+        "policy.dtype auto gives rollout workers and learner different models, float32 on a CPU and less on a GPU "
         "(set --policy.dtype, or both --rollout.gpus and --learner.gpus)"
     ]
 
@@ -319,6 +324,7 @@ def _files(config: Config) -> list[str]:
     directory = policy_directory(config)
     for key, source, kinds in (
         ("curriculum.file", config.curriculum.file, quotas_of(config)),
+        # An evaluation takes what there is behind eval.first, but not nothing.
         ("eval.file", config.eval.file, dict.fromkeys(task_shares(config.eval.tasks or config.curriculum.tasks), 1 + config.eval.first)),
     ):
         if not source:

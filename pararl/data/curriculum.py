@@ -71,6 +71,7 @@ class EndlessPaired(Endless):
         if caption is None:
             return []
         pair = [caption, scenes.prompt("train", index, self.seed)]
+        # Both prompts, so that a tag passed over on one side is passed over on the other, and the cursors stay at one scene.
         return pair if self.kind == "t2i" else pair[::-1]
 
 
@@ -87,6 +88,7 @@ class Finite:
         """Per prompt id the pass that it sits out."""
         self.drawn: dict[str, int] = {}
         """Per prompt id of the last batch the pass that it was drawn in."""
+        # The cursor is a place in the list: in another list a resumed run would go on with other prompts, and nothing would tell.
         texts = json.dumps([(p.id, p.text) for p in self.prompts])
         self.digest = hashlib.blake2b(texts.encode(), digest_size=8).hexdigest()
 
@@ -98,6 +100,7 @@ class Finite:
         self.drawn = {}
         while len(found) < count:
             prompt = self._advance()
+            # A batch may cross into the next pass, whose order may bring a prompt again: a batch has one group of each.
             if self.resting.get(prompt.id) != self.epoch and prompt.id not in found:
                 found[prompt.id] = prompt
                 self.drawn[prompt.id] = self.epoch
@@ -106,12 +109,14 @@ class Finite:
     def _advance(self) -> Prompt:
         if self.cursor == len(self.prompts):
             self.epoch, self.cursor = self.epoch + 1, 0
+        # Made anew for every prompt, so that two numbers say where a killed run goes on.
         order = np.random.default_rng((self.seed, self.epoch)).permutation(len(self.prompts))
         self.cursor += 1
         return self.prompts[order[self.cursor - 1]]
 
     def told(self, flat: Iterable[str]) -> None:
         if self.rest:
+            # From the pass that drew it: the batch may have crossed into the next one since.
             self.resting |= {name: self.drawn[name] + 1 for name in flat}
 
     def state(self) -> State:

@@ -37,6 +37,7 @@ def quotas(shares: Mapping[Kind, int], total: int) -> dict[Kind, int]:
     exact = {kind: total * share / sum(shares.values()) for kind, share in shares.items()}
     found = {kind: max(1, int(value)) for kind, value in exact.items()}
     while sum(found.values()) != total:
+        # At least one of each kind may already be more than the total, so the way may go down as well.
         step = 1 if sum(found.values()) < total else -1
         candidates = [kind for kind in found if found[kind] + step >= 1]
         kind = max(candidates, key=lambda kind: step * (exact[kind] - found[kind]))

@@ -68,6 +68,7 @@ def split_prompts(split: str, kind: Kind, count: int, config: Config) -> list[Pr
 
     The split ``canary`` holds the ID prompts whose tags are never trained on; no other split has these.
     """
+    # The user's prompts have no held-out splits: all of them are the split id.
     if config.eval.file:
         own = [p for p in _own_prompts(config.eval.file, measuring(config)) if p.kind == kind]
         return own[config.eval.first : config.eval.first + count] if split == "id" else []
@@ -76,12 +77,14 @@ def split_prompts(split: str, kind: Kind, count: int, config: Config) -> list[Pr
         return _first(count, "id", kind, config, canaries) if canaries else []
     if split not in scenes.splits(*scenes.FORMS[kind]):
         return []
+    # two_edits is the tag of ood_ops alone, so no table of ordinary tags has it.
     return _first(count, split, kind, config, {*scenes.TAGS[kind], "two_edits"} - canaries)
 
 
 def _first(count: int, split: str, kind: Kind, config: Config, tags: set[str]) -> list[Prompt]:
     """The first ``count`` prompts with one of the tags; none where the split has no such among its first ``LOOK``."""
     prompts: Iterator[Prompt] = (scenes.prompt(split, i, 0, *scenes.FORMS[kind]) for i in counting(config.eval.first))
+    # The stream is endless: without a bound the search for a tag that a split never has would never end.
     looked = list(islice(prompts, LOOK))
     if not any(prompt.spec["tag"] in tags for prompt in looked):
         return []
@@ -89,6 +92,7 @@ def _first(count: int, split: str, kind: Kind, config: Config, tags: set[str]) -
 
 
 @cache
+# Every evaluation of a run asks for them, and pictures take time to read.
 def _own_prompts(file: str, reward: str) -> list[Prompt]:
     return read_prompts(file, reward)
 

@@ -43,6 +43,7 @@ class Examination:
 def captions_fit(config: Config) -> bool:
     """Whether the policy describes pictures, in the steps that the run has."""
     try:
+        # Asked of the checks that a run has: they know whether the policy does the task, and whether the steps fit its blocks.
         validate(changed(config, {"eval.tasks": ("i2t",), "eval.splits": ("id",), "eval.file": ""}))
     except ConfigError:
         return False
@@ -100,15 +101,18 @@ class Examiner:
     def _more(self, kind: Kind, split: str, scored: Sequence[Scored], rollouts: Sequence[Rollout]) -> dict[str, Any]:
         """What needs the policy again: captions of its own images, and the base's likelihoods."""
         found: dict[str, Any] = {}
+        # Cycles are checked against specs of the scene world, which the user's prompts need not have.
         if kind in ("t2i", "interleaved") and self.captions and not self.config.eval.file:
             asked = [Prompt(f"cycle-{s.prompt.id}", "i2t", ASKING, image=s.output.image) for s in scored]
             captions = [r.output.text or "" for r in self._generate(asked, 1, 0, f"captions of {split}")]
             found["cycle"] = cycle_report([s.prompt for s in scored], captions)
         if self.model is not None:
+            # The rollouts come from the adapter, whose chances they hold: the base's are what is missing for the KL.
             with adapter.base(self.model):
                 found["kl"] = kl_metrics(step_table(self.policy, self.policy.prepare(rollouts[:KL_ROLLOUTS])))
         return found
 
     def _diversity(self, prompts: Sequence[Prompt], samples: int) -> dict[str, Any]:
+        # Update 1: at update 0 the first sample of each prompt would be the one that was scored.
         rollouts = list(self._generate(prompts, samples, 1, "diversity"))
         return diversity_report([[r.output for r in rollouts[i : i + samples]] for i in range(0, len(rollouts), samples)])

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pararl import scenes
-from pararl.evaluation.intervals import Figure, bootstrap, paired
+from pararl.evaluation.intervals import Metric, bootstrap, paired
 from pararl.types import Kind, Output, Prompt, Score
 
 AXES = ("text_quality", "text_alignment", "image_quality", "image_alignment", "image_consistency", "output_alignment")
@@ -47,14 +47,15 @@ def split_report(scored: Sequence[Scored]) -> dict[str, Any]:
     return report
 
 
-def _accuracies(scored: Sequence[Scored]) -> dict[str, Figure]:
+def _accuracies(scored: Sequence[Scored]) -> dict[str, Metric]:
     found = {"soft": bootstrap([s.score.value for s in scored]), "geometric": bootstrap([geometric_mean(s.score) for s in scored])}
     strict = [float(s.score.strict) for s in scored if s.score.strict is not None]
     return {"strict": bootstrap(strict), **found} if strict else found
 
 
-def _axes(scored: Sequence[Scored]) -> dict[str, Figure]:
+def _axes(scored: Sequence[Scored]) -> dict[str, Metric]:
     """The axes that apply, for outputs with an image and prompts of the scene world."""
+    # The parser reads scenes of this size alone; a policy of another world draws others.
     shown = [s for s in scored if s.output.image is not None and s.output.image.shape == (32, 32, 3)]
     parsed = scenes.parse_batch([s.output.image for s in shown if s.output.image is not None])
     values: dict[str, list[float]] = defaultdict(list)
@@ -73,6 +74,7 @@ def _grouped(scored: Iterable[Scored], key: Callable[[Scored], Any]) -> dict[str
     groups: dict[Any, list[Scored]] = defaultdict(list)
     for s in scored:
         groups[key(s)].append(s)
+    # Sorted before they become names: 10 atoms come behind 9.
     return {str(name): _accuracies(groups[name]) for name in sorted(groups)}
 
 
@@ -82,7 +84,7 @@ def _atoms(scored: Scored) -> int:
     return len(asked if isinstance(asked, list | tuple) else scored.score.atoms)
 
 
-def _by_skill(scored: Sequence[Scored]) -> dict[str, Figure]:
+def _by_skill(scored: Sequence[Scored]) -> dict[str, Metric]:
     """Share of atoms that hold, by skill; the interval takes atoms as independent."""
     passed: dict[str, list[float]] = defaultdict(list)
     for s in scored:
@@ -91,13 +93,13 @@ def _by_skill(scored: Sequence[Scored]) -> dict[str, Figure]:
     return {skill: bootstrap(passed[skill]) for skill in sorted(passed)}
 
 
-def cycle_report(prompts: Sequence[Prompt], captions: Sequence[str]) -> dict[str, Figure]:
+def cycle_report(prompts: Sequence[Prompt], captions: Sequence[str]) -> dict[str, Metric]:
     """Captions of the images made for descriptions, against these descriptions (``scenes.cycle``)."""
     found = [scenes.cycle(prompt.spec, caption) for prompt, caption in zip(prompts, captions, strict=True)]
     return {"strict": bootstrap([float(strict) for _, strict in found]), "soft": bootstrap([value for value, _ in found])}
 
 
-def diversity_report(groups: Sequence[Sequence[Output]]) -> dict[str, Figure]:
+def diversity_report(groups: Sequence[Sequence[Output]]) -> dict[str, Metric]:
     """Several outputs of each prompt. ``unique``: the share of pairs that differ at all. ``distance``: how far they differ, the mean share
     of differing words and cells (pixels, where cells cannot be read)."""
     unique, distance = [], []
@@ -129,7 +131,7 @@ def worst(scored: Sequence[Scored], count: int) -> list[Scored]:
     return sorted(wrong, key=lambda s: s.score.value)[:count]
 
 
-def differences(scored: Sequence[Scored | None], baseline: Sequence[Scored | None]) -> dict[str, Figure]:
+def differences(scored: Sequence[Scored | None], baseline: Sequence[Scored | None]) -> dict[str, Metric]:
     """Strict and soft accuracy of one system minus those of another on the same prompts, with paired intervals."""
     both = [(a.score, b.score) for a, b in zip(scored, baseline, strict=True) if a is not None and b is not None]
     found = {"soft": paired([a.value for a, _ in both], [b.value for _, b in both])}
@@ -161,13 +163,13 @@ def _line(name: str, system: str, report: Mapping[str, Any]) -> list[str]:
     axes = report.get("axes", {})
     more = [report.get("cycle", {}).get("strict"), report.get("diversity", {}).get("unique")]
     kl = report.get("kl", {}).get("kl/total")
-    figures = [report.get("geometric"), report.get("soft"), *(axes.get(axis) for axis in AXES), *more]
-    cells = [name, system, str(report["n"]), _cell(strict), band, *map(_cell, figures)]
+    metrics = [report.get("geometric"), report.get("soft"), *(axes.get(axis) for axis in AXES), *more]
+    cells = [name, system, str(report["n"]), _cell(strict), band, *map(_cell, metrics)]
     return [*cells, "-" if kl is None else f"{kl:.3f}"]
 
 
-def _cell(figure: Figure | None) -> str:
-    return "-" if figure is None else f"{figure['mean']:.3f}"
+def _cell(metric: Metric | None) -> str:
+    return "-" if metric is None else f"{metric['mean']:.3f}"
 
 
 def _short(axis: str) -> str:

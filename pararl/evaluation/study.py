@@ -27,18 +27,19 @@ class Interval:
         return f"{self.mean:.3f}" + ("" if self.half is None else f" ± {self.half:.3f}")
 
 
-Figures = dict[str, dict[str, Interval]]
+SystemMetrics = dict[str, dict[str, Interval]]
 """The metrics of each system by name, the base first."""
 
 
 def interval(values: Sequence[float]) -> Interval:
     """Mean and 95 % interval of a metric that has one value per seed."""
     n = len(values)
+    # ddof 1, because Student's t is for the deviation of a sample.
     half = None if n < 2 else T_95[min(n - 1, len(T_95)) - 1] * float(np.std(values, ddof=1)) / math.sqrt(n)
     return Interval(float(np.mean(values)), half, tuple(values))
 
 
-def figures(summaries: Sequence[Summary]) -> Figures:
+def metrics(summaries: Sequence[Summary]) -> SystemMetrics:
     """Intervals per system, the base first: ``id`` and ``ood`` strict and soft accuracy, KL, reward calls and seconds. ``<kind>, <split>``
     is the strict accuracy of a kind and split, or the soft one where the reward has no strict notion.
 
@@ -109,22 +110,22 @@ def markdown(found: Mapping[str, Mapping[str, Interval]], seeds: Sequence[int]) 
     return "\n".join([*lines, *(["", kinds.rstrip()] if kinds else [])]) + "\n"
 
 
-def sweep_markdown(labels: Sequence[str], found: Sequence[Figures], arms: Sequence[str]) -> str:
+def sweep_markdown(labels: Sequence[str], found: Sequence[SystemMetrics], arms: Sequence[str]) -> str:
     """ID accuracy of every arm (columns) under every setting (rows), the best setting of each arm in bold."""
     kind = "id strict" if "id strict" in found[0]["base"] else "id soft"
-    means = {arm: [figures[arm][kind].mean for figures in found] for arm in arms}
+    means = {arm: [values[arm][kind].mean for values in found] for arm in arms}
     lines = ["| settings | " + " | ".join(arms) + " |", "|" + "---|" * (len(arms) + 1)]
-    for row, (name, figures) in enumerate(zip(labels, found, strict=True)):
-        cells = [str(figures[arm][kind]) for arm in arms]
+    for row, (name, values) in enumerate(zip(labels, found, strict=True)):
+        cells = [str(values[arm][kind]) for arm in arms]
         marked = [f"**{cell}**" if means[arm][row] == max(means[arm]) else cell for arm, cell in zip(arms, cells, strict=True)]
         lines.append(f"| {name} | " + " | ".join(marked) + " |")
     base = found[0]["base"][kind]
     lines += ["", f"{kind.replace('id', 'ID')} accuracy; base {base}. Bold: the best setting of each arm."]
-    rows = list(dict.fromkeys(name for figures in found for name in figures["base"] if ", " in name))
+    rows = list(dict.fromkeys(name for values in found for name in values["base"] if ", " in name))
     for arm in arms if len(rows) > 1 else ():
         lines += ["", f"| {arm}: strict by kind | " + " | ".join(rows) + " |", "|" + "---|" * (len(rows) + 1)]
-        for name, system, figures in [("base", "base", found[0]), *((label, arm, f) for label, f in zip(labels, found, strict=True))]:
-            lines.append(f"| {name} | " + " | ".join(str(figures[system].get(row, "-")) for row in rows) + " |")
+        for name, system, values in [("base", "base", found[0]), *((label, arm, f) for label, f in zip(labels, found, strict=True))]:
+            lines.append(f"| {name} | " + " | ".join(str(values[system].get(row, "-")) for row in rows) + " |")
     return "\n".join(lines) + "\n"
 
 

@@ -115,6 +115,7 @@ class Summary:
         _check_keys(value, cls, "summary")
         base = value["base"]
         _check_keys(base, BaseResult, "base")
+        # A study may read runs of earlier versions.
         arms = {RENAMED.get(arm, arm): ArmResult.from_json(result, f"arms.{arm}") for arm, result in value["arms"].items()}
         return cls(seed=value["seed"], base=BaseResult(**_results(base, "base")), arms=arms)
 

@@ -60,6 +60,7 @@ class ArmRun:
             run = cls(session, arm, learner)
             learner.ready()  # so that the first update is timed without it
             run._restore()
+            # Set to False behind the block alone: whatever else ends the arm, Ctrl-C too, marks its W&B run as failed.
             failed = True
             try:
                 what = "reward" if run.spec.data == "current" else "reward of the base's samples"
@@ -83,9 +84,11 @@ class ArmRun:
             self.began, self.seconds = time.monotonic(), {}
             with stop.update():
                 yield update
+                # Only now: what breaks off before the loop is back is done again by a resume.
                 self.counters.update = update
                 self.counters.seconds += time.monotonic() - self.began
             asked = stop.asked is not None
+            # None after the last update: there is only the result left to make.
             if asked or (update % self.config.run.checkpoint_every == 0 and update < self.config.run.updates):
                 self._save()
             if asked:
@@ -135,6 +138,7 @@ class ArmRun:
         self.counters.idle = 0 if why is None else self.counters.idle + 1
         if why is not None:
             row["learner/idle"] = float(self.counters.idle)
+        # The last update is measured on every split, in result.
         if self._measures(update) and update < self.config.run.updates:
             row |= self._during(update)
         self.session.tracker.log(update, row, self.counters.samples)
@@ -174,6 +178,7 @@ class ArmRun:
         c = self.counters
         spent = (c.update, c.reward_calls, round(c.seconds, 1))
         result = ArmResult(measured.id, measured.ood, *spent, kl["kl/total"], str(adapter), measured.kinds)
+        # Last of all: a resume passes over an arm that has this file.
         write_json(self.session.folder / "results" / f"{self.arm}.json", asdict(result))
         return result
 
@@ -213,10 +218,12 @@ class ArmRun:
             self.learner.load_state(arrays, facts["learner"])
             self.counters = Counters(**facts["counters"])
             self.source.curriculum.load_state(facts["curriculum"])
+        # An arm that was killed before its first checkpoint begins anew, so that all its rows go.
         self.session.tracker.truncate(self.arm, self.counters.update if found else -1)
         self.session.tracker.start(self.arm)
         if found is None:
             self.session.tracker.log(0, split_metrics(self.session.base().kinds, ("id",)), 0)
+        # The next update samples from the adapter of the checkpoint, which the new workers do not have.
         elif self.spec.data == "current":
             self.session.fleet.publish(self.learner.adapter())
 

@@ -41,8 +41,10 @@ def save_rollouts(directory: Path, rollouts: Sequence[Rollout], judgements: Sequ
     segments: dict[str, list[Segment | Latents]] = {}
     for rollout, judgement in zip(rollouts, judgements, strict=True):
         prompt, final = rollout.prompt, judgement.final
+        # By kind as well: caption and image of one scene have the same id.
         place = prompts.setdefault((prompt.kind, prompt.id), len(prompts))
         if place == len(listed):
+            # Pixels go among the arrays: JSON has none, and asdict would copy them.
             listed.append({**asdict(replace(prompt, image=None)), "shown": prompt.image is not None})
             if prompt.image is not None:
                 arrays[f"shown.{place}"] = prompt.image
@@ -89,6 +91,7 @@ def load_rollouts(directory: Path) -> tuple[list[Rollout], list[Judgement]] | No
         for key in row["segments"]:
             modality, kind, _ = key.split(".")
             made = KINDS_OF_SEGMENTS[kind]
+            # Arrays were stacked in the order of the rows, so a count for each key finds the own one again.
             segments.append(made(modality=modality, **{name: arrays[f"{key}.{name}"][cursor[key]] for name in _parts(made)}))
             cursor[key] += 1
         rollout = Rollout(

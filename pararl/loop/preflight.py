@@ -22,6 +22,7 @@ from rewards import names
 def preflight(config: Config, folder: Path) -> None:
     """Raise one ConfigError with everything that keeps ``config`` from running here with its results in ``folder``."""
     problems = [*unwritable(folder), *tracking(config), *unloadable(config)]
+    # A cluster has other GPUs than this machine: start_ray asks it once it is joined.
     if starts_own_ray() and (count := gpus(os.environ)) is not None and (told := lacking_gpus(config, count, "this machine")):
         problems.append(told)
     if problems:
@@ -32,6 +33,7 @@ def unwritable(folder: Path) -> Iterator[str]:
     """What is wrong with the folder of a run, which need not be there yet: a file is made and removed where it will be."""
     above = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
     try:
+        # Tried rather than asked: os.access may say yes where a network file system then refuses.
         tempfile.TemporaryFile(dir=above).close()
     except OSError as error:
         yield f"run.dir: {above} cannot be written to: {error.strerror} (set --run.dir)"
@@ -87,4 +89,5 @@ def gpus(environ: Mapping[str, str], devices: Path = Path("/dev")) -> int | None
     if not there and any((devices / name).exists() for name in ("kfd", "dxg")):
         return None
     visible = environ.get("CUDA_VISIBLE_DEVICES")
+    # Slurm writes NoDevFiles where a job has no GPU.
     return there if visible is None else min(there, len([name for name in visible.split(",") if name not in ("", "NoDevFiles")]))

@@ -22,6 +22,7 @@ def finished(folder: Path, arms: Sequence[str]) -> Summary | None:
         return None
     try:
         summary = Summary.from_json(json.loads(file.read_text(encoding="utf-8")))
+    # JSON that is no summary fails as one of the latter two, where a record is looked for in it.
     except (ValueError, TypeError, AttributeError) as error:
         raise ConfigError(f"{file} is no summary of a run: {error} (remove it, and --resume {folder} writes it anew)") from error
     return summary if set(arms) <= summary.arms.keys() else None
@@ -40,6 +41,7 @@ def rename_arms(folder: Path) -> None:
     """
     for was, now in RENAMED.items():
         for place in ("results", "checkpoints", "adapters", "rollouts"):
+            # A writer that was killed between its two renames has left the only copy aside (pararl.files.latest).
             for old, new in ((was, now), (f".{was}.old", f".{now}.old")):
                 if (folder / place / old).exists():
                     os.replace(folder / place / old, folder / place / new)
@@ -54,5 +56,6 @@ def rename_arms(folder: Path) -> None:
         result = folder / "results" / f"{was}.json"
         if result.exists():
             found = json.loads(result.read_text(encoding="utf-8"))
+            # The new one first: a kill in between leaves both, and this is done again.
             write_json(result.with_stem(now), {**found, "adapter": str(Path("adapters") / now)})
             result.unlink()

@@ -61,6 +61,7 @@ class Measured:
     @property
     def ood(self) -> SplitResult | None:
         """The held-out splits pooled; None where none is measured."""
+        # Canaries are ID prompts of tags that are never trained on: they show what is forgotten, not what is generalised.
         held_out = [r for results in self.kinds.values() for split, r in results.items() if split not in ("id", CANARY)]
         return pooled(held_out) if held_out else None
 
@@ -99,6 +100,7 @@ class Session:
         with ExitStack() as stack:
             stop = stack.enter_context(Stop(tqdm.write).listening())
             try:
+                # Before Ray starts, so that a second process on one run is refused within a second.
                 if invocation.resume:
                     stack.enter_context(claimed(folder))
                 preflight(config, folder)
@@ -110,6 +112,7 @@ class Session:
                 if measuring(config) != config.reward.name:
                     measurer = RayRewardWorkers(changed(config, {"reward.name": measuring(config), "reward.workers": 1}))
                 for workers in (fleet, reward_workers, measurer):
+                    # Before anyone waits for them: a worker that cannot start must not leave the others behind.
                     stack.callback(workers.close)
                 fleet.ready()
                 reward_workers.ready()
@@ -149,9 +152,11 @@ class Session:
             return None
         if path.exists():
             return Calibration(**json.loads(path.read_text(encoding="utf-8")))
+        # One of its own, so that no arm's cursor moves.
         curriculum, prompts = Curriculum(self.config), list[Prompt]()
         while len(prompts) < count:
             prompts += curriculum.next()
+        # Update 0, whose seeds no update of an arm has.
         rollouts = self.fleet.generate(prompts, 1, 0, self.config.run.seed, replace(sampling_of(self.config.rollout), guesses=0), update=0)
         found = Calibration.of([judgement.final for judgement in self.reward_workers.score(rollouts)])
         write_json(path, asdict(found))
@@ -163,6 +168,7 @@ class Session:
         sampling = eval_sampling(self.config.rollout)
 
         def generate(prompts: Sequence[Prompt]) -> list[Rollout]:
+            # Update 0 whatever the version: only the policy differs between the measurements that are compared.
             return self.fleet.generate(prompts, 1, version, self.config.eval.seed, sampling, update=0)
 
         return evaluate(generate, self.measurer.score, self.config, splits, count)
@@ -210,6 +216,7 @@ class Session:
         """Write ``summary.json`` and the pictures, that of LAST at the end; print the table."""
         base = self.base()
         summary = Summary(self.config.run.seed, BaseResult(base.id, base.ood, base.kinds), results)
+        # Before the pictures: a plot that fails does not cost the summary, and a resume draws what is missing.
         write_json(self.folder / "summary.json", summary.to_json())
         self.draw_samples(list(results))
         self.draw_kinds(summary)

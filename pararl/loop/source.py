@@ -110,6 +110,7 @@ class Source:
             ((_, rollouts),) = stream
             seconds, self._seconds = self._seconds, (0.0, 0.0)
             return ScoredRollouts(rollouts, stream.scored, len(rollouts), *seconds)
+        # The workers are those of all arms, and so is their count.
         spent = self.reward_workers.calls
         rollouts, judgements = self.reward_workers.stream(stream)
         self.curriculum.told(without_spread(rollouts, judgements))
@@ -134,6 +135,7 @@ class Source:
         rollouts: list[Rollout] = []
         judgements: list[Judgement] = []
         for update in range(1, updates + 1):
+            # Update by update, with the seeds of each: the same samples of the base as those of offline_stream.
             batch = self.score(self._sample(self.curriculum.next(), update, 0))
             seconds += (batch.rollout_seconds, batch.reward_seconds)
             # All rollouts of the run are held at once: only what the learner needs stays.

@@ -119,6 +119,7 @@ def _of_prompt(config: Config, spec: ArmSpec, shape: ModelShape, kind: Kind) -> 
     rollout, learner = config.rollout, config.learner
     current, rank = spec.data == "current", config.policy.lora_rank
     calls = 1 + rollout.scored if spec.reward == "final" and rollout.equal_calls else 1
+    # What is sampled beyond rollout.group is not learnt from: prefer keeps the best and the worst of a larger group.
     sampled, used = rollout.group * calls, 1 if spec.objective == "best" else rollout.group
     sampling = rollout_cost(shape, kind, rollout, rank if current else 0).times(sampled)
     if learner.likelihood == "elbo":
@@ -145,6 +146,7 @@ def _reference_share(config: Config, spec: ArmSpec) -> float:
         return 1.0
     if learner.likelihood == "elbo":  # a reference that was just refreshed is the first pass too
         return 1 - 1 / learner.reference_every if learner.reference_every else 1.0
+    # The KL penalty of pararl_grpo is to the base, however often the reference of preferences is refreshed.
     every = learner.reference_every if spec.objective == "preference" else 0
     if spec.data != "current":
         return 0.0 if not every else 1.0

@@ -47,6 +47,7 @@ def moving(shape: ModelShape, kind: Kind, rollout: RolloutConfig) -> list[frozen
 def steps_of(shape: ModelShape, kind: Kind, rollout: RolloutConfig) -> Iterator[tuple[float, Step]]:
     """The forwards of a rollout with how often each is made: a recorded step is one of a random subset, another one for each prompt."""
     prompts = -(-rollout.chunk // rollout.group)
+    # Prompts of a batch record steps of their own: this is the chance that any of them records a step.
     whole = 1 - (1 - min(1.0, rollout.recorded / rollout.steps)) ** prompts
     made, guides = shape.outputs(kind), branches(shape, kind, rollout)
     blocks = shape.block(kind) if rollout.decoding != "released" or len(made) == 1 else shape.text_tokens

@@ -52,6 +52,7 @@ def placed(config: Config) -> list[list[str]]:
     gpus: list[list[str]] = []
     free: list[float] = []
     for process, share in [("rollout", rollout.gpus)] * rollout.workers + [("learner", learner.gpus)]:
+        # Three thirds fill a GPU, whatever they add up to in floating point.
         shared = [i for i, left in enumerate(free) if 0 < share < 1 and left >= share - 1e-9]
         if shared:
             place = min(shared, key=lambda i: free[i])

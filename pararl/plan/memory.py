@@ -1,7 +1,7 @@
 """How many bytes a rollout worker and a learner take on a GPU. Pure functions of the configuration and the model's shape.
 
 Weights, adapter and optimiser are exact. A pass is counted tensor by tensor, as ``policies/backbones/llada.py`` and PEFT's LoRA layers make
-them: an upper bound, but for the allocator, for which there is an allowance.
+them. That is an upper bound but for the allocator, for which there is an allowance.
 """
 
 from collections.abc import Mapping, Sequence
@@ -47,6 +47,7 @@ def block_saved(shape: ModelShape, b: int, rank: int) -> int:
     factors and the input of its SiLU.
     """
     d, k, h = shape.width, shape.kv_width, shape.mlp
+    # In float32 queries, keys and values share one input, and so do the two factors; below it, each LoRA casts a copy.
     lora_inputs = 3 * d + d + 2 * d + h if b < FLOAT32 else d + d + d + h
     attention = b * (2 * d + 2 * k) + FLOAT32 * shape.heads
     return FLOAT32 * (2 * (d + 1) + lora_inputs + len(shape.projections) * rank) + attention + 3 * b * h
@@ -74,6 +75,7 @@ def learner_memory(config: Config, arm: Arm, shape: ModelShape, gpu: bool = True
     """Of the learner of an arm, at the kind of prompt that takes most."""
     config = for_arm(config, arm)
     learner, b, rank = config.learner, weight_bytes(config, shape, gpu), config.policy.lora_rank
+    # The recorded steps of a rollout go together, so a rollout is not cut between forwards.
     rollouts = learner.micro if learner.likelihood == "elbo" else max(1, learner.micro // config.rollout.recorded)
     sequences = rollouts * (1 if learner.likelihood == "elbo" else config.rollout.recorded)
 

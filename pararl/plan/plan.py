@@ -1,4 +1,4 @@
-"""The plan of a run, made before anything loads: what the run takes, which GPUs it fits, and which setting to change where it fits none."""
+"""The plan of a run, made before anything loads: what the run takes, which GPUs it fits, and what to change where it fits none."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -70,7 +70,7 @@ class Plan:
 
 
 def refusal(plan: Plan, gpu: Gpu | None = None) -> str | None:
-    """One line that says why a plan cannot be run on ``gpu``, or on none of the named ones, and what to change; None where it can."""
+    """One line that says why a plan cannot be run on ``gpu``, or on any named one, and what to change. None where it can."""
     if any(plan.fits(g) for g in ((gpu,) if gpu else GPUS)):
         return None
     wanted = gpu or max(GPUS, key=lambda g: g.memory)

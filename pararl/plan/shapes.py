@@ -118,6 +118,7 @@ def shape_of(name: str, directory: Path) -> ModelShape:
         shape = _images(shape, images, rows * columns) if images else shape
         windows = {key: settings[key] for key in ("prompt_tokens", "text_tokens", "text_block", "answer_tokens", "answer_block")}
         return replace(shape, image_tokens=rows * columns, blank_image=settings.get("blank_image") is not None, **windows)
+    # A ConfigError is a ValueError, and says already what is wrong and what to do.
     except ConfigError:
         raise
     except (KeyError, OSError, TypeError, ValueError) as error:
@@ -146,6 +147,7 @@ def _images(shape: ModelShape, directory: Path, tokens: int) -> ModelShape:
     return replace(
         shape,
         codes=found.codes,
+        # The file is float32 but for a header of a few kilobytes.
         image_weights=weights.stat().st_size // 4 if weights else shape.image_weights,
         pixels=tokens * found.factor**2,
         image_channels=found.channels,

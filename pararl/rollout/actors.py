@@ -69,10 +69,12 @@ class Actors:
     def whoever_is_free(self, what: str, method: str, calls: Iterable[Sequence[Any]]) -> Iterator[tuple[int, Any]]:
         """One call for each of the arguments ``calls``, by any actor that is free; yields (place of the call, result) as they finish."""
         pool = ActorPool(self.handles)
+        # ActorPool does not tell which call a result is of, so each call brings its place back.
         results = pool.map_unordered(lambda handle, given: handle.numbered.remote(given[0], method, *given[1]), list(enumerate(calls)))
         while pool.has_next():
             with _told(what):
                 result = next(results)
+            # Outside the block: an error of whoever takes the result is not the actor's.
             yield result
 
     def in_turn(self, what: str, method: str, calls: Iterable[Sequence[Any]]) -> list[Any]:

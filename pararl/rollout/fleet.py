@@ -53,7 +53,7 @@ class Fleet(ABC):
     ) -> list[Rollout]:
         """``group`` rollouts of each prompt, those of the first prompt first.
 
-        ``version`` must be the published one, or 0 for the base. Seeds derive from ``run_seed`` and ``update`` (default: ``version``); give
+        ``version`` must be the published one, or 0 for the base. Seeds derive from ``run_seed`` and ``update`` (default: ``version``). Give
         ``update`` where one version samples the same prompts more than once and the samples should be fresh. Raises ValueError for another
         version, and what a worker raises, from an actor as RuntimeError (SyncError for an adapter that does not land).
         """
@@ -67,6 +67,7 @@ class Fleet(ABC):
             held = "none" if self.published is None else f"version {self.published.version}"
             raise ValueError(f"the workers cannot sample with version {version}: published is {held}; publish it first")
         chunks = chunks_of(requests_of(prompts, group, run_seed, version if update is None else update), self.chunk)
+        # Without an adapter a worker samples with its own switched off, which is the base bit for bit.
         sent = self._sent if version else None
         for place, rollouts in self._run([(chunk, sampling, sent, version) for chunk in chunks]):
             yield place * self.chunk, rollouts

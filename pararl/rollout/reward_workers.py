@@ -30,8 +30,10 @@ class RewardWorkers(ABC):
 
         Raises RewardError when the reward does.
         """
+        # Scoring takes chunks while others are sampled, and every chunk is wanted once more beside its scores.
         taken, given = tee(chunks)
         scored = self._run(rollouts for _, rollouts in given)
+        # Chunks come as samplers finish; the batch must not depend on who was first.
         parts = sorted(zip(taken, scored, strict=True), key=lambda part: part[0][0])
         rollouts = [rollout for (_, rollouts), _ in parts for rollout in rollouts]
         self.calls += reward_calls(rollouts)

@@ -97,6 +97,7 @@ class RolloutWorker:
         self.threads = settings.threads
         self.policy = load_policy(settings) if policy is None else policy
         with computing(self.threads):
+            # Before the adapter is there: what the base says, whatever becomes of the adapter.
             self.base_canary = self.policy.canary()
         # The worker keeps no random adapter of its own: A is the learner's as soon as one is loaded, and until then B is 0.
         self.model = adapter.attach(self.policy, settings.rank, settings.alpha)
@@ -112,6 +113,7 @@ class RolloutWorker:
         from pararl import adapter
         from policies.cpu import computing
 
+        # A load that fails on its way must not leave the receipt of what was there before.
         held, self.receipt = self.receipt, None
         try:
             bound = adapter.load_tensors(self.model, sync.unpack(sent))
@@ -122,10 +124,11 @@ class RolloutWorker:
             canary = self.policy.canary()
         # While every B was and is 0, another A changes nothing.
         effective = self.changes_base or sent.changes_base
+        # Exactly equal: the smallest change of a logit proves that the tensors are used.
         if effective and (held is None or held.checksum != checksum) and bool((canary == self.canary).all()):
             raise SyncError(
-                f"{self.name} loaded adapter version {sent.version}, which differs from the one before, but no canary logit changed: the "
-                "model does not use this adapter (is it merged, switched off, or is another one active?)"
+                f"{self.name} loaded adapter version {sent.version}, which differs from the one before, but no canary logit changed. The "
+                "model does not use this adapter: is it merged, switched off, or is another one active?"
             )
         self.canary, self.changes_base = canary, sent.changes_base
         self.receipt = Receipt(self.name, sent.version, bound, checksum, (canary - self.base_canary).abs().max().item())

@@ -169,6 +169,7 @@ def _family(task: Task, form: Form) -> Family | None:
 
 def _draw(family: Family, split: str, index: int, seed: int, task: Task) -> Case:
     known = ("train", "id", *family.held, "pretrain")
+    # The stream that the shipped bases were pretrained on: both families of edits share it, and a test pins it.
     stream = "edit" if family in (PICTURE_EDITS, PLANNED_EDITS) else task
     return family.draw(split, random_stream(split, index, seed, stream, known))
 

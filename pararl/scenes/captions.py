@@ -44,7 +44,7 @@ def check_caption(cells: Sequence[int], text: str) -> Score:
 def agreement(groups: Sequence[Group], objects: Sequence[int]) -> tuple[int, int, int]:
     """How many shapes and colours are both stated by the groups and true of the objects (kinds), how many are stated, how many there are.
 
-    The largest number over all one-to-one matchings: of each shape as many pairs as both sides have, and of these as many with the
+    The largest number over all one-to-one matchings. Of each shape that is as many pairs as both sides have. Of these, as many have the
     right colour named as both sides have of that colour.
     """
     true = stated = 0

@@ -48,8 +48,10 @@ class Family:
         """A case of a split, its text of at most 28 words and its answer of at most 23. ``split`` must be one that the family has."""
         if split == "pretrain" and self.pretrain is not None:
             return self.pretrain.draw(split, rng)
+        # One number says whether and which: below the share it is uniform again.
         if split == "pretrain" and (share := rng.random() / HELD_OUT_SHARE) < 1:
             split = tuple(self.held)[int(share * len(self.held))]
+        # Drawn once, before the tries: a kind that fails more often must not come less often.
         make = self.held.get(split, self.ordinary)(rng)
         if split in ("train", "id"):
             return _until(lambda: _of_side(make(rng), split == "id"))

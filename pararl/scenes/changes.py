@@ -2,8 +2,8 @@
 
 An instruction speaks of the scene as it is given: references and empty cells are those of the source. Two edits in one instruction must be
 independent, so that their order does not matter. Neither touches what the other refers to, makes something that the other could mean, or
-empties a cell that the other could fill; ``read_changes`` refuses others. The admissible results of an instruction are then the source with
-all fixed changes made and each choice taken in any way that uses every cell once.
+empties a cell that the other could fill. ``read_changes`` refuses others. An admissible result is then the source with all fixed changes
+made and each choice taken, in any way that uses every cell once.
 """
 
 import random
@@ -188,6 +188,7 @@ def changes(edits: Sequence[Edit], cells: Sequence[int]) -> tuple[Change, ...]:
             made.append(change(edit, cells))
         except ValueError as error:
             raise ValueError(f"spec edit[{i}]: {error}") from None
+    # Each is read in the scene as given, so edits that depend on each other have no one result.
     if len(made) == MAX_EDITS and not independent(*made):
         raise ValueError("spec edit[1] depends on edit[0], or their cells do not suffice: edits of one instruction must be independent")
     if sum(value != EMPTY for value in cells) + sum(one.gain for one in made) < 1:

@@ -23,6 +23,7 @@ def cycle(spec: Mapping[str, Any], caption: str) -> tuple[float, bool]:
         return 0.0, False
     kinds = [kind(SHAPES.index(g.shape), COLOURS.index(g.colour or "")) for g in said.groups for _ in range(g.count)]
     scene = Scene.from_cells([*kinds, *[EMPTY] * (CELLS - len(kinds))])
+    # The caption's objects lie in any cells, so that a relation would hold or not by accident.
     placeless = replace(need, include=tuple(replace(include, relation=None) for include in need.include))
     found = verify(placeless, scene)
     return found.value, found.strict

@@ -4,10 +4,10 @@ Tags are drawn uniformly. Within a tag:
 
 - ``counting``: two to four objects, half of the time with a second group.
 - ``position``: two groups, each with a colour half of the time, and with two objects instead of one a fifth of the time.
-- ``negation``: one or two groups; three times in five a group that leaves its colour free gets one forbidden,
-  else the negation names an absent shape.
-- ``complex``: three groups (3/5) or two; each colour named 7/10 of the time; counts one (.6), two (.25) or three (.15); a relation
-  3/5 of the time, always with two groups; a negation 3/10 of the time.
+- ``negation``: one or two groups. Three times in five a group that leaves its colour free gets one forbidden. Else the negation names an
+  absent shape.
+- ``complex``: three groups (3/5) or two, each colour named 7/10 of the time. Counts are one (.6), two (.25) or three (.15). There is a
+  relation 3/5 of the time, always with two groups, and a negation 3/10 of the time.
 """
 
 import random
@@ -109,6 +109,7 @@ def _complex(rng: random.Random, rules: Rules) -> Description:
     groups: list[Group] = []
     wanted = 3 if rng.random() < 0.6 else 2
     for place in range(wanted):
+        # One object is left for every group that is still to come.
         left = MAX_OBJECTS - sum(group.count for group in groups) - (wanted - 1 - place)
         groups.append(_distinct(rng, rules, groups, 0.7, min(_small_count(rng), left)))
     related = wanted == 2 or rng.random() < 1 / 3
@@ -126,6 +127,7 @@ def _forbidden(rng: random.Random, rules: Rules, groups: list[Group]) -> tuple[s
     if free and rng.random() < 0.6:
         shape = pick(rng, free)
         return shape, pick(rng, [colour for other, colour in rules.pairs if other == shape])
+    # Never empty: there are four shapes and at most three groups.
     absent = [shape for shape in SHAPES if all(group.shape != shape for group in groups)]
     shape = pick(rng, absent)
     return shape, pick(rng, [c for s, c in rules.pairs if s == shape]) if rng.random() < 0.5 else None

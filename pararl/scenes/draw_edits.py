@@ -46,6 +46,7 @@ def draw_edit(rng: random.Random, operation: str, rules: EditRules) -> Drawn | N
     if operation == "count":
         drawn = _count(rng, rules)
     else:
+        # The only object can neither be swapped nor go: an edit leaves at least one.
         least = 2 if operation in ("swap", "remove") else 1
         most = min(rules.most_before, rules.most_after - (operation == "add"))
         cells = _scene(rng, rules, least + int(rng.random() * (most - least + 1)))
@@ -120,6 +121,7 @@ def _located(
 def refer(rng: random.Random, cells: list[int], place: int) -> Selector:
     """A reference to the object in a cell that names it alone."""
     shape, colour = SHAPES[cells[place] // len(COLOURS)], COLOURS[cells[place] % len(COLOURS)]
+    # A cell alone names every object, so that there is always an option; the weights keep it rare.
     options = (*(Selector(shape, colour),) * 4, *(Selector(shape),) * 2, Selector(None, colour), Selector(cell=CELL_NAMES[place]))
     return pick(rng, [option for option in options if option.places(cells) == [place]])
 
@@ -127,6 +129,7 @@ def refer(rng: random.Random, cells: list[int], place: int) -> Selector:
 def _count(rng: random.Random, rules: EditRules) -> Drawn | None:
     """One try at a change of a number: objects of the kind counted, those it is compared with, and a few others."""
     subject = _things(rng, rules)
+    # A count that is reasoned takes as many other objects, for which counts of five and six leave no room.
     wanted, reasoned = pick(rng, rules.counts), rng.random() < 0.5 and max(rules.counts) < MAX_OBJECTS - 1
     there = pick(rng, [number for number in range(5) if number != wanted])
     other = _things(rng, rules) if reasoned else None
@@ -164,6 +167,7 @@ def draw_two(rng: random.Random, rules: EditRules) -> tuple[list[Edit], list[int
     if drawn is None:
         return None
     edit, cells = drawn
+    # A count draws a scene of its own, so that it can only come first.
     second = edit_of(rng, pick(rng, [name for name in rules.operations if name not in (first, "count")]), cells, rules)
     if second is None:
         return None

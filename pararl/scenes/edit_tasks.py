@@ -1,7 +1,12 @@
 """The prompts that ask for edits: of pictures (``edit``, ``interleaved`` with an input image) and of scenes in words (in ``t2t``).
 
-An instruction belongs to ``train`` or ``id`` by its text. Held-out splits: ``ood_pair`` (names, makes or moves a held-out pair),
-``ood_rel`` (``below``), ``ood_count`` (five or six of a kind), ``ood_ops`` (two edits in one instruction), ``para`` (other wordings).
+An instruction belongs to ``train`` or ``id`` by its text. Held-out splits:
+
+- ``ood_pair``: it names, makes or moves a held-out pair;
+- ``ood_rel``: it says ``below``;
+- ``ood_count``: five or six of a kind;
+- ``ood_ops``: two edits in one instruction;
+- ``para``: other wordings.
 """
 
 import random
@@ -86,6 +91,7 @@ def names_held_pair(edit: Edit, cells: list[int]) -> bool:
     if {edit.subject.pair, edit.other.pair if edit.other else None} & HELD_PAIRS:
         return True
     made = change(edit, cells)
+    # A free colour never makes a held-out pair (``apply``), so its kinds do not count.
     free_colour = made.fill is not None and len(made.fill.kinds) > 1
     return not free_colour and not _HELD_KINDS.isdisjoint(made.makes)
 

@@ -2,8 +2,8 @@
 
 Against one admissible result, cell by cell:
 
-- *credit* of a cell that had to change: 1 when it is right; 1/2 when it changed and one attribute that had to change - its shape or its
-  colour - is right; 0 otherwise, an unchanged cell in particular.
+- *credit* of a cell that had to change: 1 when it is right. 1/2 when it changed and one attribute that had to change, its shape or its
+  colour, is right. 0 otherwise, an unchanged cell in particular.
 - *agreement*: F1 between the objects of the result and those of the output, place by place. Shape or colour alone counts half. An
   unreadable cell is an object that fits nothing.
 - ``success``: the mean credit of the cells that had to change, at most the agreement, so that neither emptying nor flooding the grid pays.
@@ -159,6 +159,7 @@ def _against(
             credit += _credit(before, wanted, value)
         else:
             kept += value == before
+    # Neither divisor is 0: an edit changes a cell and leaves an object (``changes``).
     agreement = 2 * alike / objects
     untouched = CELLS - changed
     consistency = kept / untouched if untouched else 1.0

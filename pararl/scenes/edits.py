@@ -76,6 +76,7 @@ def read_edit(record: Any, where: str) -> Edit:
         if key in given and (not isinstance(record[key], str) or record[key] not in known):
             raise ValueError(f"{where}: unknown {key} {record[key]!r}; use one of {', '.join(known)}")
     count = record.get("count")
+    # To Python, JSON's true is an int.
     if "count" in given and (isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= len(CELL_NAMES)):
         raise ValueError(f"{where}: count must be a whole number of 0 .. {len(CELL_NAMES)}, got {count!r}")
     if record.get("any", True) is not True:

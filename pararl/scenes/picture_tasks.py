@@ -40,6 +40,7 @@ def _held_pair(rng: random.Random) -> Maker:
 def _held_count(rng: random.Random) -> Maker:
     def describe_many(rng: random.Random) -> Case | None:
         case = _caption(rng, draft("ood_count", rng), _ASKING)
+        # Free colours may part the objects into groups that the caption counts one by one.
         return case if {"five", "six"} & set(case.answer.split()) else None
 
     return describe_many if rng.random() < 0.5 else _question(rng, "count", _MANY)

@@ -121,6 +121,7 @@ def parse_batch(images: np.ndarray | Sequence[np.ndarray]) -> list[Parsed]:
     tiles = batch.reshape(-1, GRID, CELL_PIXELS, GRID, CELL_PIXELS, 3).transpose(0, 1, 3, 2, 4, 5)
     flat = tiles.reshape(len(batch) * GRID * GRID, _FLAT.shape[1]).astype(np.float32)
     squared = (flat * flat).sum(1)[:, None] - 2 * flat @ _FLAT.T + _SQUARES
+    # Rounding takes an exact match below 0 at times.
     distance = np.sqrt(np.maximum(squared, 0) / flat.shape[1])
     nearest = distance.argmin(1)
     first, second = np.partition(distance, 1, axis=1)[:, :2].T

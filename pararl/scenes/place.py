@@ -60,6 +60,7 @@ def draw(options: list[int], count: int, rng: random.Random) -> list[int]:
     """``count`` different options, uniformly."""
     options = list(options)
     for i in range(count):
+        # Not rng.sample: of ``random`` alone Python keeps the stream across versions.
         j = i + int(rng.random() * (len(options) - i))
         options[i], options[j] = options[j], options[i]
     return options[:count]

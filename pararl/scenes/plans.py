@@ -37,6 +37,7 @@ def blame(scene: Scene, credit: np.ndarray, wanted: Sequence[int] | None = None)
             elif there != EMPTY:
                 colour, shape, cell = there % len(COLOURS) != c, there // len(COLOURS) != s, False
         words += [colour, shape, cell, False]
+    # The plan of the empty scene is a word too, its full stop.
     return -np.array(words or [False], np.float32)
 
 

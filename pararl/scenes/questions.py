@@ -103,6 +103,7 @@ def _shape(rng: random.Random, answer: str, rules: QuestionRules) -> Question:
 def _attribute(rng: random.Random, rules: QuestionRules, answer: str, selector: Selector, pair: Pair, attribute: str) -> Question:
     """A question for an attribute of one object, which the question names by its other attribute or by its cell."""
     by_cell = rng.random() < 0.5
+    # Named by its cell, an object may have others like it.
     others = _others(rng, rules, () if by_cell else (selector,), MAX_OBJECTS - 1, least=1)
     cells = _scatter([_kind(*pair), *others], rng)
     if by_cell:
@@ -185,6 +186,7 @@ def _things(rng: random.Random, rules: QuestionRules, plain: float = 0.3) -> Sel
 def _some(rng: random.Random, rules: QuestionRules, selector: Selector, number: int) -> list[int]:
     """Random objects that the selector means."""
     options = [_kind(*pair) for pair in {*rules.pairs, *(rules.asked or ())} if selector.admits(_kind(*pair))]
+    # Sorted: the order of a set changes from process to process.
     return [pick(rng, sorted(options)) for _ in range(number)]
 
 

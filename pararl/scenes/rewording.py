@@ -24,6 +24,7 @@ def draw_rewording(rng: random.Random, drafted: Draft, paraphrased: bool = False
     description, wording = drafted
     asking = pick(rng, _ASKING_OTHERWISE if paraphrased else _ASKING)
     answer = wording.text
+    # An ordinary wording may come out as the text that is given, which is worth nothing.
     while answer == wording.text:
         answer = word(_turned(description) if rng.random() < 0.5 else description, rng).text
     text = f"{asking} {wording.text}"

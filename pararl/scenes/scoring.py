@@ -45,10 +45,11 @@ def check(spec: Mapping[str, Any], seen: Scene | Parsed, plan: str | None = None
     """How well a scene, or what was parsed from an image, satisfies a spec: that of a description or, with key ``edit``, of an edit.
 
     For a description ``verify`` defines the atoms and their soft values, whose mean is ``value``; ``check_edit`` is the other case. With a
-    ``plan`` (interleaved outputs) two more atoms: ``plan`` - it parses and itself satisfies the spec, soft its own score - and
-    ``output_alignment`` - it equals the image cell by cell, soft F1 over placed objects. ``value`` is 1.0 exactly when ``strict`` holds.
-    ``credit`` is float32 [4, 4]. +1: an object that was asked for. -1: one that contradicts the spec or is too much, or an unreadable cell.
-    0: an empty cell, or an object in a relation that does not hold; ``words`` is -1 a word of the plan that is wrong, else 0
+    ``plan`` (interleaved outputs) there are two more atoms. ``plan``: it parses and itself satisfies the spec, soft its own score.
+    ``output_alignment``: it equals the image cell by cell, soft the F1 over placed objects. ``value`` is 1.0 exactly when ``strict`` holds.
+
+    ``credit`` is float32 [4, 4]: +1 an object that was asked for, -1 one that contradicts the spec or is too much. An unreadable cell has
+    -1 too; an empty one, and an object in a relation that does not hold, have 0. ``words`` is -1 a word of the plan that is wrong, else 0
     (``plans.blame``). Raises ValueError for a malformed spec.
     """
     if "edit" in spec:
@@ -67,8 +68,8 @@ def check_edit(spec: Mapping[str, Any], seen: Scene | Parsed, plan: str | None =
     """How well an image shows the source after the edit; ``edit_verify`` defines success, consistency and value.
 
     Atoms: one per edit (``edit``), ``consistency``, ``validity``. With a ``plan`` there are two more. ``plan``: it is an admissible result,
-    soft its own value as an edit. ``output_alignment``: it equals the image; soft, the F1 over placed objects times the mean value of both,
-    because agreeing on the unchanged source is worth nothing; ``value`` is then the mean of image, plan and alignment. ``credit`` is that
+    soft its own value as an edit. ``output_alignment``: it equals the image, soft the F1 over placed objects times the mean value of both.
+    Agreeing on the unchanged source is worth nothing. ``value`` is then the mean of image, plan and alignment. ``credit`` is that
     of ``edit_credit``, ``words`` that of ``plans.blame``. Raises ValueError for a malformed spec.
     """
     source, made = read_changes(spec)
@@ -118,8 +119,8 @@ def cells_of(seen: Scene | Parsed) -> list[int]:
 def check_text(task: Task, spec: Mapping[str, Any], text: str) -> Score:
     """The score of an output in text alone.
 
-    By the keys of the spec: ``edit`` (t2t: the plan of the edited scene, soft as an image would be), ``answer`` (exactly these words),
-    ``text`` (t2t: the same in other words, see ``rewording``), else a caption of ``source`` (i2t, see ``captions``).
+    The keys of the spec say what is asked. ``answer``: exactly these words. ``edit`` (t2t): the plan of the edited scene, soft as an image
+    would be. ``text`` (t2t): the same in other words, see ``rewording``. Else (i2t): a caption of ``source``, see ``captions``.
     Raises ValueError for a malformed spec.
     """
     if "answer" in spec:

@@ -1,7 +1,10 @@
 """The record of a prompt that a verifier reads: GenEval's ``include`` and ``exclude`` with our additions, written and checked here.
 
-Additions: ``color`` also in ``exclude``; ``closed`` (nothing else may be in the scene; GenEval's records have no such key and are open);
-``atoms``, the same facts as questions with answers, skills, word places and dependencies, for rewards that ask a model.
+Additions:
+
+- ``color``, also in ``exclude``;
+- ``closed``: nothing else may be in the scene (GenEval's records have no such key and are open);
+- ``atoms``: the same facts as questions with answers, skills, word places and dependencies, for rewards that ask a model.
 """
 
 from collections.abc import Mapping, Sequence
@@ -55,6 +58,7 @@ def write_spec(description: Description, wording: Wording) -> dict[str, Any]:
         bound: dict[str, Any] = {"class": group.shape, "count": group.count + 1}
         if group.colour:
             entry["color"] = group.colour
+            # A bound on a shape alone would forbid the objects of the other group of that shape.
             if shapes.count(group.shape) > 1:
                 bound["color"] = group.colour
         if description.relation and i == 0:
@@ -157,6 +161,7 @@ def _selector(entry: Mapping[str, Any], where: str) -> tuple[int, int | None, in
 
 def _count(entry: Mapping[str, Any], where: str) -> int:
     count = entry.get("count", 1)
+    # To Python, JSON's true is an int.
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise ValueError(f"spec {where}: count must be a whole number of at least 1, got {count!r}")
     return count

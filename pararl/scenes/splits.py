@@ -36,6 +36,7 @@ HELD_OUT_SHARE = 0.18
 _PAIRS = tuple(pair for pair in ALL_PAIRS if pair not in HELD_PAIRS)
 _RELATIONS = ("left of", "right of", "above")
 _ORDINARY = Rules(_PAIRS, _RELATIONS, TAGS)
+# Sorted: the order of a set changes from process to process, and with it what a seed draws.
 _PAIR_RULES = Rules(_PAIRS + 4 * tuple(sorted(HELD_PAIRS)), _RELATIONS, ("colors", "position", "color_attr", "negation", "complex"))
 _RELATION_RULES = Rules(_PAIRS, (HELD_RELATION,), ("position", "complex"))
 _OOD: tuple[str, ...] = ("ood_pair", "ood_rel", "ood_count", "para")
@@ -59,6 +60,7 @@ def random_stream(split: str, index: int, seed: int, family: str = "", known: tu
 def draft(split: str, rng: random.Random) -> Draft:
     """A description of the split and its wording, of at most 28 words. Draws again until both fit, which takes a few tries at most."""
     if split == "pretrain":
+        # One number says whether and which: below the share it is uniform again.
         share = rng.random() / HELD_OUT_SHARE
         return draft(_OOD[int(share * len(_OOD))], rng) if share < 1 else _shorten(ordinary, rng)
     return _shorten(_DRAFTS[split], rng)

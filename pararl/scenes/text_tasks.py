@@ -1,8 +1,11 @@
 """The prompts of task ``t2t``: edits of scenes in words, sums of counts and rewordings, a third each.
 
-All belong to ``train`` or ``id`` by their instruction, question or text. Held-out splits: ``ood_pair`` and ``ood_rel`` (edits and
-rewordings that name a held-out pair, or use ``below``), ``ood_count`` (edits to five of a kind, rewordings with five or six), ``ood_ops``
-(two edits), and ``para`` (all three, worded otherwise).
+All belong to ``train`` or ``id`` by their instruction, question or text. Held-out splits:
+
+- ``ood_pair`` and ``ood_rel``: edits and rewordings that name a held-out pair, or use ``below``;
+- ``ood_count``: edits to five of a kind, rewordings with five or six;
+- ``ood_ops``: two edits;
+- ``para``: all three, worded otherwise.
 """
 
 import random

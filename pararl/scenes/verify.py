@@ -13,8 +13,8 @@ Atoms, in this order, each with a soft value in [0, 1] whose mean is the score's
 - ``closed_world`` (closed specs): no object beyond what was asked for, colours aside (a wrong colour fails its own atom).
 - ``validity``: every cell of the image is readable.
 
-The last three kinds hold on an empty canvas, so their soft value is at most the *agreement*: F1 between required slots and objects
-(recall in open specs), a right shape of a wrong colour counting half. A blank image therefore scores 0, and a flooded one little.
+The last three kinds hold on an empty canvas, so their soft value is at most the *agreement*. That is the F1 between required slots and
+objects (recall in open specs), a right shape of a wrong colour counting half. A blank image therefore scores 0, and a flooded one little.
 """
 
 from dataclasses import dataclass, field
@@ -121,6 +121,7 @@ def _check_count(findings: Findings, include: Include, includes: tuple[Include, 
     colour = include.colour if shared else None
     wanted, found = include.count, _count(cells, include.shape, colour)
     bound = Exclude(include.shape, colour, wanted + 1)
+    # GenEval writes an exact count as at least n and fewer than n + 1: the two are one atom here, and pay once.
     exact = bound in bounds
     if exact:
         bounds.remove(bound)
@@ -190,6 +191,7 @@ def _credit(
             credit[place] = -1
         elif i in unmatched:
             credit[place] = -1 if closed or i in matching.near else 0
+        # Either side of a broken relation may be at fault.
         elif place not in broken:
             credit[place] = 1
     credit[unreadable] = -1

@@ -13,8 +13,8 @@ from tqdm import tqdm
 class Progress:
     """Shows update, reward, strict accuracy, KL and seconds per update while an arm trains.
 
-    On a terminal it is one tqdm bar. Elsewhere it prints a line for the first and the last update, for every tenth of the run, and ten
-    seconds after the last line: a log stays short and is never silent.
+    On a terminal it is one tqdm bar. Elsewhere it prints a line for the first and the last update, and for every tenth of the run. It also
+    prints one ten seconds after the last line: a log stays short and is never silent.
     """
 
     def __init__(
@@ -77,6 +77,7 @@ class Progress:
         return self._clock() - self._last_line >= self._every_seconds
 
     def _remaining(self) -> str:
+        # The median: single updates take longer, such as the first.
         minutes, seconds = divmod(round(median(self._seconds) * (self._total - self._done)), 60)
         return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
 

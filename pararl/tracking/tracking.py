@@ -96,6 +96,7 @@ class Tracker:
         rows = [row for row in read_lines(self.metrics_path) if row["arm"] == arm]
         self._arm = arm
         self._update = max((row["update"] for row in rows), default=-1)
+        # More metrics may come for the update that a resume goes on from; those that it has are not logged twice.
         self._names = {name for row in rows if row["update"] == self._update for name in row}
         if self.mode != "disabled":
             self._run = self._open(arm)
@@ -105,9 +106,9 @@ class Tracker:
     def log(self, update: int, metrics: Mapping[str, float], samples: int) -> None:
         """Record `metrics` of the open arm after `update` learner updates and `samples` rollouts in all.
 
-        Several calls may add different metrics to one update. Raises before anything is written, and names the metric: TypeError on a value
-        that is no number; ValueError on one that is not finite, on a name without a known prefix, on a metric logged twice, and on an
-        update before the last.
+        Several calls may add different metrics to one update. Errors are raised before anything is written, and name the metric. A value
+        that is no number is a TypeError. A ValueError is one that is not finite, a name without a known prefix, a metric logged twice, and
+        an update before the last.
         """
         self._require_open("log")
         values = {name: self._checked(name, value, update) for name, value in metrics.items()}
@@ -134,6 +135,7 @@ class Tracker:
         import wandb
 
         if self._table is None:
+            # A table takes no more rows once it was logged, unless it is incremental.
             self._table = wandb.Table(columns=list(IMAGE_COLUMNS), log_mode="INCREMENTAL")
         pictures = [wandb.Image(picture_of(row.cells[0]), caption=caption(row)) for row in rows]
         for row, picture in zip(rows, pictures, strict=True):
@@ -162,6 +164,7 @@ class Tracker:
             return
         import wandb
 
+        # W&B allows no other characters in the name of an artifact.
         artifact = wandb.Artifact(re.sub(r"[^A-Za-z0-9_.-]", "-", f"{self._group}-{arm}"), type="model", metadata=dict(metadata))
         with self._staging_in_run_folder():
             for path in files:
@@ -187,6 +190,7 @@ class Tracker:
         if arm in self._ids and self.mode == "offline":
             self._supersede(self._ids[arm])
         self._ids.setdefault(arm, secrets.token_hex(4))
+        # Before wandb starts: a kill right behind must not make a second run of the arm.
         write_json(self._ids_path, self._ids)
         mode = cast(Literal["offline", "online"], self.mode)
         run = wandb.init(
@@ -211,6 +215,7 @@ class Tracker:
         return run
 
     def _advance(self, update: int) -> None:
+        # W&B takes no step that lies before its last one.
         if update < self._update:
             raise ValueError(
                 f"arm {self._arm}: update {update} after {self._update}; on a resume call truncate(arm, update) before start(arm)"

@@ -13,6 +13,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Te
 
     torch's own, but where oneDNN multiplies: it is slow at the small blocks of torch's, and faster at whole products.
     """
+    # Several queries may share a key (grouped-query attention).
     shared = q.shape[-3] // k.shape[-3]
     if q.device.type != "cpu" or torch.get_float32_matmul_precision() == EXACT:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=shared > 1)

@@ -45,6 +45,7 @@ class Full(Mask):
     real: Tensor
 
     def __call__(self, batch: Tensor, head: Tensor, row: Tensor, column: Tensor) -> Tensor:
+        # Attention over no key at all is NaN, which would spread from padding through the values.
         return self.real[batch, column] | ~self.real[batch, row]
 
     def positions(self) -> Tensor:
@@ -70,6 +71,7 @@ class Omni(Mask):
 
     def positions(self) -> Tensor:
         """Place of each real token among the real ones before it; 0 at padding in front of all."""
+        # Released positions count padding as well; here padding moves nothing, wherever it stands.
         return (self.real.cumsum(1) - 1).clamp_min(0)
 
 

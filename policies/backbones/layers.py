@@ -67,6 +67,7 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         wide = x.float()
         wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        # Cast before the gain, as the released norms do: in bfloat16 the order shows.
         return self.weight * wide.to(x.dtype)
 
 

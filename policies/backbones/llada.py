@@ -191,6 +191,7 @@ class MMadaModelLM(Backbone):
         seen = None if attention_mask is None else Full(attention_mask.bool()).dense()
         last = len(layers["blocks"]) - 1
         for i, block in enumerate(layers["blocks"]):
+            # Behind the last layer nothing attends to the other columns: their queries, their feed-forward and the head are spared.
             x = self.run(block, x, turn, seen, columns if i == last else None)
         # Layers may lie on several devices (device_map): what is made of their states goes on where the ids are.
         found: Tensor = layers["ln_f"](x)

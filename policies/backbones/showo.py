@@ -76,6 +76,7 @@ class ShowoConfig(PretrainedConfig):
 
     def backbone(self) -> PhiConfig:
         """The configuration of the Phi inside."""
+        # Upstream's Phi norms queries and keys and has a head of its own, whatever the configuration of Phi says.
         given = {**self.phi, "vocab_size": self.vocab_size, "qk_layernorm": True, "tie_word_embeddings": False}
         config = PhiConfig(**given)
         config._attn_implementation = ATTENTION
@@ -138,6 +139,7 @@ class Showo(Backbone):
     def head(self, hidden: Tensor, rows: slice | None = None) -> Tensor:
         """Logits of hidden states [..., width] over the vocabulary rows of a slice (all when None)."""
         head = self.showo.lm_head
+        # The rows asked for alone: the image codes are a seventh of the vocabulary.
         return F.linear(hidden, head.weight, head.bias) if rows is None else F.linear(hidden, head.weight[rows], head.bias[rows])
 
     def forward(self, input_ids: Tensor, seen: Tensor, positions: Tensor) -> Tensor:

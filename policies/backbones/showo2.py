@@ -5,7 +5,7 @@ key. Facts: showlab/Show-o, ``show-o2/models/modeling_showo2_qwen2_5.py``.
 
 A sequence is ids [batch, length] with blocks [batch, length] (0 = text, k = the k-th image of the row). An image has one column for its
 time, then one for each patch of its latents, in raster order. Latents [images, channels, height, width] and times [images] (0 = noise, 1 =
-clean) belong to the blocks in row-major order, and all images of a batch have one size. The omni mask (``policies/attention/masks.py``)
+clean) belong to the blocks in row-major order. All images of a batch have one size. The omni mask (``policies/attention/masks.py``)
 holds both in the language model and in the diffusion head. Unlike the released class, padding is hidden, wherever it stands, positions
 count real tokens, and what was read once is not read again (``read``, ``canvas``).
 """
@@ -73,6 +73,7 @@ class Showo2(Backbone):
         clip._attn_implementation = "sdpa"
         self.position_embedding = nn.Embedding((clip.image_size // clip.patch_size) ** 2, config.clip_latent_dim)
         self.und_trans = SiglipEncoder(clip)
+        # As released: SigLIP's encoder goes without its last layer.
         del self.und_trans.layers[-1]
         fused = config.clip_latent_dim + width
         self.fusion_proj = nn.Sequential(RMSNorm(fused, 1e-6), nn.Linear(fused, width), nn.GELU(), nn.Linear(width, width))
@@ -82,6 +83,7 @@ class Showo2(Backbone):
             self.time_embed_proj = nn.Linear(head, width)
         self.diffusion_head_a = nn.ModuleList(HeadLayer(config.head_config) for _ in range(config.num_diffusion_layers))
         self.diffusion_head_b = FinalLayer(head, config.patch_size**2 * config.image_latent_dim)
+        # No buffers: releases have no such keys, and casting the model must not round them.
         self.llm_frequencies = frequencies(width // llm.num_attention_heads, llm.rope_parameters["rope_theta"])
         rope = config.head_config["rope_scaling"]
         self.head_frequencies = stretched(frequencies(config.head_config["head_dim"], config.head_config["rope_theta"]), rope)
@@ -226,10 +228,12 @@ class Showo2(Backbone):
         new = torch.zeros_like(ids) if blocks is None else blocks
         when = torch.ones(ids.shape, device=ids.device)
         if times is not None:
+            # Text has no owner and reads the last time here, which the condition drops.
             when = torch.where(new > 0, times.float()[owners(new) - 1], 1.0)
         mask, before = omni(new, real), 0
         if after is not None:
             before = after.hidden.shape[1]
+            # Numbered on, so that a new image is no part of one that was read before.
             numbered = torch.where(new > 0, new + after.mask.blocks.amax(1, keepdim=True), 0)
             mask = Omni(torch.cat((after.mask.blocks, numbered), 1), torch.cat((after.mask.real, mask.real), 1))
             when = torch.cat((after.times, when), 1)
@@ -268,6 +272,7 @@ class Showo2(Backbone):
         turn, keys = angles(positions, self.llm_frequencies), []
         layers = self.showo.model.layers
         for i, layer in enumerate(layers):
+            # Behind the last layer nothing attends to the other columns, so that theirs need not be computed.
             kept = columns if i == len(layers) - 1 else None
             x, own = self.run(layer, x, turn, seen, None if past is None else past[i], kept)
             keys.append(own)

@@ -29,7 +29,7 @@ def stretched(inverse: Tensor, scaling: Mapping[str, Any]) -> Tensor:
 
 
 def attend(layer: Any, x: Tensor, turn: Angles, mask: Tensor | None, past: Keys | None, kept: Tensor | None) -> tuple[Tensor, Keys]:
-    """Self-attention of x [batch, length, width], or of its columns ``kept`` as queries, over the ``past`` columns and its own; also the
+    """Self-attention of x [batch, length, width], or of its columns ``kept`` as queries, over the ``past`` columns and its own. Also the
     keys of all of them. ``layer``: a module of projections, and of norms of queries and keys where it has them."""
 
     def split(y: Tensor) -> Tensor:

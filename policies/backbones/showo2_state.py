@@ -24,7 +24,10 @@ class Prefix:
     """[batch, columns, hidden_size], after the final norm. The head of a row's last real column gives its next token."""
 
     def take(self, rows: Tensor) -> "Prefix":
-        """The prefix of some of the rows, int64 [n], each as often as it is named: for the samples of a prompt, or for rows that go on."""
+        """The prefix of some of the rows, int64 [n], each as often as it is named.
+
+        For the samples of a prompt, or for rows that go on.
+        """
         mask = Omni(self.mask.blocks[rows], self.mask.real[rows])
         return Prefix(mask, self.times[rows], tuple((k[rows], v[rows]) for k, v in self.keys), self.hidden[rows])
 

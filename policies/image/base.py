@@ -40,8 +40,8 @@ class ImageTokenizer(Protocol):
 class ImageLatents(Protocol):
     """A torch module that turns pixels into continuous latents and back.
 
-    Pixels are float32 [batch, 3, height, width] in [-1, 1]. Latents are float32 [batch, channels, height / factor, width / factor], with
-    mean 0 and standard deviation 1 in each channel over the images that it was made for.
+    Pixels are float32 [batch, 3, height, width] in [-1, 1]. Latents are float32 [batch, channels, height / factor, width / factor].
+    Each channel has mean 0 and standard deviation 1 over the images that it was made for.
     """
 
     @property

@@ -50,6 +50,7 @@ class CodeImages:
 
     @torch.no_grad()
     def decode(self, tokens: Tensor) -> np.ndarray:
+        # Part by part: the widest features of 64 images of 512 x 512 pixels would take 8.6 GB at once.
         parts = [self.module.decode_code(part - self.offset, self.grid) for part in tokens.split(_at_once(self.size))]
         return _pixels(torch.cat(parts))
 
@@ -84,8 +85,8 @@ class LatentImages:
 def patched(latents: Tensor, patch: int) -> Tensor:
     """Tokens [images, n, patch * patch * channels] of latents or velocities [images, channels, height, width].
 
-    As released, token i has the numbers of the pixels i p^2 to (i + 1) p^2 - 1 in raster order, not those of the patch that it reads.
-    Training and sampling agree on that.
+    As released, token i has the numbers of the pixels i p^2 to (i + 1) p^2 - 1 in raster order. Those are not the pixels of the patch that
+    it reads. Training and sampling agree on that.
     """
     pixels = latents.flatten(2).transpose(1, 2)
     return pixels.reshape(len(latents), -1, patch * patch * latents.shape[1])

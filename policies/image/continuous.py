@@ -77,6 +77,7 @@ class ContinuousVAE(PreTrainedModel):
     def posterior(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance [batch, channels, height / f, width / f] of pixels [batch, 3, height, width], not normalised."""
         mean, log_variance = self.encoder(pixels).chunk(2, 1)
+        # As VAEs of latent diffusion do: its exponential stays finite.
         return mean, log_variance.clamp(-30.0, 20.0)
 
     def encode(self, pixels: Tensor) -> Tensor:

@@ -172,6 +172,7 @@ class LFQuantizer(nn.Module):
 
     def __init__(self, codebook_dim: int) -> None:
         super().__init__()
+        # The most significant bit first, as released: in another order every code would be another picture.
         powers = 2 ** torch.arange(codebook_dim - 1, -1, -1)
         self.register_buffer("power_vals", powers)
         codes = torch.arange(2**codebook_dim)

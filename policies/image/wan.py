@@ -24,6 +24,7 @@ class WanVAE(nn.Module):
         """``vae``: diffusers' ``AutoencoderKLWan``, which is imported only where somebody has one."""
         super().__init__()
         self.vae = vae
+        # Not among the weights: diffusers keeps both in the configuration.
         self.register_buffer("mean", torch.tensor(vae.config.latents_mean).view(1, -1, 1, 1, 1), persistent=False)
         self.register_buffer("deviation", torch.tensor(vae.config.latents_std).view(1, -1, 1, 1, 1), persistent=False)
 

@@ -2,9 +2,13 @@
 
     python -m policies.parity tests/golden/*
 
-A case is a folder with one of these: ``config.json``, ``model.safetensors`` and ``cases.safetensors`` (inputs and what came out), of which
-README.md holds the settings of the recorded runs, as JSON behind "Layout numbers:" and "Settings:"; the tables of ``schedules.json``; the
-rows of ``prompts.json``; the parameters of released models, ``mmada_8b.json`` and the like.
+A case is a folder with one of these:
+
+- ``config.json``, ``model.safetensors`` and ``cases.safetensors`` (inputs and what came out); README.md has the settings of the recorded
+  runs, as JSON behind "Layout numbers:" and "Settings:";
+- the tables of ``schedules.json``;
+- the rows of ``prompts.json``;
+- the parameters of released models, ``mmada_8b.json`` and the like.
 """
 
 from collections.abc import Callable

@@ -27,6 +27,7 @@ def main() -> None:
     found: dict[str, Comparison | str] = {}
     for directory in args.cases:
         if directory.is_file():
+            # With --json standard output holds JSON alone.
             print(f"{directory}: passed over, it is no folder", file=sys.stderr if args.json else sys.stdout)
             continue
         found[str(directory)] = result = attempt(directory)

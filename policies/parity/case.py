@@ -77,6 +77,7 @@ class Comparison:
         gap = float("inf")
         if ours.shape == theirs.shape and theirs.numel():
             gap = (ours.double() - theirs.double()).abs().max().item()
+        # NaN has no place in an order, so that nobody could say which tensor is furthest off; and JSON has none.
         self._add(name, float("inf") if gap != gap else gap, tolerance)
 
     def equal(self, name: str, ours: Tensor | Sequence[int], theirs: Tensor | Sequence[int]) -> None:

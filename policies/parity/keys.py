@@ -28,6 +28,7 @@ def compare(case: Case) -> Comparison:
         if name not in MODELS:
             found.unread.append(name)
             continue
+        # Names and shapes of models of 8 billion parameters, without their memory.
         with torch.device("meta"):
             ours: dict[str, Tensor] = MODELS[name]().state_dict()
         shapes = {key: list(value.shape) for key, value in ours.items()}

@@ -77,6 +77,7 @@ class Recording:
 @cache
 def no_images() -> MAGVITv2:
     """The released image tokenizer without its weights: recorded images are ids."""
+    # Only its sizes are asked for, so its weights take no memory.
     with torch.device("meta"):
         return MAGVITv2(MAGVITv2Config())
 

@@ -25,8 +25,10 @@ class Context:
         """Hidden states of what was read last."""
 
     def read(self, ids: Tensor, real: Tensor | None = None, blocks: Tensor | None = None) -> Tensor:
-        """Last hidden states [batch, n, width] of the next ids int64 [batch, n], which see all real ones before them, of themselves what
-        ``blocks`` says (see ``policies.attention.masks``; None = causal)."""
+        """Last hidden states [batch, n, width] of the next ids int64 [batch, n].
+
+        These see all real ones before them, and of themselves what ``blocks`` says (see ``policies.attention.masks``; None = causal).
+        """
         real = torch.ones_like(ids, dtype=torch.bool) if real is None else real
         own = omni(torch.zeros_like(ids) if blocks is None else blocks, real).dense()[:, 0]
         seen = torch.cat((self.real[:, None].expand(-1, ids.shape[1], -1), own), -1)
@@ -66,7 +68,7 @@ def write(
 ) -> tuple[Tensor, Tensor]:
     """Continue a batch with text, one token at a time: tokens int64 and their log-probabilities float32, each [batch, n].
 
-    ``hidden`` [batch, width] of the last token read; ``rows`` maps hidden states to logits of which row i is id i; ``noise`` float32
+    ``hidden`` [batch, width]: of the last token read. ``rows`` maps hidden states to logits of which row i is id i. ``noise`` float32
     [batch, n]: one uniform number in [0, 1) a token, for n tokens at most. Temperature 0 = arg-max. Behind the first token of ``ends`` a
     row holds that token, at log-probability 0; when all rows have ended nothing is computed any more. The context has then read every token
     but the last ones.
@@ -78,9 +80,11 @@ def write(
     going = torch.ones(batch, dtype=torch.bool, device=noise.device)
     for i in range(n):
         if i:
+            # A row that has ended reads padding, while its batch mates go on.
             hidden = context.read(tokens[:, i - 1 : i], going[:, None])[:, 0]
         logits = rows(hidden).float()
         drawn = draw(logits, temperature, noise[:, i])
+        # At temperature 1 whatever the draw had, as the learner measures: right after a sync the ratio is 1.
         said = logits.log_softmax(-1).gather(-1, drawn[:, None])[:, 0]
         tokens[:, i] = torch.where(going, drawn, tokens[:, i - 1])
         logprob[:, i] = torch.where(going, said, 0.0)

@@ -44,6 +44,7 @@ class SegmentPlan:
 
     def part(self, step: int) -> slice:
         """The positions that may be committed at a step: all, or the text block that is being filled."""
+        # Tokens of earlier blocks are all committed, so that only the open block is computed.
         before = max((end for end in self.window[:step] if end < self.window[step]), default=0)
         return slice(before, self.window[step])
 
@@ -110,7 +111,7 @@ def late_image_plan(span: Span, updates: int, steps: int, temperature: float, ch
 
 def emerge_plan(span: Span, updates: int, steps: int, temperature: float) -> SegmentPlan:
     """MaskGRPO's emerge sampler, its updates spread as those of ``image_plan``. It commits as many tokens on average, but each by its own
-    chance: what and how much is committed does not depend on how sure the policy is."""
+    chance. What and how much is committed does not depend on how sure the policy is."""
     chances = [0.0] * steps
     for step, chance in zip(spread(updates, steps), reveal_chances(updates), strict=True):
         chances[step] = chance
@@ -119,6 +120,7 @@ def emerge_plan(span: Span, updates: int, steps: int, temperature: float) -> Seg
 
 def annealed(temperature: float, steps: int) -> tuple[float, ...]:
     """From ``temperature`` linearly to 0 at the last step."""
+    # From the first value each time: the released code multiplies on, and its noise is gone too early.
     return tuple(temperature * (1 - (step + 1) / steps) for step in range(steps))
 
 
@@ -135,6 +137,7 @@ def draw(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:
     """
     if temperature == 0:
         return logits.argmax(-1)
+    # Not exponentials of logits, as released: those overflow.
     probabilities = (logits.float() / temperature).softmax(-1)
     # On a GPU a running sum may round upwards across a row of probability 0: such rows are taken out of the race.
     reach = probabilities.cumsum(-1).masked_fill_(probabilities == 0, 0.0)
@@ -181,7 +184,7 @@ def denoise(
 
     ``noise`` float32 [2, steps, batch, generated]: uniforms in [0, 1) for draws and for confidences, the spans one behind the other.
     ``offsets``: first vocabulary row of each plan's logits. ``wanted``: the steps whose guesses matter, None = all. At the others only what
-    may be committed is drawn: a segment that rests is left alone, and a step at which all rest needs no forward. Returns one trace per
+    may be committed is drawn. A segment that rests is left alone, and a step at which all rest needs no forward. Returns one trace per
     plan; no position is left at MASK.
     """
     ids = blank.clone()

@@ -1,27 +1,28 @@
 """Flow matching between noise at time 0 and data at time 1: the ODE sampler, and an SDE sampler whose steps have densities.
 
-Between noise e ~ N(0, I) and data x1 a sample moves on ``x_t = (1 - t) e + t x1`` with velocity ``x1 - e``, of which the model learns the
-mean ``u(x, t) = E[x1 - e | x_t = x]`` (showlab/Show-o, ``show-o2/transport/path.py``). Both ends follow from it:
+Between noise e ~ N(0, I) and data x1 a sample moves on ``x_t = (1 - t) e + t x1`` with velocity ``x1 - e``. The model learns the mean of
+that velocity, ``u(x, t) = E[x1 - e | x_t = x]`` (showlab/Show-o, ``show-o2/transport/path.py``). Both ends follow from it:
 
     E[x1 | x] = x + (1 - t) u          E[e | x] = x - t u
 
 **ODE.** ``dx = u dt`` carries the marginal p_t of every time into that of the next.
 
-**SDE.** So does ``dx = (u + s^2/2 score) dt + s dW`` for any s(t): in the Fokker-Planck equation the noise adds s^2/2 Laplace(p), and the
+**SDE.** So does ``dx = (u + s^2/2 score) dt + s dW`` for any s(t). In the Fokker-Planck equation the noise adds s^2/2 Laplace(p). The
 score, grad log p, takes away div(p s^2/2 grad log p), which is the same. Given x1, p_t is N(t x1, (1 - t)^2), so that the score is
 
     score = -E[x - t x1 | x] / (1 - t)^2 = -E[e | x] / (1 - t) = -(x - t u) / (1 - t)
 
-With Flow-GRPO's s = a sqrt((1 - t) / t) (arXiv 2505.05470, there for t = 1 at noise) the drift is u + (a^2 / 2t) (t u - x): singular at 0.
+Flow-GRPO has s = a sqrt((1 - t) / t) (arXiv 2505.05470, there for t = 1 at noise). The drift is then u + (a^2 / 2t) (t u - x): singular
+at 0.
 
-**Step.** We do not take Euler's step of it but one that is right for any length of step where x1 is known, DDIM's with noise (arXiv
-2010.02502, Eq. 12 and 16), which needs no care at 0. From t to t':
+**Step.** We do not take Euler's step of it, but DDIM's with noise (arXiv 2010.02502, Eq. 12 and 16). That is right for any length of step
+where x1 is known, and needs no care at 0. From t to t':
 
     x' = t' E[x1 | x] + sqrt((1 - t')^2 - d^2) E[e | x] + d z          d = a / sqrt(2) (1 - t') sqrt(1 - (r' / r)^2)
 
 with z ~ N(0, I) and the ratio of noise to data r = (1 - t) / t. If the two means were the x1 and e that made x, x' would have exactly the
 marginal of t'. For a = 0 it is Euler's step of the ODE, x + (t' - t) u. For short steps (r' / r)^2 = 1 - 2 dt / (t (1 - t)), hence
-d^2 = a^2 (1 - t) / t dt = s^2 dt and, by the expansion of the root, a drift of u - d^2 / (2 dt (1 - t)) E[e | x] = u + s^2/2 score: it is
+d^2 = a^2 (1 - t) / t dt = s^2 dt. By the expansion of the root, the drift is u - d^2 / (2 dt (1 - t)) E[e | x] = u + s^2/2 score. So it is
 the SDE above. At t = 0 r is infinite and d = a / sqrt(2) (1 - t'): with a = sqrt(2), the most there is, all noise is drawn anew. At t' = 1
 d is 0: the last step adds no noise to the image, and has no density.
 """
@@ -89,6 +90,7 @@ class Step:
 
         Raises ValueError for a step without noise.
         """
+        # Float32 whatever the backbone: densities are compared by their differences.
         mean, deviation = self.mean.float(), self.deviation.float()
         if not bool((deviation > 0).all()):
             raise ValueError("a step without noise has no density: the last one to the data, and every one at a noise level of 0")
@@ -106,6 +108,7 @@ def step(states: Tensor, velocities: Tensor, now: Tensor, then: Tensor, noise_le
     # r' / r without dividing by t, which is 0 at the first step.
     ratio = (1 - after) * t / ((1 - t) * after)
     deviation = noise_level / MOST_NOISE * (1 - after) * (1 - ratio.square()).clamp_min(0).sqrt()
+    # At the most noise the difference below is 0, and rounding must not make it a root of less.
     data, noise = states + (1 - t) * velocities, states - t * velocities
     return Step(after * data + ((1 - after).square() - deviation.square()).clamp_min(0).sqrt() * noise, deviation)
 

@@ -11,8 +11,8 @@ from policies.sampling.context import Context
 from policies.sequences import Backbone, Sequences
 
 Look = Callable[[Tensor, Sequence[Span], Sequence[int]], list[Tensor]]
-"""(ids [batch, length], spans, branches of guidance by their place) -> per span last hidden states [rows, n, width], those of the prompts
-and behind them those of each branch."""
+"""(ids [batch, length], spans, branches of guidance by their place) -> per span last hidden states [rows, n, width]. Those of the prompts
+come first, behind them those of each branch."""
 
 
 def whole(scene: Scene, model: Backbone) -> Look:
@@ -21,6 +21,7 @@ def whole(scene: Scene, model: Backbone) -> Look:
 
     def look(ids: Tensor, spans: Sequence[Span], used: Sequence[int]) -> list[Tensor]:
         branches = [scene.branches[i].canvas for i in used]
+        # What is generated so far is put behind each branch's prompt: the branches' own canvases stay blank.
         rows = torch.cat([ids, *(torch.cat((branch.ids[:, :prefix], ids[:, prefix:]), 1) for branch in branches)])
         real = torch.cat([scene.blank.attention, *(branch.attention for branch in branches)])
         columns = torch.cat([span.places() for span in spans]).to(ids.device)

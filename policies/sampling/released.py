@@ -3,8 +3,8 @@
 ``denoise`` is what policies sample with. These are for comparison: parity with recorded runs, and the published samplers as a baseline.
 Sources: Gen-Verse/MMaDA ``generate.py`` and ``models/modeling_mmada.py``; tyfeld/MMaDA-Parallel
 ``MMaDA-Parallel-M/models/modeling_mmada.py`` and ``MMaDA-Parallel-A/generators/parallel_generator.py``. They differ from the papers. Text
-is the arg-max over the whole vocabulary, so it may be MASK or an image code. The parallel ones have no text blocks, begin the image after a
-quarter of the steps, and push text away from its prompt where ``text_cfg`` is above 0. -A leaves one image token to chance.
+is the arg-max over the whole vocabulary, so it may be MASK or an image code. The parallel ones have no text blocks and begin the image
+after a quarter of the steps. They push text away from its prompt where ``text_cfg`` is above 0. One image token of -A is left to chance.
 """
 
 from collections.abc import Callable, Sequence
@@ -114,6 +114,7 @@ def image(forward: Forward, start: Tensor, steps: int, temperature: float, chanc
     codes, trace = start, []
     for step in range(steps):
         ratio = (step + 1) / steps
+        # Kept as released, for parity with recorded runs.
         temperature *= 1 - ratio
         trace.append(image_step(step, forward(codes), codes, ratio, 1.0, temperature, chance))
         codes = trace[-1].drawn.masked_fill(trace[-1].masking, UNKNOWN)

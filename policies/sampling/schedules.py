@@ -41,9 +41,10 @@ def remaining(tokens: int, steps: int, known: int = 0, schedule: Schedule = "cos
 
 
 def reveal_chances(steps: int) -> list[float]:
-    """The chance of each masked token to be revealed at each step of MaskGRPO's emerge sampler. Between two steps of the cosine schedule it
-    is ``1 - cos(pi/2 (step + 1) / steps) / cos(pi/2 step / steps)``: after each step as many tokens are masked as the schedule says on
-    average; 1 at the last. Source: arXiv 2510.02880, ``t2i_generate_emerge`` of martian422/MaskGRPO.
+    """The chance of each masked token to be revealed at each step of MaskGRPO's emerge sampler; 1 at the last.
+
+    ``1 - cos(pi/2 (step + 1) / steps) / cos(pi/2 step / steps)``. So after each step as many tokens are masked on average as the cosine
+    schedule says. Source: arXiv 2510.02880, ``t2i_generate_emerge`` of martian422/MaskGRPO.
     """
     left = [math.cos(math.pi / 2 * step / steps) for step in range(steps)] + [0.0]
     return [1 - after / before for before, after in zip(left, left[1:], strict=False)]

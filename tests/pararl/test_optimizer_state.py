@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from pararl import optimizer_state
+from tests.wording import telling
 
 
 def trained(steps: int) -> tuple[torch.nn.Linear, torch.optim.AdamW]:
@@ -42,5 +43,5 @@ def test_an_optimiser_goes_on_from_its_moments_and_keeps_its_own_settings() -> N
 
 @pytest.mark.parametrize("name", ["exp_avg", "weight.exp_avg"])
 def test_what_is_no_moment_is_told(name: str) -> None:
-    with pytest.raises(ValueError, match=f"'{name}' is no moment"):
+    with pytest.raises(ValueError, match=telling(f"'{name}'")):
         optimizer_state.load_tensors(trained(1)[1], {name: torch.zeros(2)})

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from pararl.steps import CUTS, Decoding, advances, late_updates, shared_steps, stretch
+from tests.wording import telling
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 5, 8, 12, 31, 64, 127, 128])
@@ -26,7 +27,7 @@ def test_late_updates_are_the_rounded_points_of_torchs_linspace(steps: int) -> N
 def test_parts_share_the_steps(decoding: Decoding, text: range, image: range) -> None:
     assert shared_steps(8, decoding) == (text, image)
     if CUTS[decoding] > 1:
-        with pytest.raises(ValueError, match=f"{decoding} decoding needs a number of steps divisible by {CUTS[decoding]}, got 7"):
+        with pytest.raises(ValueError, match=telling(decoding, CUTS[decoding], 7)):
             shared_steps(7, decoding)
 
 
@@ -48,5 +49,5 @@ def test_segments_advance_where_it_is_worked_out_by_hand(decoding: Decoding, ima
 
 def test_a_segment_alone_advances_at_every_step_whatever_joint_ones_do() -> None:
     assert advances("image", False, 7, "sequential", 2) == advances("text", False, 7, "released", 2) == list(range(7))
-    with pytest.raises(ValueError, match="5 updates do not fit 4 denoising steps"):
+    with pytest.raises(ValueError, match=telling(5, 4)):
         advances("image", True, 8, "sequential", 5)

@@ -19,6 +19,7 @@ from pipelines import pretrain as pretraining
 from policies import Policy
 from policies.image.continuous import ContinuousVAE
 from policies.weights import read_model
+from tests.wording import telling
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -45,7 +46,7 @@ def test_a_resumed_training_ends_where_a_straight_one_does(tmp_path: Path) -> No
     pretrain("policy", straight, "--steps", "6", "--stop", "4")
     pretrain("policy", stopped, "--steps", "6", "--stop", "2")
     pretrain("policy", stopped, "--steps", "6", "--stop", "4")
-    with pytest.raises(SystemExit, match="with --seed 0, not 1"):
+    with pytest.raises(SystemExit, match=telling("--seed", 0, 1)):
         pretrain("policy", stopped, "--steps", "6", "--lr", "0.002", "--seed", "1")
     one, two = (load_file(out / "model.safetensors") for out in (straight, stopped))
     assert set(one) == set(two) and all(torch.equal(one[name], two[name]) for name in one)
@@ -53,7 +54,7 @@ def test_a_resumed_training_ends_where_a_straight_one_does(tmp_path: Path) -> No
     assert facts["policy"]["steps"] == 4 and [row["step"] for row in facts["policy"]["curve"]] == [2, 4]
     assert facts["tokenizer"]["result"]["scenes"] == 8
     pretrain("slips", stopped, "--steps", "2")
-    with pytest.raises(SystemExit, match="would be overwritten"):
+    with pytest.raises(SystemExit, match=telling("slips", "--out")):
         pretrain("policy", stopped)
     changed_by_it = load_file(stopped / "model.safetensors")
     assert not torch.equal(changed_by_it["model.transformer.blocks.0.attn_out.weight"], one["model.transformer.blocks.0.attn_out.weight"])

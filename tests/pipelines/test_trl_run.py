@@ -46,7 +46,7 @@ def test_trl_trains_the_offline_arm_by_one_option_and_goes_on_after_a_kill(
     assert result["updates"] == UPDATES and result["reward_calls"] > 0 and result["kl"] > 0
     rows = [row for row in read_lines(folder / "metrics.jsonl") if "perf/update" in row]
     assert [row["update"] for row in rows] == [1, 2, 3]
-    assert all(row["loss/trl_entropy"] > 0 for row in rows), "TRL's own figures are among them"
+    assert all(row["loss/trl_entropy"] > 0 for row in rows), "TRL's own metrics are among them"
 
     # The same from the pairs that the run has stored, with nothing to stop it.
     config = for_arm(cli.parse(["--resume", str(folder)]).config, "offline_dpo")

@@ -14,6 +14,7 @@ from policies.canvas import Canvas, Span
 from policies.sampling.denoise import SegmentPlan, SegmentTrace, denoise, emerge_plan
 from policies.sampling.schedules import reveal_chances
 from tests.policies.by_hand import GUIDED, Kind, prompts
+from tests.wording import telling
 
 MASK, STEPS = 9, 4
 EMERGE = Sampling(steps=STEPS, recorded=STEPS, image_sampler="emerge")
@@ -114,7 +115,7 @@ def test_text_is_sampled_as_ever(policy: Policy, kind: Kind) -> None:
 
 
 def test_the_released_decoding_has_no_emerge_sampler(policy: Policy) -> None:
-    with pytest.raises(ValueError, match="does not go with the released decoding"):
+    with pytest.raises(ValueError, match=telling("emerge", "released")):
         policy.generate(prompts("interleaved", 1), [0], Sampling(steps=STEPS, image_sampler="emerge", decoding="released"))
 
 

@@ -22,6 +22,7 @@ from policies.families.mmada import MMADA
 from policies.image.magvitv2 import MAGVITv2, MAGVITv2Config
 from policies.settings import Settings
 from tests.policies.by_hand import GUIDED, KINDS, Kind, prefix, prompts, sequence, task_of, text_length
+from tests.wording import telling
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +82,7 @@ def test_text_to_image_prompts_equal_the_recorded_ones(released: Policy, recorde
 def test_a_prompt_that_is_too_long_is_an_error_where_the_release_cuts_it(released: Policy, recorded: dict[str, Any]) -> None:
     text = recorded["cases"]["t2i_gen"]["texts"][2]
     assert len(text.split()) > 10
-    with pytest.raises(ValueError, match=r"prompt long has 14 tokens, more than the 10"):
+    with pytest.raises(ValueError, match=telling("long", 14, 10)):
         released.layout.canvas([Prompt("long", "t2i", text)])
 
 
@@ -177,7 +178,7 @@ def test_the_dialogue_of_the_embedded_policies_ends_in_one_special_token(tiny_po
 
 def test_a_vocabulary_larger_than_the_embedding_is_an_error(policy: Policy) -> None:
     small = MMadaModelLM(MMadaConfig(d_model=8, n_layers=1, n_heads=1, mlp_hidden_size=8, embedding_size=20))
-    with pytest.raises(ValueError, match="16 text ids and 8 codes do not fit 20"):
+    with pytest.raises(ValueError, match=telling(16, 8, 20)):
         MMADA.policy(small, policy.layout.text.tokenizer, policy.layout.images.module, policy.settings)
 
 
@@ -187,14 +188,14 @@ def test_a_vocabulary_may_fill_the_embedding_and_not_exceed_it_by_one(policy: Po
     monkeypatch.setattr(policy.model.config, "embedding_size", last)
     assert MMADA.policy(*parts).layout.text.vocabulary.rows("image").stop == last
     monkeypatch.setattr(policy.model.config, "embedding_size", last - 1)
-    with pytest.raises(ValueError, match="do not fit"):
+    with pytest.raises(ValueError, match=telling(policy.layout.images.codes, last - 1)):
         MMADA.policy(*parts)
 
 
 def test_a_text_may_have_as_many_tokens_as_the_policy_reads_and_not_one_more(policy: Policy) -> None:
     limit = policy.settings.prompt_tokens
     policy.layout.check_length(Prompt("a", "t2i", ""), [0] * limit)
-    with pytest.raises(ValueError, match=f"prompt a has {limit + 1} tokens, more than the {limit}"):
+    with pytest.raises(ValueError, match=telling("a", limit + 1, limit)):
         policy.layout.check_length(Prompt("a", "t2i", ""), [0] * (limit + 1))
 
 

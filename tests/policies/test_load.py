@@ -4,7 +4,6 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +17,7 @@ from policies import Policy
 from policies.image.magvitv2 import MAGVITv2
 from tests.policies.by_hand import KINDS, prompts
 from tests.policies.conftest import MakePolicy
+from tests.wording import telling
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_a_backbone_without_the_switch_cannot_be_told_to_checkpoint_gradients(ma
     own.model = torch.nn.Linear(1, 1)
     own.checkpoint_gradients(False)
     del own.model.gradient_checkpointing
-    with pytest.raises(ValueError, match="Linear cannot checkpoint gradients: set learner.gradient_checkpointing to false"):
+    with pytest.raises(ValueError, match=telling("Linear", "learner.gradient_checkpointing", "false")):
         own.checkpoint_gradients(True)
 
 
@@ -88,7 +88,7 @@ def test_the_embedded_checkpoint_does_the_tasks_that_it_was_trained_for() -> Non
         if task in wanted:
             assert embedded.generate([prompt], [0], Sampling(steps=2))[0].segments
         else:
-            with pytest.raises(ValueError, match=f"this policy does {', '.join(wanted)}, not {task}"):
+            with pytest.raises(ValueError, match=telling(*wanted, task)):
                 embedded.generate([prompt], [0], Sampling(steps=2))
 
 
@@ -108,31 +108,31 @@ def test_an_embedded_checkpoint_loads_by_name(saved: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize("name", ["no-such-policy", Path("no/such/directory")])
 def test_an_unknown_name_is_an_error_that_lists_the_known_ones(name: str | Path, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(policies.sources, "CHECKPOINTS", saved.parent)
-    with pytest.raises(FileNotFoundError, match=rf"no policy '{name}': .*policy.json.*\['tiny'\]"):
+    with pytest.raises(FileNotFoundError, match=telling(f"'{name}'", "policy.json", "'tiny'")):
         policies.load(name)
 
 
 def test_a_directory_without_a_policy_file_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no policy"):
+    with pytest.raises(FileNotFoundError, match=telling(tmp_path)):
         policies.load(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "key"),
     [
-        (lambda w: w.pop("model.transformer.blocks.1.k_proj.weight"), r"MMadaModelLM: 1 missing keys \(model.*k_proj"),
-        (lambda w: w.update({"model.transformer.blocks.7.k_proj.weight": torch.zeros(1)}), r"MMadaModelLM: 1 unexpected keys \(model"),
+        (lambda w: w.pop("model.transformer.blocks.1.k_proj.weight"), "model.transformer.blocks.1.k_proj.weight"),
+        (lambda w: w.update({"model.transformer.blocks.7.k_proj.weight": torch.zeros(1)}), "model.transformer.blocks.7.k_proj.weight"),
     ],
     ids=["missing", "left over"],
 )
 def test_weights_that_do_not_fit_are_an_error(
-    make_policy: MakePolicy, tmp_path: Path, change: Callable[[dict[str, torch.Tensor]], None], message: str
+    make_policy: MakePolicy, tmp_path: Path, change: Callable[[dict[str, torch.Tensor]], None], key: str
 ) -> None:
     make_policy().save(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
     change(weights)
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=telling("MMadaModelLM", 1, key)):
         policies.load(tmp_path)
 
 
@@ -150,18 +150,9 @@ def test_layers_that_a_device_map_leaves_on_disk_change_nothing(policy: Policy, 
     assert torch.equal(policy.canary(), loaded.canary())
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (
-            {"family": "gpt", "settings": {}},
-            r"policy.json: unknown family 'gpt', known are \['mmada', 'mmada_parallel_a', 'showo', 'showo2'\]",
-        )
-    ],
-)
-def test_an_unknown_family_is_an_error_that_lists_the_known_ones(tmp_path: Path, content: dict[str, Any], message: str) -> None:
-    (tmp_path / "policy.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=message):
+def test_an_unknown_family_is_an_error_that_lists_the_known_ones(tmp_path: Path) -> None:
+    (tmp_path / "policy.json").write_text(json.dumps({"family": "gpt", "settings": {}}))
+    with pytest.raises(ValueError, match=telling(tmp_path / "policy.json", "'gpt'", "mmada", "mmada_parallel_a", "showo", "showo2")):
         policies.load(tmp_path)
 
 
@@ -169,7 +160,7 @@ def test_words_outside_a_closed_vocabulary_are_an_error_and_case_and_marks_are_n
     policy = policies.load("scenes-mmada")
     assert isinstance(policy, Policy)
     assert policy.layout.text.encode("Two Red Circles.") == policy.layout.text.encode("two red circles .")
-    with pytest.raises(ValueError, match=r"vocabulary has no 'hippos', 'dance' \(in"):
+    with pytest.raises(ValueError, match=telling("'hippos'", "'dance'")):
         policy.sample("two hippos that dance")
 
 

@@ -27,6 +27,7 @@ from tests.policies.by_hand import (
     text_length,
 )
 from tests.policies.conftest import MakePolicy, logits_of
+from tests.wording import telling
 
 STEPS = 4
 
@@ -112,7 +113,7 @@ def test_text_is_committed_once_block_behind_block(policy: Policy, kind: Kind, s
 
 @pytest.mark.parametrize("kind", SPOKEN)
 def test_steps_that_do_not_fit_the_text_blocks_are_an_error(policy: Policy, kind: Kind) -> None:
-    with pytest.raises(ValueError, match="divisible by 2, got 3"):
+    with pytest.raises(ValueError, match=telling(2, 3)):
         policy.generate(prompts(kind), range(5), Sampling(steps=3))
 
 
@@ -217,7 +218,7 @@ def test_sample_takes_an_image_for_every_text(policy: Policy, task: Task) -> Non
     assert [looks_same(o, r.output) for o, r in zip(outputs, expected, strict=True)] == [True, True]
     (alone,) = policy.sample("red circle", seed=3, task=task, sampling=sampling, images=[picture(0)])
     assert looks_same(alone, outputs[0])
-    with pytest.raises(ValueError, match="1 images for 2 texts: give one image per text"):
+    with pytest.raises(ValueError, match=telling(1, 2)):
         policy.sample(["red", "green"], task=task, images=[picture(0)])
 
 

@@ -16,6 +16,7 @@ from policies.pretraining import supervised_loss
 from policies.sequences import Sequences
 from tests.policies.by_hand import GUIDED, KINDS, SHOWN, SPOKEN, WORDS, Kind, code_ids, picture, prompts, sequence, task_of, text_length
 from tests.policies.conftest import MakePolicy
+from tests.wording import telling
 
 IMAGE_RATIOS, TEXT_RATIOS = torch.tensor([0.9, 0.5, 0.7, 0.2]), torch.tensor([0.8, 0.5, 0.3, 0.6])
 ANSWERS = ("red circle above blue square", "green", "", "red red red red red red red red")
@@ -181,19 +182,19 @@ def test_the_losses_have_gradients(policy: Policy, kind: Kind) -> None:
 
 
 @pytest.mark.parametrize(
-    ("output", "message"),
+    ("output", "tokens"),
     [
-        (Output("red " * 9, np.zeros((4, 6, 3), np.uint8)), "text of 9 tokens does not fit the window of 8"),
-        (Output("red <|soi|> circle", np.zeros((4, 6, 3), np.uint8)), "vocabulary has no '<|soi|>'"),
-        (Output("red", None), "1 of 1 outputs have no image"),
-        (Output("red", np.zeros((8, 6, 3), np.uint8)), "make 12 tokens, but the policy's grid has 6"),
+        (Output("red " * 9, np.zeros((4, 6, 3), np.uint8)), (9, 8)),
+        (Output("red <|soi|> circle", np.zeros((4, 6, 3), np.uint8)), ("<|soi|>",)),
+        (Output("red", None), ("image", 1)),
+        (Output("red", np.zeros((8, 6, 3), np.uint8)), (12, 6)),
     ],
 )
-def test_targets_that_the_policy_could_never_yield_are_an_error(policy: Policy, output: Output, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+def test_targets_that_the_policy_could_never_yield_are_an_error(policy: Policy, output: Output, tokens: tuple[object, ...]) -> None:
+    with pytest.raises(ValueError, match=telling(*tokens)):
         supervised_loss(policy, [Prompt("x", "interleaved", "red")], [output], torch.Generator().manual_seed(0))
 
 
 def test_an_answer_that_does_not_fit_its_window_is_an_error(policy: Policy) -> None:
-    with pytest.raises(ValueError, match="text of 7 tokens does not fit the window of 6"):
+    with pytest.raises(ValueError, match=telling(7, 6)):
         supervised_loss(policy, prompts("i2t", 1), [Output("red " * 7)], torch.Generator().manual_seed(0))

@@ -26,6 +26,7 @@ from policies import Policy
 from policies.backbones.llada import MMadaConfig, MMadaModelLM
 from policies.families.mmada import MMADA
 from tests.policies import releases
+from tests.wording import telling
 
 MASK, BOS, EOS, SOI, EOI, T2I, MMU, INTERLEAVE, T2IT = 126336, 126080, 126081, 126084, 126085, 126088, 126089, 126095, 126096
 HEAD, TAIL, EOT = 126346, 126347, 126348
@@ -63,7 +64,7 @@ def test_the_folder_of_the_hubs_cache_says_the_release_too(hub: Path, tmp_path: 
     for folder in (snapshot, plain):
         shutil.copytree(hub / "MMaDA-Parallel-M", folder)
     assert policies.load(snapshot, image_tokenizer=hub / "magvitv2").tasks == ("interleaved",)
-    with pytest.raises(FileNotFoundError, match=r"copy has no policy.json: say which release it is a copy of .*MixCoT"):
+    with pytest.raises(FileNotFoundError, match=telling(plain, "policy.json", "Gen-Verse/MMaDA-8B-MixCoT")):
         policies.load(plain)
     assert policies.load(plain, release="Gen-Verse/MMaDA-8B-Base", image_tokenizer=hub / "magvitv2").tasks == ("t2t", "i2t", "t2i")
 
@@ -123,7 +124,7 @@ def test_a_text_cannot_spell_a_special_token(hub: Path) -> None:
         start = ids.index(special["<|end_header_id|>"]) + 1
         assert own.layout.text.decode(ids[start : ids.index(special["<|eot_id|>"])]) == "\n" + text
     # a vocabulary in which they are words cannot tell the two apart
-    with pytest.raises(ValueError, match="spells a special token of this policy's tokenizer; take it out"):
+    with pytest.raises(ValueError, match=telling("<|eot_id|> w6")):
         policy.layout.prefix(Prompt("x", "t2t", "w5 <|eot_id|> w6"))
 
 
@@ -148,13 +149,13 @@ def test_another_text_tokenizer_than_the_releases_is_an_error(hub: Path, tmp_pat
     wrong = tmp_path / "MMaDA-8B-Base"
     shutil.copytree(hub / "MMaDA-8B-Base", wrong)
     releases.text_tokenizer(126349 - 7, releases.SPELLED).save_pretrained(wrong)
-    with pytest.raises(ValueError, match="has 126345 ids, that of the release 126349"):
+    with pytest.raises(ValueError, match=telling(wrong, 126345, 126349)):
         policies.load(wrong, image_tokenizer=hub / "magvitv2")
 
 
 def test_another_image_tokenizer_than_the_backbones_is_an_error(golden: Path, hub: Path) -> None:
     """Its codes would be the first rows of those that the backbone knows, and its images nonsense."""
-    with pytest.raises(ValueError, match=r"magvitv2 has 64 codes, the backbone in .*MMaDA-8B-Base was trained on 8192"):
+    with pytest.raises(ValueError, match=telling(golden / "magvitv2", 64, hub / "MMaDA-8B-Base", 8192)):
         policies.load(hub / "MMaDA-8B-Base", image_tokenizer=golden / "magvitv2")
 
 
@@ -171,10 +172,10 @@ def test_keys_and_shapes_that_do_not_fit_are_listed(hub: Path, tmp_path: Path) -
     index["weight_map"] = {key: place for key, place in index["weight_map"].items() if key != name}
     index["weight_map"] |= {"model.transformer.blocks.1.ff_out.bias": file.name, "model.transformer.ln_f.weight": file.name}
     (wrong / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(ValueError, match="MMadaModelLM: ") as told:
+    with pytest.raises(
+        ValueError, match=telling("MMadaModelLM", name, "model.transformer.blocks.1.ff_out.bias", "model.transformer.ln_f.weight")
+    ):
         policies.load(wrong, image_tokenizer=hub / "magvitv2")
-    for part in (f"missing keys ({name})", "unexpected keys (model.transformer.blocks.1.ff_out.bias)", "mismatched keys"):
-        assert part in str(told.value)
 
 
 def test_a_configuration_of_another_architecture_is_an_error(hub: Path, tmp_path: Path) -> None:
@@ -182,7 +183,7 @@ def test_a_configuration_of_another_architecture_is_an_error(hub: Path, tmp_path
     shutil.copytree(hub / "MMaDA-8B-Base", wrong)
     raw = json.loads((wrong / "config.json").read_text())
     (wrong / "config.json").write_text(json.dumps(raw | {"weight_tying": True}))
-    with pytest.raises(ValueError, match="weight_tying is True in the configuration, which this backbone does not do"):
+    with pytest.raises(ValueError, match=telling("weight_tying", True)):
         policies.load(wrong, image_tokenizer=hub / "magvitv2")
 
 

@@ -27,6 +27,7 @@ from policies.image.codec import patched, unpatched
 from policies.pretraining import supervised_loss
 from policies.sampling import flow
 from tests.policies.subjects import build_showo2
+from tests.wording import telling
 
 HOW = Sampling(steps=4, recorded=3, flow_noise=0.7)
 TASKS: tuple[Task, ...] = ("i2t", "t2i", "interleaved")
@@ -226,8 +227,8 @@ def test_the_learner_takes_a_step_and_every_target_of_images_and_texts_has_a_gra
     learner = Learner(fresh, peft, LearnerConfig(likelihood=likelihood, reference_every=0), ARM_SPECS["online_dpo"])
     asked = prompts("interleaved")[0]
     rollouts: list[Rollout] = fresh.generate([asked, asked], [1, 2], HOW)
-    figures = learner.update(rollouts, Feedback(pairs=(Pair(0, 1, 0.5),)))
-    assert math.isclose(figures["loss/total"], math.log(2), abs_tol=1e-4)
+    metrics = learner.update(rollouts, Feedback(pairs=(Pair(0, 1, 0.5),)))
+    assert math.isclose(metrics["loss/total"], math.log(2), abs_tol=1e-4)
     assert sum(bool(x.any()) for name, x in adapter.tensors(peft).items() if "lora_B" in name) == targets
     assert not torch.allclose(fresh.canary(), base, atol=1e-5)
     with adapter.base(peft):
@@ -256,5 +257,5 @@ def test_texts_and_images_alternate_and_the_supervised_losses_are_finite(policy:
 
 @pytest.mark.parametrize("dialogue", ["{image} no text", "a {text} b {image}", "{image} {image} {text}", "{text} {text}"])
 def test_a_dialogue_without_one_place_for_the_text_behind_that_of_the_image_is_an_error(dialogue: str) -> None:
-    with pytest.raises(ValueError, match="one {text}, and at most one {image} in front of it"):
+    with pytest.raises(ValueError, match=telling("{text}", "{image}", dialogue)):
         Showo2Settings(dialogue=dialogue)

@@ -11,6 +11,7 @@ from tests.policies import showo_by_hand as hand
 from tests.policies.by_hand import picture, prefix, prompts
 from tests.policies.conftest import MakeShowo
 from tests.policies.test_showo_sampling import STEPS, leaning, looks_same
+from tests.wording import telling
 
 PLAIN = Sampling(steps=STEPS)
 
@@ -106,16 +107,16 @@ def test_parts_follow_the_seed(make_showo: MakeShowo) -> None:
 
 
 def test_what_cannot_be_asked_for_is_an_error(showo: Policy) -> None:
-    with pytest.raises(ValueError, match=r"uint8 \[8, 6, 3\], this policy reads uint8 \[4, 6, 3\]"):
+    with pytest.raises(ValueError, match=telling("x", "[8, 6, 3]", "[4, 6, 3]")):
         showo.mixed(Prompt("x", "interleaved", "red", image=np.zeros((8, 6, 3), np.uint8)))
-    with pytest.raises(ValueError, match="has 9 tokens, more than the 8"):
+    with pytest.raises(ValueError, match=telling("x", 9, 8)):
         showo.mixed(Prompt("x", "interleaved", "red " * 9))
 
 
 def test_a_task_that_is_not_mixed_is_an_error(showo: Policy) -> None:
-    with pytest.raises(ValueError, match="prompt x: texts and images in turn are made of interleaved prompts, not of t2i"):
+    with pytest.raises(ValueError, match=telling("x", "interleaved", "t2i")):
         showo.mixed(Prompt("x", "t2i", "red"))
-    with pytest.raises(ValueError, match="at most -1 images: give 0 or more"):
+    with pytest.raises(ValueError, match=telling("images", -1)):
         showo.mixed(prompts("interleaved", 1)[0], images=-1)
 
 

@@ -15,6 +15,7 @@ from policies.pretraining import supervised_loss
 from policies.sequences import Sequences
 from tests.policies import showo_by_hand as hand
 from tests.policies.by_hand import GUIDED, KINDS, SHOWN, SPOKEN, Kind, code_ids, prefix, prompts, task_of, text_length
+from tests.wording import telling
 
 RATIOS = torch.tensor([0.9, 0.5, 0.7, 0.2])
 ANSWERS = ("red circle above blue square", "green", "", "red red red red red red red red")
@@ -134,14 +135,14 @@ def test_the_loss_is_what_the_sampler_maximises(showo: Policy) -> None:
 
 
 @pytest.mark.parametrize(
-    ("output", "message"),
+    ("output", "tokens"),
     [
-        (Output("red " * 9, np.zeros((4, 6, 3), np.uint8)), "text of 9 tokens does not fit the window of 8"),
-        (Output("red <|soi|> circle", np.zeros((4, 6, 3), np.uint8)), "vocabulary has no '<|soi|>'"),
-        (Output("red", None), "1 of 1 outputs have no image"),
-        (Output("red", np.zeros((8, 6, 3), np.uint8)), "make 12 tokens, but the policy's grid has 6"),
+        (Output("red " * 9, np.zeros((4, 6, 3), np.uint8)), (9, 8)),
+        (Output("red <|soi|> circle", np.zeros((4, 6, 3), np.uint8)), ("<|soi|>",)),
+        (Output("red", None), ("image", 1)),
+        (Output("red", np.zeros((8, 6, 3), np.uint8)), (12, 6)),
     ],
 )
-def test_targets_that_the_policy_could_never_yield_are_an_error(showo: Policy, output: Output, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+def test_targets_that_the_policy_could_never_yield_are_an_error(showo: Policy, output: Output, tokens: tuple[object, ...]) -> None:
+    with pytest.raises(ValueError, match=telling(*tokens)):
         supervised_loss(showo, [Prompt("x", "interleaved", "red")], [output], torch.Generator().manual_seed(0))

@@ -25,6 +25,7 @@ from policies import FAMILIES, Policy, sources
 from policies.families.showo2 import SHOWO2
 from policies.text import read_tokenizer
 from tests.policies import releases, showo_releases
+from tests.wording import telling
 
 NAMES = ("show-o", "show-o-512x512", "show-o2-1.5B", "show-o2-7B", "show-o2-1.5B-HQ")
 END, PAD, SOI, EOI, T2I, MMU, MASK = 50256, 50295, 50296, 50297, 50300, 50301, 58497
@@ -145,7 +146,7 @@ def test_runs_of_blanks_which_the_tokenizer_adds_are_words(hub: Path) -> None:
 def test_the_longest_text_of_showo_fills_the_129_places_of_the_release(hub: Path) -> None:
     policy = load(hub, "show-o-512x512")
     assert len(policy.layout.prefix(Prompt("x", "t2i", "w5 " * 126))) == 129
-    with pytest.raises(ValueError, match="has 127 tokens, more than the 126"):
+    with pytest.raises(ValueError, match=telling(127, 126)):
         policy.layout.prefix(Prompt("x", "t2i", "w5 " * 127))
 
 
@@ -241,9 +242,9 @@ def test_tokenizers_beside_the_backbone_are_taken(hub: Path, tmp_path: Path, pla
 
 def test_a_tokenizer_that_the_hub_does_not_give_is_named(hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match=r"microsoft/phi-1_5 is no directory, .*hf download microsoft/phi-1_5\)"):
+    with pytest.raises(FileNotFoundError, match=telling("microsoft/phi-1_5", "hf download microsoft/phi-1_5")):
         policies.load(hub / "show-o", image_tokenizer=hub / "magvitv2")
-    with pytest.raises(FileNotFoundError, match=r"Wan2.1-T2V-1.3B-Diffusers/vae is no directory, .*Wan-AI/Wan2.1-T2V-1.3B-Diffusers\)"):
+    with pytest.raises(FileNotFoundError, match=telling("hf download Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "vae")):
         policies.load(hub / "show-o2-1.5B", text_tokenizer=hub / "qwen")
 
 
@@ -269,13 +270,13 @@ def test_of_another_repository_only_what_is_needed_is_fetched(monkeypatch: pytes
 @pytest.mark.parametrize("name", ["show-o", "show-o2-1.5B"])
 def test_another_text_tokenizer_than_the_releases_is_an_error(hub: Path, name: str) -> None:
     other = hub / ("phi-1_5" if "show-o2" in name else "qwen")
-    with pytest.raises(ValueError, match=rf"the text tokenizer in {other} has \d+ ids, that of the release (50305|151669)"):
+    with pytest.raises(ValueError, match=telling(other, 151669 if "show-o2" in name else 50305)):
         policies.load(hub / name, image_tokenizer=parts(hub, name)["image_tokenizer"], text_tokenizer=other)
 
 
 def test_another_vae_than_the_backbones_is_an_error(hub: Path, tmp_path: Path) -> None:
     vae = showo_releases.wan(tmp_path / "vae", channels=4)
-    with pytest.raises(ValueError, match=r"vae has 4 channels, the backbone in .*show-o2-1.5B was trained on 16"):
+    with pytest.raises(ValueError, match=telling(vae, 4, hub / "show-o2-1.5B", 16)):
         policies.load(hub / "show-o2-1.5B", image_tokenizer=vae, text_tokenizer=hub / "qwen")
 
 
@@ -284,7 +285,7 @@ def test_a_release_that_reads_clip_features_is_an_error(hub: Path, tmp_path: Pat
     shutil.copytree(hub / "show-o", wrong)
     config = (wrong / "config.json").read_text()
     (wrong / "config.json").write_text(config.replace('"w_clip_vit": false', '"w_clip_vit": true'))
-    with pytest.raises(ValueError, match="w_clip_vit is true"):
+    with pytest.raises(ValueError, match=telling("w_clip_vit")):
         policies.load(wrong, **parts(hub, "show-o"))  # type: ignore[arg-type]
 
 
@@ -296,9 +297,9 @@ LAYERS = "showo.model.layers.1.self_attn."
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda w: w.pop(f"{LAYERS}q_proj.weight"), f"1 missing keys ({LAYERS}q_proj.weight)"),
-        (lambda w: w.update({"mm_projector.0.weight": torch.ones(2)}), "1 unexpected keys (mm_projector.0.weight)"),
-        (lambda w: w.update({f"{LAYERS}k_proj.weight": torch.ones(2, 3)}), f"1 mismatched keys (('{LAYERS}k_proj.weight', "),
+        (lambda w: w.pop(f"{LAYERS}q_proj.weight"), f"{LAYERS}q_proj.weight"),
+        (lambda w: w.update({"mm_projector.0.weight": torch.ones(2)}), "mm_projector.0.weight"),
+        (lambda w: w.update({f"{LAYERS}k_proj.weight": torch.ones(2, 3)}), f"{LAYERS}k_proj.weight"),
     ],
     ids=["missing", "left over", "misshaped"],
 )
@@ -308,14 +309,13 @@ def test_keys_and_shapes_that_do_not_fit_are_listed(hub: Path, name: str, change
     wrong.mkdir()
     shutil.copy(hub / name / "config.json", wrong)
     torch.save(weights, wrong / "pytorch_model.bin")
-    with pytest.raises(ValueError, match="does not hold the weights of a Showo") as told:
+    with pytest.raises(ValueError, match=telling("Showo2" if "show-o2" in name else "Showo", 1, said)):
         policies.load(wrong, **parts(hub, name))  # type: ignore[arg-type]
-    assert said in str(told.value)
 
 
 def test_pickled_code_is_not_run(hub: Path, tmp_path: Path) -> None:
     wrong = tmp_path / "show-o"
     shutil.copytree(hub / "show-o", wrong)
     torch.save({"showo.lm_head.bias": Prompt("x", "t2i", "an object")}, wrong / "pytorch_model.bin")
-    with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
+    with pytest.raises(pickle.UnpicklingError, match="weights_only"):
         policies.load(wrong, **parts(hub, "show-o"))  # type: ignore[arg-type]

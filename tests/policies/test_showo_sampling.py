@@ -20,6 +20,7 @@ from policies.sampling.look import behind
 from tests.policies import showo_by_hand as hand
 from tests.policies.by_hand import GUIDED, KINDS, SHOWN, SPOKEN, Kind, picture, prompts, task_of, text_length
 from tests.policies.conftest import MakeShowo
+from tests.wording import telling
 
 STEPS = 4
 COUNT = 12
@@ -254,7 +255,7 @@ def test_guesses_of_a_text_are_the_text_and_the_last_guess_is_the_output(showo: 
 
 
 def test_guidance_of_a_text_is_an_error_that_names_its_setting(showo: Policy) -> None:
-    with pytest.raises(ValueError, match=r"not guided: set text_guidance \(rollout.text_guidance\) to 0"):
+    with pytest.raises(ValueError, match=telling("rollout.text_guidance", 0)):
         showo.generate(prompts("interleaved", 1), [0], Sampling(steps=STEPS, text_guidance=1.0))
 
 

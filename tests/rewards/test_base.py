@@ -13,6 +13,7 @@ import pytest
 import rewards
 from pararl.types import Output, Prompt, Rollout, Score
 from rewards.base import check_scores
+from tests.wording import telling
 
 PROMPTS = ["a circle", "a square", "a cross"]
 OUTPUTS = [Output(text="x"), Output(text="xx"), Output(text="xxx")]
@@ -70,13 +71,13 @@ def test_functions_get_trls_arguments_by_keyword_with_columns_repeated() -> None
 
 @pytest.mark.parametrize("values", [[], [0.5], [0.5] * 2, [0.5] * 4])
 def test_a_wrong_number_of_values_is_an_error_that_names_function_and_counts(values: list[float]) -> None:
-    with pytest.raises(ValueError, match=f"constant returned {len(values)} values for 3 completions"):
+    with pytest.raises(ValueError, match=telling("constant", len(values), 3)):
         rewards.FunctionReward(returning(values))(PROMPTS, OUTPUTS)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, np.float32("nan")])
 def test_a_value_that_is_not_finite_is_an_error_and_never_zero(bad: float) -> None:
-    with pytest.raises(ValueError, match="constant returned (nan|inf|-inf) for completion 1"):
+    with pytest.raises(ValueError, match=telling("constant", float(bad), 1)):
         rewards.FunctionReward(returning([0.0, bad, None]))(PROMPTS, OUTPUTS)
 
 
@@ -87,7 +88,7 @@ def test_none_stays_none() -> None:
 
 @pytest.mark.parametrize("values", [None, 0.5, "abc", ["0.1", "0.2", "0.3"], [[0.1], [0.2], [0.3]]])
 def test_anything_but_numbers_and_none_is_an_error(values: object) -> None:
-    with pytest.raises(TypeError, match="constant returned"):
+    with pytest.raises(TypeError, match=telling("constant")):
         rewards.FunctionReward(returning(values))(PROMPTS, OUTPUTS)
 
 
@@ -156,12 +157,12 @@ def test_self_test_passes_a_reward_that_ranks_right() -> None:
     ],
 )
 def test_self_test_refuses_a_reward_that_ranks_wrong_or_does_not_apply(good: Score | None, bad: Score | None) -> None:
-    with pytest.raises(RuntimeError, match="self-test of reward ranked.*known"):
+    with pytest.raises(RuntimeError, match=telling("ranked", "known")):
         rewards.self_test(Ranked(good, bad))
 
 
 def test_self_test_passes_a_failure_on() -> None:
-    with pytest.raises(ValueError, match="ranked returned nan"):
+    with pytest.raises(ValueError, match=telling("ranked", math.nan)):
         rewards.self_test(Ranked(Score(math.nan), Score(0.0)))
 
 
@@ -189,20 +190,20 @@ def test_load_finds_scenes_and_the_users_own(module: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "message"),
+    ("name", "tokens"),
     [
-        ("scene", "unknown reward 'scene'.*module:function"),
-        ("", "unknown reward ''"),
-        (":half", "unknown reward"),
-        ("module_nobody_has:half", "no module 'module_nobody_has'"),
-        ("module_nobody_has.py:half", "named without .py: module_nobody_has:half"),
-        ("users_own_rewards.part:half", "no module 'users_own_rewards.part'"),
-        ("users_own_rewards:third", "module 'users_own_rewards' has no 'third'"),
-        ("users_own_rewards:number", "is a int: it must be a function"),
+        ("scene", ("'scene'", "module:function")),
+        ("", ("''", "module:function")),
+        (":half", ("':half'", "module:function")),
+        ("module_nobody_has:half", ("'module_nobody_has'",)),
+        ("module_nobody_has.py:half", ("module_nobody_has:half",)),
+        ("users_own_rewards.part:half", ("'users_own_rewards.part'",)),
+        ("users_own_rewards:third", ("'users_own_rewards'", "'third'")),
+        ("users_own_rewards:number", ("'users_own_rewards:number'", "int")),
     ],
 )
-def test_load_says_what_is_missing(module: str, name: str, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+def test_load_says_what_is_missing(module: str, name: str, tokens: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match=telling(*tokens)):
         rewards.load(name)
 
 
@@ -215,5 +216,5 @@ def test_credit_that_is_no_finite_array_is_refused_with_its_place() -> None:
     good, grid = Score(0.5, words=np.zeros(3, np.float32)), np.zeros((2, 2), np.float32)
     assert check_scores("mine", [good, Score(0.5, credit=grid), None], 3)
     for bad in (Score(0.5, credit=grid + np.nan), Score(0.5, words=grid), Score(0.5, words=[0.0, 1.0])):  # type: ignore[arg-type]
-        with pytest.raises(ValueError, match="reward mine, completion 1: (credit|words) must be a finite numpy array"):
+        with pytest.raises(ValueError, match=telling("mine", 1, "credit" if bad.words is None else "words")):
             check_scores("mine", [good, bad], 2)

@@ -11,6 +11,7 @@ import pytest
 import rewards
 from pararl import scenes
 from pararl.types import Output, Rollout, Task
+from tests.wording import telling
 
 ROOT = Path(__file__).parents[2]
 
@@ -87,23 +88,23 @@ def test_all_tasks_mix_in_one_batch_and_score_as_they_do_alone() -> None:
 def test_outputs_that_cannot_be_scored_are_errors() -> None:
     (shown,) = draw(1, "interleaved")
     reward = rewards.SceneReward()
-    for output, message in (
-        (Output(text="."), "no image for a prompt of task interleaved"),
-        (Output(".", np.zeros((16, 16, 3), np.uint8)), r"an image \[16, 16, 3\]"),
-        (Output(".", np.zeros((32, 32, 3), np.float32)), "float32"),
-        (Output(None, shown.output.image), "no text for a prompt of task interleaved"),
+    for output, tokens in (
+        (Output(text="."), ("image", "interleaved")),
+        (Output(".", np.zeros((16, 16, 3), np.uint8)), ("[16, 16, 3]", "interleaved")),
+        (Output(".", np.zeros((32, 32, 3), np.float32)), ("float32",)),
+        (Output(None, shown.output.image), ("text", "interleaved")),
     ):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(ValueError, match=telling(*tokens)):
             reward([""], [output], **columns([shown]))
-    with pytest.raises(ValueError, match="missing: spec"):
+    with pytest.raises(ValueError, match=telling("scenes", "spec")):
         reward([""], [shown.output], task=["t2i"])
-    with pytest.raises(ValueError, match="knows the tasks t2t, .*, got 'paint'"):
+    with pytest.raises(ValueError, match=telling("t2t", "'paint'")):
         reward([""], [shown.output], task=["paint"], spec=[{}])
-    with pytest.raises(ValueError, match="no text for a prompt of task i2t"):
+    with pytest.raises(ValueError, match=telling("text", "i2t")):
         reward([""], [Output()], **columns(draw(1, "i2t")))
-    with pytest.raises(ValueError, match="spec source"):
+    with pytest.raises(ValueError, match=telling("source")):
         reward([""], [Output("two")], task=["i2t"], spec=[{}])
-    with pytest.raises(ValueError, match="1 completions, 2 tasks"):
+    with pytest.raises(ValueError, match=telling(1, 2)):
         reward([""], [shown.output], task=["t2i"] * 2, spec=[{}] * 2)
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from pararl.types import Atom, Judgement, Score
 from rewards import Calibration
+from tests.wording import telling
 
 
 def test_mean_and_deviation_are_those_of_the_scores_that_there_are() -> None:
@@ -36,7 +37,9 @@ def test_final_and_guesses_are_mapped_and_nothing_else_changes() -> None:
     assert Calibration(0.5, 0.25, 9).judgement(Judgement(None)) == Judgement(None)
 
 
-@pytest.mark.parametrize("scores", [[], [Score(1.0)], [None, Score(1.0)], [Score(0.5)] * 8])
-def test_scores_without_a_deviation_are_refused(scores: list[Score | None]) -> None:
-    with pytest.raises(ValueError, match="two at least|must differ"):
+@pytest.mark.parametrize(
+    ("scores", "tokens"), [([], (0,)), ([Score(1.0)], (1,)), ([None, Score(1.0)], (1, 2)), ([Score(0.5)] * 8, ("mean 0.5", 0.0))]
+)
+def test_scores_without_a_deviation_are_refused(scores: list[Score | None], tokens: tuple[object, ...]) -> None:
+    with pytest.raises(ValueError, match=telling(*tokens)):
         Calibration.of(scores)

@@ -11,6 +11,7 @@ from pararl import scenes
 from pararl.config import Config, CurriculumConfig, RolloutConfig, RunConfig
 from pararl.data.curriculum import Curriculum, Finite
 from pararl.types import KINDS, Prompt
+from tests.wording import telling
 
 ALL = CurriculumConfig(tasks=("t2t", "i2t", "t2i:2", "edit", "interleaved", "interleaved_edit"))
 
@@ -100,7 +101,7 @@ def test_batches_stay_full_and_without_doubles_where_everything_rests() -> None:
         batch = cursor.next(4)
         assert len({p.id for p in batch}) == 4
         cursor.told(p.id for p in batch)
-    with pytest.raises(ValueError, match="6 different prompts of kind t2i are wanted, but there are 5"):
+    with pytest.raises(ValueError, match=telling(6, "t2i", 5)):
         cursor.next(6)
 
 
@@ -128,5 +129,5 @@ def test_a_prompt_file_that_changed_under_a_run_is_refused(tmp_path: Path) -> No
     settings = config(CurriculumConfig(file=str(file)), prompts=4)
     state = Curriculum(settings).state()
     scenes.write_jsonl(file, [scenes.prompt("train", i) for i in range(16)])
-    with pytest.raises(ValueError, match="not those that the run began with"):
+    with pytest.raises(ValueError, match=telling("t2i", "curriculum.file")):
         Curriculum(settings).load_state(state)

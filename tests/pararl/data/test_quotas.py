@@ -6,6 +6,7 @@ import pytest
 
 from pararl.data.quotas import quotas, task_shares
 from pararl.types import KINDS, Kind
+from tests.wording import telling
 
 
 def test_every_batch_is_full_holds_every_kind_and_is_as_near_the_shares_as_whole_numbers_can_be() -> None:
@@ -27,13 +28,13 @@ def test_shares_are_read_from_names_and_numbers() -> None:
 
 @pytest.mark.parametrize(
     ("entries", "told"),
-    [(["t2v"], "unknown 't2v'"), (["t2i", "t2i:2"], "more than once"), (["t2i:0"], "at least 1"), (["t2i:x"], "at least 1")],
+    [(["t2v"], ("'t2v'",)), (["t2i", "t2i:2"], ("'t2i'",)), (["t2i:0"], ("t2i", "'0'")), (["t2i:x"], ("t2i", "'x'"))],
 )
-def test_mistakes_are_named(entries: list[str], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_mistakes_are_named(entries: list[str], told: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match=telling(*told)):
         task_shares(entries)
 
 
 def test_a_batch_that_is_too_small_is_refused() -> None:
-    with pytest.raises(ValueError, match="2 prompts cannot hold 3 kinds"):
+    with pytest.raises(ValueError, match=telling(2, 3, "t2i", "edit", "i2t")):
         quotas({"t2i": 1, "edit": 1, "i2t": 1}, 2)

@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from pararl.evaluation.study import figures, interval, markdown, sweep_markdown
+from pararl.evaluation.study import interval, markdown, metrics, sweep_markdown
 from pararl.evaluation.summary import ArmResult, BaseResult, SplitResult, Summary
+from tests.wording import telling
 
 
 def split(strict: float) -> SplitResult:
@@ -29,7 +30,7 @@ def test_the_interval_is_student_t_over_seeds() -> None:
 
 def test_differences_are_paired_by_seed() -> None:
     runs = [summary(0, 0.70, 0.40), summary(1, 0.80, 0.55), summary(2, 0.75, 0.45)]
-    found = figures(runs)
+    found = metrics(runs)
     assert found["pararl"]["id strict"].values == (0.70, 0.80, 0.75)
     text = markdown(found, [0, 1, 2])
     assert "+0.300, +0.250, +0.300" in text
@@ -38,8 +39,8 @@ def test_differences_are_paired_by_seed() -> None:
 
 def test_runs_with_other_arms_are_refused() -> None:
     one = summary(0, 0.7, 0.4)
-    with pytest.raises(ValueError, match="same arms"):
-        figures([one, replace(one, arms={"pararl": one.arms["pararl"]})])
+    with pytest.raises(ValueError, match=telling("--resume")):
+        metrics([one, replace(one, arms={"pararl": one.arms["pararl"]})])
 
 
 def test_kinds_of_prompts_have_rows_with_gains_paired_by_seed() -> None:
@@ -50,9 +51,9 @@ def test_kinds_of_prompts_have_rows_with_gains_paired_by_seed() -> None:
         return replace(one, base=base, arms={"pararl": arm})
 
     runs = [run(0, 0.5, 0.5), run(1, 0.75, 0.25)]
-    lines = markdown(figures(runs), [0, 1]).splitlines()
+    lines = markdown(metrics(runs), [0, 1]).splitlines()
     assert lines[-2].startswith("| t2i, id | 0.250 ± 0.000 | 0.625 ± ") and lines[-2].endswith(" | +0.250, +0.500 |")
     assert lines[-1].endswith(" | +0.000, -0.250 |")
-    swept = sweep_markdown(["one", "two"], [figures(runs[:1]), figures(runs[1:])], ["pararl"])
+    swept = sweep_markdown(["one", "two"], [metrics(runs[:1]), metrics(runs[1:])], ["pararl"])
     assert "| one | 0.500 | 0.500 |" in swept and "| two | 0.750 | 0.250 |" in swept and "| base | 0.250 | 0.500 |" in swept
-    assert "by kind" not in sweep_markdown(["one"], [figures([summary(0, 0.7, 0.4)])], ["pararl"])
+    assert "by kind" not in sweep_markdown(["one"], [metrics([summary(0, 0.7, 0.4)])], ["pararl"])

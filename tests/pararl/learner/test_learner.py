@@ -19,6 +19,7 @@ from pararl.types import KINDS, MODALITIES, TASKS, Latents, Rollout, Segment, Ta
 from policies import Batch, Policy
 from policies.text import SHOWO_TOKENS, word_tokenizer
 from tests.pararl.learner.learning import ALL_TASKS, CONFIG, ONE_TASK, adapter_of, judge, make, reconfigure, sample, table_of, teach
+from tests.wording import telling
 
 ENDS = {
     "tiny_policy_dir": (word_tokenizer(scenes.VOCABULARY)[1].eos,),
@@ -263,7 +264,7 @@ def test_a_linear_schedule_shortens_the_steps_update_by_update(tiny_policy_dir: 
     (_, second), (less, shorter) = move(constant), move(linear)
     assert less == 0.75 * CONFIG.lr and (shorter - 0.75 * second).norm() < 1e-3 * second.norm() > 0
     assert [move(linear)[0] for _ in range(2)] == [0.5 * CONFIG.lr, 0.25 * CONFIG.lr]
-    with pytest.raises(ValueError, match="number of updates"):
+    with pytest.raises(ValueError, match=telling("learner.schedule", "linear")):
         make(tiny_policy_dir, "online_dpo", replace(CONFIG, schedule="linear"))
 
 

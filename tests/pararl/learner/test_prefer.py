@@ -18,6 +18,7 @@ from pararl.learner.prefer import (
     without_spread,
 )
 from pararl.types import Judgement, Output, Pair, Prompt, Rollout, Score
+from tests.wording import telling
 
 A, B = Prompt("a", "t2i", "x"), Prompt("b", "t2i", "y")
 
@@ -99,7 +100,7 @@ def test_credit_of_a_cell_is_what_it_has_more_than_the_group_has_there() -> None
     feedback = prefer(rollouts, judgements, ARM_SPECS["pararl_grpo"], PreferConfig(credit=0.5), 0.5, keep=8)
     assert feedback.credit is not None and np.array_equal(feedback.credit, 0.5 * found)
     assert prefer(rollouts, judgements, ARM_SPECS["pararl_grpo"], PreferConfig(), 0.5, keep=8).credit is None
-    with pytest.raises(ValueError, match="grids of"):
+    with pytest.raises(ValueError, match=telling("credit", "(1, 2)", "(2, 2)")):
         relative_credit([credited(1, 1), Judgement(Score(0.5, credit=np.zeros((2, 2), np.float32)))], [np.arange(2)])
 
 

@@ -14,6 +14,7 @@ from pararl.learner.prefer import Feedback
 from pararl.learner.tables import longest
 from pararl.types import MODALITIES
 from tests.pararl.learner.learning import ALL_TASKS, CONFIG, make, sample, table_of, teach
+from tests.wording import telling
 
 
 def test_grpo_gives_every_modality_its_own_mean_and_weight(tiny_policy_dir: Path) -> None:
@@ -105,7 +106,7 @@ def test_credit_moves_the_tokens_of_its_words_alone(tiny_policy_dir: Path) -> No
     expected = torch.cat([p.grad.flatten() for p in other.parameters if p.grad is not None])
     assert metrics["loss/total"] == pytest.approx(loss.item(), abs=1e-5) and expected.norm() > 0
     assert (got - expected).norm() < 1e-4 * expected.norm()
-    with pytest.raises(ValueError, match="credit for 1 words"):
+    with pytest.raises(ValueError, match=telling("credit", 1)):
         learner.update(rollouts, Feedback(advantages=nothing, words={chosen: words[:1] + 1}))
 
 

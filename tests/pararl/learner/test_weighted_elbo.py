@@ -18,6 +18,7 @@ from pararl.learner.prefer import Feedback
 from pararl.types import MODALITIES, Modality, Rollout, Task
 from policies import Draws, Sampling
 from tests.pararl.learner.learning import ALL_TASKS, CONFIG, ONE_TASK, make, prompt, sample, teach
+from tests.wording import telling
 
 ELBO = replace(CONFIG, likelihood="elbo", draws=3, micro=4, text_weight=0.5, image_weight=2.0)
 
@@ -202,7 +203,7 @@ def test_images_of_an_ode_are_learnt_from_their_flow_and_their_steps_refused(sho
     assert learner.kl(rollouts(1)[:4]) == {"kl/total": 0.0}
     by_steps = make(showo2_dir, "pararl_grpo")
     batch = rollouts(0)
-    with pytest.raises(ValueError, match="whose steps have no density"):
+    with pytest.raises(ValueError, match=telling("rollout.flow_noise")):
         by_steps.update(batch, teach(batch, by_steps.arm))
 
 

@@ -11,6 +11,7 @@ from pararl.evaluation.summary import ArmResult, BaseResult, SplitResult, Summar
 from pararl.files import append_line, read_lines, write_json
 from pararl.loop import checkpoint
 from pararl.loop.resumed import LAST, closing, finished, rename_arms
+from tests.wording import telling
 
 SPLIT = SplitResult(0.5, 0.25, 16)
 
@@ -41,7 +42,7 @@ def test_a_run_is_finished_where_its_summary_has_every_arm(tmp_path: Path) -> No
 def test_a_summary_that_is_none_is_one_line(tmp_path: Path, text: str) -> None:
     (tmp_path / "summary.json").write_text(text)
     (tmp_path / LAST).touch()
-    with pytest.raises(ConfigError, match=r"summary.json is no summary of a run: .*--resume"):
+    with pytest.raises(ConfigError, match=telling(tmp_path / "summary.json", "--resume")):
         finished(tmp_path, ("pararl",))
 
 

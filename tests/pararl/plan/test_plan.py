@@ -13,6 +13,7 @@ from pararl.plan.gpus import GPUS, UTILISATION, Gpu, gpu, placed
 from pararl.plan.plan import Plan, advice, refusal
 from pararl.plan.shapes import shape_of
 from pararl.plan.text import describe
+from tests.wording import telling
 
 ROOT = Path(__file__).resolve().parents[3]
 LARGE = ROOT / "pipelines" / "configs" / "mmada_8b.yaml"
@@ -93,7 +94,7 @@ def test_no_advice_where_no_setting_helps() -> None:
     plan = Plan.of(large(), SHAPE)
     small = Gpu("small", 8e9, 1e12)
     assert advice(plan, small) == {}
-    assert "take a GPU with more" in str(refusal(plan, small))
+    assert "small" in (told := str(refusal(plan, small))) and "--" not in told
 
 
 def test_where_nothing_else_is_enough_the_advice_is_to_learn_less() -> None:
@@ -130,7 +131,7 @@ def test_gpus_go_by_a_part_of_their_name(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["H", "80GB", "B200", "-"])
 def test_a_name_of_no_gpu_or_of_several_is_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match="unknown GPU.*known: RTX-4090"):
+    with pytest.raises(ConfigError, match=telling("--plan", f"'{name}'", "RTX-4090", "H200")):
         gpu(name)
 
 
@@ -161,13 +162,13 @@ def test_a_plan_needs_neither_prompt_files_nor_a_free_folder(tmp_path: Path, cap
     assert cli.parse([*asked, "--plan"]).plan == "" and cli.parse(["--plan", "H200", *asked]).plan == "H200"
     with pytest.raises(SystemExit):
         cli.parse(asked)
-    assert "there is no file train.jsonl" in capsys.readouterr().err
+    assert "train.jsonl" in capsys.readouterr().err
 
 
 def test_a_dtype_that_would_part_the_model_in_two_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         large("--policy.dtype", "auto", "--rollout.gpus", "0")
-    assert "policy.dtype auto is float32 on a CPU" in capsys.readouterr().err
+    assert "--policy.dtype" in capsys.readouterr().err
     assert large("--policy.dtype", "auto").policy.dtype == "auto"
 
 

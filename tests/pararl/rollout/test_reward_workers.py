@@ -19,6 +19,7 @@ from pararl.rollout.reward_workers import LocalRewardWorkers, RayRewardWorkers, 
 from pararl.types import Judgement, Output, Rollout
 from rewards import SceneReward
 from rewards.base import Sample
+from tests.wording import telling
 
 ROOT = Path(__file__).resolve().parents[3]
 HERE = "tests.pararl.rollout.test_reward_workers"
@@ -147,7 +148,7 @@ def both(name: str) -> Iterator[RewardWorkers]:
 def test_a_reward_that_raises_stops_the_run_with_its_name_and_cause(ray_cluster: None) -> None:
     for reward_workers in both(f"{HERE}:raises"):
         with pytest.raises(
-            RewardError, match=f"reward {HERE}:raises failed .*prompts id-0, id-1.*ZeroDivisionError: the detector saw nothing"
+            RewardError, match=telling(f"{HERE}:raises", "id-0", "id-1", "ZeroDivisionError: the detector saw nothing")
         ) as caught:
             reward_workers.score(ROLLOUTS)
         assert "\n" not in str(caught.value) and reward_workers.calls == 0
@@ -160,10 +161,10 @@ def test_none_stays_none(ray_cluster: None) -> None:
 
 
 def test_a_reward_that_fails_its_self_test_does_not_start(ray_cluster: None) -> None:
-    with pytest.raises(RuntimeError, match="self-test of reward scenes failed"):
+    with pytest.raises(RuntimeError, match=telling("self-test", "scenes")):
         LocalRewardWorkers(config(f"{HERE}:Backwards"))
     remote = RayRewardWorkers(config(f"{HERE}:Backwards"))
-    with pytest.raises(RuntimeError, match=f"reward '{HERE}:Backwards' could not start: RuntimeError: self-test of reward scenes failed"):
+    with pytest.raises(RuntimeError, match=telling(f"'{HERE}:Backwards'", "RuntimeError", "self-test", "scenes")):
         remote.ready()
     remote.close()
 
@@ -178,7 +179,7 @@ def test_a_reward_actor_that_dies_comes_back(two: RayRewardWorkers) -> None:
 
 def test_broken_output_is_an_error_not_a_zero() -> None:
     broken = replace(ROLLOUTS[0], output=Output(image=None), guesses=(), recorded=())
-    with pytest.raises(RewardError, match="reward scenes failed on 1 rollouts .*ValueError: reward scenes got no image"):
+    with pytest.raises(RewardError, match=telling("scenes", 1, "ValueError", "image")):
         LocalRewardWorkers(config()).score([broken])
 
 

@@ -13,6 +13,7 @@ from pararl.scenes.splits import HELD_PAIRS, is_id_text
 from pararl.scenes.words import MAX_WORDS
 from pararl.scenes.world import COLOURS, SHAPES
 from pararl.types import Prompt, Task
+from tests.wording import telling
 
 COUNT = 2500
 DESCRIBED: tuple[Task, ...] = ("t2i", "interleaved")
@@ -190,13 +191,13 @@ def test_both_tasks_share_text_and_scene() -> None:
 
 
 def test_unknown_splits_tasks_and_indices_are_errors() -> None:
-    with pytest.raises(ValueError, match="unknown split 'test'"):
+    with pytest.raises(ValueError, match=telling("'test'")):
         scenes.prompt("test", 0)
-    with pytest.raises(ValueError, match="unknown task 'paint'"):
+    with pytest.raises(ValueError, match=telling("'paint'")):
         scenes.prompt("id", 0, task="paint")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="unknown split 'ood_ops'"):
+    with pytest.raises(ValueError, match=telling("'ood_ops'")):
         scenes.prompt("ood_ops", 0)
-    with pytest.raises(ValueError, match="task t2i has no form 'edit'"):
+    with pytest.raises(ValueError, match=telling("t2i", "'edit'")):
         scenes.prompt("id", 0, form="edit")
     with pytest.raises(ValueError, match="-1"):
         scenes.prompt("id", -1)

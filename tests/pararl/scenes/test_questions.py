@@ -11,6 +11,7 @@ from pararl import scenes
 from pararl.scenes.questions import QUESTION_KINDS
 from pararl.scenes.world import CELL_NAMES, COLOURS, SHAPES
 from pararl.types import Output, Prompt
+from tests.wording import telling
 
 COUNT = 6000
 SIDES = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1), "over": (0, -1), "under": (0, 1)}
@@ -131,5 +132,5 @@ def test_only_the_exact_answer_is_right() -> None:
         assert [(atom.statement, atom.skill, atom.reason) for atom in score.atoms] == [
             ("the answer is one", "vqa_count", f"expected 'one', found {text!r}")
         ]
-    with pytest.raises(ValueError, match="spec answer"):
+    with pytest.raises(ValueError, match=telling("answer", 1)):
         scenes.score("i2t", spec | {"answer": 1}, Output("one"))

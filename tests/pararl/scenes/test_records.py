@@ -11,6 +11,7 @@ import pytest
 
 from pararl import scenes
 from pararl.types import Task
+from tests.wording import telling
 
 ROOT = Path(__file__).parents[3]
 GENEVAL = (
@@ -45,16 +46,16 @@ def test_prompts_of_every_task_round_trip_with_their_images(tmp_path: Path) -> N
 
 def test_broken_lines_are_refused_by_file_line_and_entry(tmp_path: Path) -> None:
     file = tmp_path / "evaluation_metadata.jsonl"
-    for broken, message in (
-        ({"include": [{"class": "teddy bear"}]}, r"spec include\[0\]: unknown class 'teddy bear'"),
-        ({"include": [{"class": "circle", "color": "pink"}]}, r"spec include\[0\]: unknown color 'pink'"),
-        ({"include": [{"class": "circle", "count": 0}]}, r"spec include\[0\]: count must be"),
-        ({"include": [{"class": "circle", "position": ["behind", 0]}]}, r"spec include\[0\]: position must be"),
-        ({"include": [], "exclude": []}, "asks for nothing"),
-        ({"task": "edit", "edit": [], "source": [-1] * 16}, "spec edit"),
+    for broken, tokens in (
+        ({"include": [{"class": "teddy bear"}]}, ("include[0]", "'teddy bear'")),
+        ({"include": [{"class": "circle", "color": "pink"}]}, ("include[0]", "'pink'")),
+        ({"include": [{"class": "circle", "count": 0}]}, ("include[0]", "count", 0)),
+        ({"include": [{"class": "circle", "position": ["behind", 0]}]}, ("include[0]", "position", "'behind'")),
+        ({"include": [], "exclude": []}, ("'include'", "'exclude'")),
+        ({"task": "edit", "edit": [], "source": [-1] * 16}, ("edit", "[]")),
     ):
         file.write_text(GENEVAL + "\n" + json.dumps({"prompt": "a circle"} | broken))
-        with pytest.raises(ValueError, match=f"line 2: .*{message}"):
+        with pytest.raises(ValueError, match=telling("line 2", *tokens)):
             scenes.read_jsonl(file)
 
 
@@ -68,34 +69,34 @@ def test_genevals_own_lines_are_read_and_checked(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "message"),
+    ("line", "tokens"),
     [
-        ("{", "line 2: Expecting"),
-        ("[1]", "line 2: a record must be a JSON object"),
-        ('{"include":[{"class":"circle"}]}', "line 2: a record needs a 'prompt'"),
-        ('{"prompt":"a dog","include":[{"class":"dog"}]}', r"line 2: spec include\[0\]: unknown class 'dog'"),
-        ('{"prompt":"a circle","task":"paint","include":[{"class":"circle"}]}', "line 2: unknown task 'paint'"),
-        ('{"prompt":"a circle","task":["t2i"],"include":[{"class":"circle"}]}', "line 2: unknown task"),
-        ('{"prompt":"a circle"}', "line 2: the spec asks for nothing"),
-        ('{"prompt":"remove it","task":"edit","include":[{"class":"circle"}]}', "line 2: spec source"),
-        ('{"prompt":"what is it ?","task":"i2t","answer":"a circle"}', "line 2: spec source"),
-        ('{"prompt":"one plus one ?","task":"t2t","answer":2}', "line 2: spec answer"),
-        ('{"prompt":"say it :","task":"t2t","text":"a dog"}', "line 2: spec text"),
-        ('{"prompt":"say it :","task":"t2t"}', "line 2: spec source"),
-        ('{"id":"line-1","prompt":"a circle","include":[{"class":"circle"}]}', "line 2: id 'line-1' was already used in line 1"),
+        ("{", ()),
+        ("[1]", ("list",)),
+        ('{"include":[{"class":"circle"}]}', ("'prompt'",)),
+        ('{"prompt":"a dog","include":[{"class":"dog"}]}', ("include[0]", "'dog'")),
+        ('{"prompt":"a circle","task":"paint","include":[{"class":"circle"}]}', ("'paint'",)),
+        ('{"prompt":"a circle","task":["t2i"],"include":[{"class":"circle"}]}', ("['t2i']",)),
+        ('{"prompt":"a circle"}', ("'include'", "'exclude'")),
+        ('{"prompt":"remove it","task":"edit","include":[{"class":"circle"}]}', ("source",)),
+        ('{"prompt":"what is it ?","task":"i2t","answer":"a circle"}', ("source",)),
+        ('{"prompt":"one plus one ?","task":"t2t","answer":2}', ("answer", 2)),
+        ('{"prompt":"say it :","task":"t2t","text":"a dog"}', ("text", "'a dog'")),
+        ('{"prompt":"say it :","task":"t2t"}', ("source",)),
+        ('{"id":"line-1","prompt":"a circle","include":[{"class":"circle"}]}', ("'line-1'", "line 1")),
     ],
 )
-def test_a_bad_record_names_file_and_line(tmp_path: Path, line: str, message: str) -> None:
+def test_a_bad_record_names_file_and_line(tmp_path: Path, line: str, tokens: tuple[object, ...]) -> None:
     file = tmp_path / "mine.jsonl"
     file.write_text(f"{GENEVAL}\n{line}\n")
-    with pytest.raises(ValueError, match=f"mine.jsonl, {message}") as caught:
+    with pytest.raises(ValueError, match=telling("mine.jsonl", "line 2", *tokens)) as caught:
         scenes.read_jsonl(file)
     assert "\n" not in str(caught.value)
 
 
 def test_an_empty_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "none.jsonl").write_text("\n")
-    with pytest.raises(ValueError, match="none.jsonl holds no prompt"):
+    with pytest.raises(ValueError, match=telling("none.jsonl")):
         scenes.read_jsonl(tmp_path / "none.jsonl")
 
 
@@ -106,7 +107,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     edit = scenes.prompt("id", 0, task="edit")
     black = np.zeros((32, 32, 3), np.uint8)
     for pictured in (replace(edit, image=black), replace(edit, image=None), replace(scenes.prompt("id", 1), image=black)):
-        with pytest.raises(ValueError, match="no input image but the rendered 'source'"):
+        with pytest.raises(ValueError, match=telling(pictured.id, "'source'")):
             scenes.write_jsonl(file, [scenes.prompt("id", 1), pictured])
     assert file.read_bytes() == before and list(tmp_path.iterdir()) == [file]
 

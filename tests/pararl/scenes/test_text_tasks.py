@@ -9,6 +9,7 @@ from pararl import scenes
 from pararl.scenes.rewording import facts
 from pararl.scenes.splits import is_id_text
 from pararl.types import Output, Prompt, Score
+from tests.wording import telling
 
 COUNT = 3000
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -123,5 +124,5 @@ def test_facts_are_equal_exactly_for_the_same_meaning() -> None:
 
 def test_a_paraphrase_spec_without_a_sentence_is_an_error() -> None:
     for text in (None, 3, "", "a dog"):
-        with pytest.raises(ValueError, match="spec text: a sentence"):
+        with pytest.raises(ValueError, match=telling("text", repr(text))):
             scenes.score("t2t", {"text": text}, Output("a circle"))

@@ -8,6 +8,7 @@ from PIL import Image
 
 from pararl.tracking import pictures
 from pararl.tracking.pictures import FAILED, FRAME, GAP, GREY, LABEL, MARGIN, PASSED, Sample, SampleRow, enlarged, samples_png
+from tests.wording import telling
 
 
 def noise(seed: int, side: int = 32) -> np.ndarray:
@@ -90,14 +91,14 @@ def test_small_images_grow_by_a_whole_factor_and_large_ones_shrink() -> None:
 
 @pytest.mark.parametrize("image", [np.zeros((8, 8, 3)), np.zeros((8, 8), np.uint8), np.zeros((0, 8, 3), np.uint8)])
 def test_what_is_no_image_is_refused(image: np.ndarray) -> None:
-    with pytest.raises(ValueError, match="must be uint8"):
+    with pytest.raises(ValueError, match=telling("uint8")):
         enlarged(image)
 
 
 def test_rows_and_columns_must_agree(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"1 cells for 2 columns \(base, pararl\) at prompt 'a circle'"):
+    with pytest.raises(ValueError, match=telling(1, 2, "base", "pararl", "'a circle'")):
         samples_png(tmp_path / "a.png", ["base", "pararl"], [SampleRow("a circle", (Sample(noise(0)),))])
-    with pytest.raises(ValueError, match="no rows"):
+    with pytest.raises(ValueError, match=telling(tmp_path / "a.png")):
         samples_png(tmp_path / "a.png", ["base"], [])
     assert list(tmp_path.iterdir()) == []
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from policies.attention.masks import Full, Mask, Omni, at_places, between, omni
+from tests.wording import telling
 
 SOI, EOI, PAD = 101, 102, 100
 """Ids of the recorded Show-o case."""
@@ -73,7 +74,7 @@ def test_blocks_from_tokens_and_from_places() -> None:
 
 
 def test_shapes_that_differ_are_an_error() -> None:
-    with pytest.raises(ValueError, match=r"got \[2, 5\] and \[2, 4\]"):
+    with pytest.raises(ValueError, match=telling("[2, 5]", "[2, 4]")):
         omni(torch.zeros(2, 5).long(), torch.ones(2, 4).bool())
 
 

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from policies.image.magvitv2 import LFQuantizer, MAGVITv2, MAGVITv2Config
+from tests.wording import telling
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,7 @@ def test_encoding_is_the_inverse_of_decoding_for_every_code() -> None:
 
 @pytest.mark.parametrize(("count", "shape"), [(24, None), (24, (5, 5)), (16, (4, 5))])
 def test_codes_that_do_not_fill_the_grid_are_an_error(magvit_model: MAGVITv2, count: int, shape: tuple[int, int] | None) -> None:
-    with pytest.raises(ValueError, match=f"{count} codes do not fill"):
+    with pytest.raises(ValueError, match=telling(count, "shape")):
         magvit_model.decode_code(torch.zeros(1, count, dtype=torch.int64), shape)
 
 

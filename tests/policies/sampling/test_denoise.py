@@ -12,6 +12,7 @@ from torch import Tensor
 from policies.backbones.llada import MMadaModelLM
 from policies.canvas import Span
 from policies.sampling.denoise import Logits, SegmentPlan, chosen_at, commit, denoise, draw, image_plan, most_confident, text_plan
+from tests.wording import telling
 
 LAST_UNIFORM = 1 - 2**-24
 """The largest float32 that torch.rand gives."""
@@ -143,7 +144,7 @@ def test_an_image_plan_commits_every_token(tokens: int, steps: int, total: int) 
 
 
 def test_an_image_plan_of_more_updates_than_steps_is_an_error() -> None:
-    with pytest.raises(ValueError, match="do not fit"):
+    with pytest.raises(ValueError, match=telling(8, 4)):
         image_plan(Span("image", 0, 16), 8, 4, 1.0, 1.0)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from policies.sampling.flow import MOST_NOISE, Velocity, between, guided, ode, sde, shifted, step, time_grid
+from tests.wording import telling
 
 SAMPLES = 8_000
 
@@ -129,7 +130,7 @@ def test_the_first_step_is_finite_and_the_last_adds_no_noise() -> None:
     assert torch.allclose(anew.mean, 0.5 * (x + u), atol=1e-3), "the whole of the noise is drawn anew: the mean is the data's alone"
     last = step(x, u, half, one, 0.7)
     assert torch.equal(last.deviation, torch.zeros(4, 1, 1, 1)) and torch.allclose(last.mean, x + 0.5 * u, atol=1e-6)
-    with pytest.raises(ValueError, match="a step without noise has no density"):
+    with pytest.raises(ValueError, match=telling("noise", "density")):
         last.log_density(x)
 
 
@@ -149,7 +150,7 @@ def test_log_densities_are_those_of_torch_with_their_gradients() -> None:
 
 @pytest.mark.parametrize("level", [-0.1, 1.5])
 def test_noise_levels_that_there_are_not_are_an_error(level: float) -> None:
-    with pytest.raises(ValueError, match="the noise level must be from 0 to"):
+    with pytest.raises(ValueError, match=telling("noise level", level)):
         step(torch.zeros(1, 2), torch.zeros(1, 2), torch.zeros(1), torch.ones(1), level)
 
 
@@ -165,7 +166,7 @@ def test_the_grid_is_the_recorded_one(golden: Path, name: str, points: int) -> N
 def test_a_shift_of_one_leaves_the_times_and_a_grid_has_two_ends() -> None:
     assert torch.allclose(time_grid(5, 1.0), torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0]))
     assert float(shifted(torch.tensor(0.5), 3.0)) == 0.25
-    with pytest.raises(ValueError, match="at least 2 points"):
+    with pytest.raises(ValueError, match=telling(2, 1)):
         time_grid(1)
 
 

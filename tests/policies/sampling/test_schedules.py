@@ -8,6 +8,7 @@ import pytest
 
 from pararl.steps import spread
 from policies.sampling.schedules import block_counts, remaining, transfer_counts
+from tests.wording import telling
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +66,7 @@ def test_blocks_are_filled_one_behind_the_other(tokens: int, steps: int, block: 
 
 @pytest.mark.parametrize(("tokens", "steps", "block"), [(10, 4, 4), (16, 3, 4), (16, 2, 4)])
 def test_blocks_that_do_not_divide_are_an_error(tokens: int, steps: int, block: int) -> None:
-    with pytest.raises(ValueError, match=f"{tokens} text tokens in blocks of {block}"):
+    with pytest.raises(ValueError, match=telling(tokens, block, steps)):
         block_counts(tokens, steps, block)
 
 
@@ -78,5 +79,5 @@ def test_spread_updates_are_distinct_even_and_end_with_the_last_step(updates: in
 
 
 def test_more_updates_than_steps_are_an_error() -> None:
-    with pytest.raises(ValueError, match="9 updates do not fit 8"):
+    with pytest.raises(ValueError, match=telling(9, 8)):
         spread(9, 8)
