@@ -10,7 +10,7 @@ from tests.pipelines.programs import ONE_TASK, SMALL, finish, start
 REWARDS = ["--reward.name", "scenes-clip", "--reward.calibration", "16", "--eval.reward", "scenes", "--run.arms", "pararl"]
 
 
-def test_a_run_on_clip_rewards_shows_the_exact_score_beside_and_resumes_to_the_same_figures(tmp_path: Path) -> None:
+def test_a_run_on_clip_rewards_shows_the_exact_score_beside_and_resumes_to_the_same_metrics(tmp_path: Path) -> None:
     finish(start(*SMALL, *ONE_TASK, *REWARDS, "--run.dir", str(tmp_path), "--run.name", "clip"))
     run = tmp_path / "clip"
     scale = json.loads((run / "calibration.json").read_text())

@@ -62,12 +62,12 @@ def test_a_reward_that_fails_ends_the_run_with_one_line_and_keeps_it(tmp_path: P
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (("--rollout.gpus", "64"), "128 GPUs, but this machine has"),
+        (("--rollout.gpus", "64"), "--learner.gpus"),
         (("--track.mode", "online"), "wandb login"),
-        (("--reward.name", "nobody:reward"), "no module 'nobody'"),
-        (("--reward.name", "mine:gone"), "has no 'gone'"),
+        (("--reward.name", "nobody:reward"), "'nobody'"),
+        (("--reward.name", "mine:gone"), "'gone'"),
         (("--eval.reward", "mine_too:reward"), "mine_too.py, line 1"),
-        (("--run.dir", "/proc/nobody"), "/proc cannot be written to"),
+        (("--run.dir", "/proc/nobody"), "run.dir: /proc "),
     ],
 )
 def test_what_is_lacking_is_told_in_one_line_before_ray_starts_or_a_folder_is_made(

@@ -33,5 +33,5 @@ def test_a_study_tells_mistakes_before_the_first_run(tmp_path: Path) -> None:
         assert process.returncode == 2 and told in output and len(output.strip().splitlines()) == 1
     process = start("--out", str(tmp_path / "s"), "--seeds", "0,0", script="study.py")
     output, _ = process.communicate(timeout=60)
-    assert process.returncode == 2 and "names a seed twice" in output and len(output.strip().splitlines()) == 1
+    assert process.returncode == 2 and "--seeds '0,0'" in output and len(output.strip().splitlines()) == 1
     assert not (tmp_path / "s").exists()

@@ -159,7 +159,7 @@ def test_every_kind_weighs_as_much_as_it_has_prompts_with_a_pair_whatever_its_ma
     assert all(pair.weight is None for pair in plain.pairs)
 
 
-def test_groups_without_spread_are_named_and_every_kind_has_its_own_figures() -> None:
+def test_groups_without_spread_are_named_and_every_kind_has_its_own_metrics() -> None:
     prompts = [Prompt("a", "t2i", "x"), Prompt("b", "t2i", "y"), Prompt("a", "i2t", "x")]
     rollouts = [rollout(prompt, i) for prompt in prompts for i in range(2)]
     judgements = [judged(v) for v in (0.5, 0.5, 0.0, 1.0, 1.0, 1.0)]

@@ -30,7 +30,7 @@ def test_a_slow_run_is_never_silent_for_long() -> None:
     assert max(later - earlier for earlier, later in zip(shown, shown[1:], strict=False)) == 2
 
 
-def test_a_line_holds_all_figures_and_the_time_left() -> None:
+def test_a_line_holds_all_metrics_and_the_time_left() -> None:
     assert lines_of(80, seconds=2.0)[0] == "pararl  update 1/80  reward 0.500  strict 0.250  KL 0.0123  2.0 s/update  2 min 38 s left"
 
 

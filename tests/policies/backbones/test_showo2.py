@@ -243,9 +243,9 @@ def test_blocks_that_the_images_do_not_fill_are_an_error(model: Showo2) -> None:
     given = sequence(1)
     with pytest.raises(ValueError, match=telling(3, 5, 21)):
         model(**given | {"latents": torch.zeros(3, 3, 4, 4)})
-    with pytest.raises(ValueError, match="an image takes three things"):
+    with pytest.raises(ValueError, match=telling("block", "latents", "time")):
         model(given["ids"], given["blocks"])
-    with pytest.raises(ValueError, match="an image takes three things"):
+    with pytest.raises(ValueError, match=telling("block", "latents", "time")):
         model(given["ids"], given["blocks"], given["latents"])
 
 
