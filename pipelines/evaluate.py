@@ -113,7 +113,8 @@ def write(out: Path, config: Config, found: dict[str, "Examination"], facts: dic
     with atomic_folder(out) as part:
         for name, f in found.items():
             if failures := f.worst(4):
-                samples_png(part / f"worst-{name}.png", [name], [sample_row(s.prompt, s.output, s.score) for s in failures])
+                rows = [sample_row(s.prompt, s.output, s.score, all_claims=True) for s in failures]
+                samples_png(part / f"worst-{name}.png", [name], rows)
         (part / "table.txt").write_text(shown + "\n", encoding="utf-8")
         write_json(part / "evaluation.json", {"config": as_dict(config), **facts, "results": results, "gains": gains})
     return shown

@@ -82,9 +82,9 @@ def run_seed(config: Path, out: Path, seed: int, overrides: list[str]) -> None:
 
 def report(out: Path, seeds: list[int]) -> "Figures":
     """Write the table and the picture of the finished runs; returns their metrics."""
-    from pararl.evaluation.study import figures, markdown
+    from pararl.evaluation.study import accuracy_of, bars, figures, markdown
     from pararl.evaluation.summary import Summary
-    from pararl.tracking.plots import Bar, bars_png
+    from pararl.tracking.plots import OVER_SEEDS, bars_png
 
     summaries = [Summary.from_json(json.loads((out / f"seed-{seed}" / "summary.json").read_text(encoding="utf-8"))) for seed in seeds]
     found = figures(summaries)
@@ -92,20 +92,7 @@ def report(out: Path, seeds: list[int]) -> "Figures":
     with atomic_path(out / "results.md") as path:
         path.write_text(text, encoding="utf-8")
     write_json(out / "results.json", {system: {name: asdict(v) for name, v in values.items()} for system, values in found.items()})
-    names = {"ID": "id strict", "OOD": "ood strict"}
-    if len(kinds := summaries[0].base.kinds) > 1 and summaries[0].base.id.strict is not None:
-        names |= {kind: f"{kind}, id" for kind in kinds}
-    groups = {
-        title: [
-            Bar(system, v.mean, v.mean - (v.half or 0), v.mean + (v.half or 0), v.values)
-            for system, values in found.items()
-            if (v := values.get(name))
-        ]
-        for title, name in names.items()
-        if name in found["base"]
-    }
-    if groups:
-        bars_png(out / "arms.png", groups, "strict accuracy")
+    bars_png(out / "arms.png", bars(found), f"{accuracy_of(found)} accuracy", OVER_SEEDS if len(seeds) > 1 else "bars: one seed")
     print(f"\n{text}\nin {out}: results.md, results.json, arms.png")
     return found
 

@@ -173,7 +173,8 @@ class ArmRun:
         return metrics | {f"eval/{name.replace('/', '_')}": value for name, value in self.learner.kl(done.rollouts).items()}
 
     def _show(self, update: int, evaluation: Evaluation) -> None:
-        self.session.tracker.images(update, evaluation.samples(self.config.track.images))
+        c = self.config
+        self.session.tracker.images(update, evaluation.samples(c.track.images, among=min(c.eval.during, c.eval.prompts)))
 
     def _save(self) -> None:
         arrays, facts = self.learner.state()
