@@ -129,7 +129,7 @@ class ArmRun:
         # A static arm samples once, before its first update: that says nothing of the updates that are left.
         once = batch.rollout_seconds + batch.reward_seconds if self.spec.data == "static" else 0.0
         strict = reward.get("reward/strict", reward.get("reward/measured_strict"))
-        self.progress.step(reward.get("reward/mean"), strict, self.kl, total - once)
+        self.progress.update(reward.get("reward/mean"), strict, self.kl, total - once)
 
     def beside(self, batch: ScoredRollouts) -> Metrics:
         """Metrics of a batch beside the reward that it is learnt from: raw where that is standardised, and by the reward that measures.

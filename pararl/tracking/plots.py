@@ -69,8 +69,11 @@ def bars_png(path: Path, groups: Mapping[str, Sequence[Bar]], label: str, note: 
     axes.set_xlim(-0.5, len(groups) - 0.5)
     axes.tick_params(axis="x", length=0)
     axes.set_ylabel(label)
-    values = [0.0, *(value for bar in bars for value in (bar.low, bar.high, *bar.seeds))]
-    axes.set_ylim(1.12 * min(values), 1.12 * max(values) if max(values) > min(values) else 1.0)
+    lowest, highest = (choose(0.0, *(value for bar in bars for value in (bar.mean, *bar.seeds))) for choose in (min, max))
+    if lowest < 0:  # an interval alone does not take the axis below 0, where no accuracy is
+        lowest = min(bar.low for bar in bars)
+    highest = max(highest, *(bar.high for bar in bars))
+    axes.set_ylim(1.12 * lowest, 1.12 * highest if highest > lowest else 1.0)
     axes.grid(axis="y", alpha=0.3)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
