@@ -8,7 +8,7 @@ NO_BARS = {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_DATASET
 
 
 def no_bars_in_logs() -> None:
-    """Where standard error is no terminal, keep libraries from drawing bars; what the user has set stands.
+    """Where standard error is no terminal, keep libraries from drawing bars. What the user has set stands (an empty TQDM_DISABLE).
 
     Call it before they are imported. Our own bars (``pararl/tracking/progress.py``) print lines there.
     """

@@ -22,8 +22,10 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from pararl.cli.parse import as_dict, fail, parse
+from pararl.cli.program import options
 from pararl.config import Config
 from pararl.files import atomic_folder, write_json
+from pararl.terminal import no_bars_in_logs
 
 if TYPE_CHECKING:
     from pararl.evaluation.examiner import Examination
@@ -48,7 +50,7 @@ def examine(config: Config, name: str, adapter: Path | None, args: argparse.Name
 
 def arguments() -> tuple[argparse.Namespace, list[str]]:
     """This program's own options, and those that are settings of a run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = options(__doc__)
     parser.add_argument("--run", type=Path, help="folder of a run: its settings, its base and all its adapters")
     parser.add_argument("--policy", help="policy to examine where no run is given")
     parser.add_argument("--adapter", type=Path, action="append", default=[], help="adapter directory of --policy; may be repeated")
@@ -67,6 +69,7 @@ def arguments() -> tuple[argparse.Namespace, list[str]]:
 
 def main() -> None:
     """Examine what the command line names."""
+    no_bars_in_logs()
     args, settings = arguments()
     given = ["--config", str(args.run / "config.yaml"), "--run.name", ""] if args.run else ["--policy.name", args.policy]
     config = parse([*given, *settings]).config
@@ -83,12 +86,14 @@ def main() -> None:
     if out.exists():
         fail(f"{out} exists already and is never overwritten (set --out)")
 
+    from pararl.loop.preflight import current_folder_on_path
     from policies import cpu
 
     cpu.use(config.rollout.threads)
     try:
         began = time.monotonic()
-        found = {name: examine(config, name, folder, args) for name, folder in systems.items()}
+        with current_folder_on_path():  # a reward of the user's may lie there, as for a run
+            found = {name: examine(config, name, folder, args) for name, folder in systems.items()}
         seconds = round(time.monotonic() - began, 1)
         shown = write(out, config, found, {"diversity": args.diversity, "samples": args.samples, "seconds": seconds})
     except (RuntimeError, ValueError, OSError) as error:
@@ -99,7 +104,7 @@ def main() -> None:
 def write(out: Path, config: Config, found: dict[str, "Examination"], facts: dict[str, Any]) -> str:
     """The results as the folder ``out``, which appears whole or not at all; returns the table."""
     from pararl.evaluation.evaluation import sample_row
-    from pararl.evaluation.report import differences, table
+    from pararl.evaluation.report import LEGEND, differences, table
     from pararl.tracking.pictures import samples_png
 
     base = found["base"].scored
@@ -109,7 +114,7 @@ def write(out: Path, config: Config, found: dict[str, "Examination"], facts: dic
         if name != "base"
     }
     results = {name: f.report for name, f in found.items()}
-    shown = table(results)
+    shown = f"{table(results)}\n\n{LEGEND}"
     with atomic_folder(out) as part:
         for name, f in found.items():
             if failures := f.worst(4):

@@ -25,7 +25,8 @@ if not (__package__ or sys.flags.safe_path):
 
 from pararl.terminal import no_bars_in_logs
 
-no_bars_in_logs()  # before what draws them is imported
+if __name__ == "__main__":  # before what draws them is imported
+    no_bars_in_logs()
 
 import argparse
 import math
@@ -37,6 +38,7 @@ import torch
 
 import policies
 from pararl import scenes
+from pararl.cli.program import options
 from pararl.data.quotas import quotas
 from pararl.pretraining.recipes import FAMILIES, Recipe
 from pararl.pretraining.state import PretrainingState
@@ -175,7 +177,7 @@ STAGES = {"tokenizer": train_tokenizer, "policy": train_policy, "slips": train_s
 
 def main() -> None:
     """Run one recipe."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("stage", choices=tuple(STAGES))
     parser.add_argument("--family", choices=tuple(FAMILIES), default="mmada", help="family of the policy")
     parser.add_argument("--images", type=Path, help="directory of a trained image tokenizer; default OUT/image_tokenizer")

@@ -14,7 +14,6 @@ from pathlib import Path
 if not (__package__ or sys.flags.safe_path):
     import _root  # noqa: F401
 
-import argparse
 import json
 import subprocess
 from collections.abc import Sequence
@@ -22,7 +21,9 @@ from dataclasses import asdict
 from itertools import product
 from typing import TYPE_CHECKING
 
+from pararl.cli.help import CONFIGS
 from pararl.cli.parse import differences, fail, parse
+from pararl.cli.program import options
 from pararl.config import PER_ARM
 from pararl.files import atomic_path, write_json
 
@@ -50,7 +51,7 @@ def label(setting: Setting) -> str:
     return ",".join(f"{key.partition('.')[2]}={value}" for key, value in setting)
 
 
-def options(setting: Setting, arms: Sequence[str]) -> list[str]:
+def overrides_of(setting: Setting, arms: Sequence[str]) -> list[str]:
     """The combination as command line options; what arms may set for themselves is set for each, over its own default."""
     found: list[str] = []
     for key, value in setting:
@@ -82,7 +83,7 @@ def run_seed(config: Path, out: Path, seed: int, overrides: list[str]) -> None:
 
 def report(out: Path, seeds: list[int]) -> "Figures":
     """Write the table and the picture of the finished runs; returns their metrics."""
-    from pararl.evaluation.study import accuracy_of, bars, figures, markdown
+    from pararl.evaluation.study import LABELS, accuracy_of, bars, figures, markdown
     from pararl.evaluation.summary import Summary
     from pararl.tracking.plots import OVER_SEEDS, bars_png
 
@@ -92,19 +93,19 @@ def report(out: Path, seeds: list[int]) -> "Figures":
     with atomic_path(out / "results.md") as path:
         path.write_text(text, encoding="utf-8")
     write_json(out / "results.json", {system: {name: asdict(v) for name, v in values.items()} for system, values in found.items()})
-    bars_png(out / "arms.png", bars(found), f"{accuracy_of(found)} accuracy", OVER_SEEDS if len(seeds) > 1 else "bars: one seed")
+    bars_png(out / "arms.png", bars(found), LABELS[accuracy_of(found)], OVER_SEEDS if len(seeds) > 1 else "bars: one seed")
     print(f"\n{text}\nin {out}: results.md, results.json, arms.png")
     return found
 
 
 def main() -> None:
     """Run what is missing, then report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = options(__doc__)
     parser.add_argument(
         "--config",
         type=Path,
-        default=Path(__file__).resolve().with_name("configs") / "scenes_study.yaml",
-        help="configuration of every run",
+        default=CONFIGS / "scenes_study.yaml",
+        help="configuration of every run: a YAML file, or a shipped one by its name",
     )
     parser.add_argument("--seeds", default="0,1,2", help="seeds, separated by commas")
     parser.add_argument("--vary", action="append", default=[], metavar="KEY=A,B", help="values to compare; several give every combination")
@@ -120,12 +121,12 @@ def main() -> None:
     own = ["--config", str(args.config), *overrides]
     arms = parse(own).config.run.arms
     for setting in settings:
-        parse([*own, *options(setting, arms)])  # every mistake is told before the first run
+        parse([*own, *overrides_of(setting, arms)])  # every mistake is told before the first run
     found = []
     for setting in settings:
         out = args.out / label(setting)
         for seed in seeds:
-            run_seed(args.config, out, seed, [*overrides, *options(setting, arms)])
+            run_seed(args.config, out, seed, [*overrides, *overrides_of(setting, arms)])
         found.append(report(out, seeds))
     if args.vary:
         from pararl.evaluation.study import sweep_markdown

@@ -29,6 +29,8 @@ class Interval:
         return f"{self.mean:.3f}" + ("" if self.half is None else f" ± {self.half:.3f}")
 
 
+LABELS = {"strict": "strict accuracy", "soft": "mean score"}
+"""What a plot calls the two accuracies."""
 Figures = dict[str, dict[str, Interval]]
 """The metrics of each system by name, the base first."""
 

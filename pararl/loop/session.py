@@ -18,6 +18,7 @@ from pararl.cli.parse import Invocation, as_dict, run_folder, save
 from pararl.config import Arm, Config, changed, measuring
 from pararl.data.curriculum import Curriculum
 from pararl.evaluation.evaluation import CANARY, Evaluation, eval_sampling, evaluate
+from pararl.evaluation.study import LABELS
 from pararl.evaluation.summary import ArmResult, BaseResult, Kinds, SplitResult, Summary, pooled
 from pararl.files import claimed, read_lines, write_json
 from pararl.loop import checkpoint
@@ -211,8 +212,8 @@ class Session:
             systems = {"base": summary.base.kinds[kind], **{arm: result.kinds[kind] for arm, result in summary.arms.items()}}
             groups[f"{kind} (n = {systems['base']['id'].n})"] = [_bar(name, results["id"]) for name, results in systems.items()]
         if groups:
-            strict = summary.base.id.strict is not None
-            bars_png(self.folder / "kinds.png", groups, f"ID {'strict' if strict else 'soft'} accuracy", OVER_PROMPTS)
+            label = LABELS["soft" if summary.base.id.strict is None else "strict"]
+            bars_png(self.folder / "kinds.png", groups, f"ID {label}", OVER_PROMPTS)
 
     def draw_samples(self, arms: Sequence[str], per_sheet: int = 8) -> None:
         """Contact sheets of ID prompts from easy to hard: what the base and each arm make of them, with the reasons of what failed.

@@ -9,6 +9,8 @@ import sys
 import termios
 from pathlib import Path
 
+from pararl.terminal import NO_BARS
+
 ROOT = Path(__file__).resolve().parents[2]
 DRAWS = """
 from pararl.terminal import no_bars_in_logs
@@ -23,7 +25,7 @@ for bar in (tqdm, of_transformers, datasets.utils.tqdm, huggingface_hub.utils.tq
 
 
 def drawn(stderr: int, **environment: str) -> None:
-    env = os.environ | {"PYTHONPATH": str(ROOT)} | environment
+    env = {name: value for name, value in os.environ.items() if name not in NO_BARS} | {"PYTHONPATH": str(ROOT)} | environment
     subprocess.run([sys.executable, "-c", DRAWS], stdout=subprocess.DEVNULL, stderr=stderr, env=env, check=True, timeout=120)
 
 
