@@ -4,11 +4,11 @@
     python pipelines/evaluate.py --policy scenes-mmada [--adapter DIR ...] --curriculum.tasks t2i,edit,i2t
     python pipelines/evaluate.py --run outputs/RUN --eval.file prompts.jsonl --eval.splits id
 
-Every setting of a run may be given (--eval.prompts 512, --eval.splits id,para, --rollout.guidance 1, ...) and wins over the run's own. With
-the run's own settings, accuracies are those of its summary.json. Adapters are loaded as a user would load them, through PEFT onto a fresh
-base. Writes OUT/table.txt, OUT/worst-SYSTEM.png with the worst failures, and OUT/evaluation.json. The last has strict, soft and
-geometric-mean accuracy, ParaBench's six axes, cycle consistency, diversity, KL to the base and paired differences to it. They are given by
-kind of prompt, split, tag, skill and number of atoms, with bootstrap intervals over prompts.
+Every setting of a run (pipelines/pararl.py --help all) may be given and wins over the run's own: --eval.prompts 512, --eval.splits id,para,
+--rollout.guidance 1, ... With the run's own settings, accuracies are those of its summary.json. Adapters are loaded as a user would load
+them, through PEFT onto a fresh base. Writes OUT/table.txt, OUT/worst-SYSTEM.png with the worst failures, and OUT/evaluation.json. The last
+has strict, soft and geometric-mean accuracy, ParaBench's six axes, cycle consistency, diversity, KL to the base and paired differences to
+it. They are given by kind of prompt, split, tag, skill and number of atoms, with bootstrap intervals over prompts.
 """
 
 import sys

@@ -82,7 +82,7 @@ def written(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     text = ",".join(value) if isinstance(value, tuple) else str(value)
-    return text or "none"
+    return text or "empty"
 
 
 def _section(name: str, entries: Mapping[str, tuple[str, str]]) -> str:

@@ -47,6 +47,15 @@ class Evaluation:
         names = dict.fromkeys(split for results in self.kinds.values() for split in results)
         return {split: pooled([results[split] for results in self.kinds.values() if split in results]) for split in names}
 
+    def first(self, count: int) -> Metrics:
+        """``eval/during_...``: what the first ``count`` prompts of each kind of the first split say, as an evaluation of so many does."""
+        results = []
+        for kind in self.kinds:
+            own = [j for r, j in zip(self.rollouts, self.judgements, strict=True) if r.prompt.kind == kind][:count]
+            if any(j.final is not None for j in own):
+                results.append(split_result(own))
+        return pooled(results).metrics("during") if results else {}
+
     def samples(self, count: int, among: int | None = None) -> list[SampleRow]:
         """``count`` rollouts, as many of each kind as fit, as rows of a contact sheet: of each kind from the easiest to the hardest prompt.
 

@@ -149,7 +149,9 @@ class ArmRun:
         adapter = Path("adapters") / self.arm
         self.learner.save(self.session.folder / adapter)
         self.session.tracker.log(
-            self.counters.update, {**metrics, **{f"eval/{name.replace('/', '_')}": v for name, v in kl.items()}}, self.counters.samples
+            self.counters.update,
+            {**metrics, **measured.during, **{f"eval/{name.replace('/', '_')}": v for name, v in kl.items()}},
+            self.counters.samples,
         )
         self._show(self.counters.update, evaluation)
         self.session.tracker.artifact(self.arm, self.session.folder / adapter, {"updates": self.counters.update, **metrics})
@@ -199,7 +201,8 @@ class ArmRun:
         self.session.tracker.truncate(self.arm, self.counters.update if found else -1)
         self.session.tracker.start(self.arm)
         if found is None:
-            self.session.tracker.log(0, split_metrics(self.session.base().kinds, ("id",)), 0)
+            base = self.session.base()
+            self.session.tracker.log(0, split_metrics(base.kinds, ("id",)) | base.during, 0)
         elif self.spec.data == "current":
             self.session.fleet.publish(self.learner.adapter())
 

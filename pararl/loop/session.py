@@ -8,7 +8,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,7 +32,7 @@ from pararl.tracking.curves import curves_png
 from pararl.tracking.pictures import Sample, SampleRow, samples_png
 from pararl.tracking.plots import OVER_PROMPTS, Bar, bars_png, mean_interval, share_interval
 from pararl.tracking.tracking import Tracker
-from pararl.types import Prompt, Rollout
+from pararl.types import Metrics, Prompt, Rollout
 from rewards import Calibration, names
 
 SHOWN = 16
@@ -49,6 +49,8 @@ class Measured:
 
     kinds: Kinds
     samples: list[SampleRow]
+    during: Metrics = field(default_factory=dict)
+    """The same policy on the prompts of the small evaluations during training alone, so that these have a beginning and an end."""
 
     @property
     def id(self) -> SplitResult:
@@ -166,7 +168,7 @@ class Session:
         for i, fact in enumerate(facts["samples"]):
             cell = Sample(arrays.get(f"image.{i}"), **{**fact["cell"], "failed": tuple(fact["cell"]["failed"])})
             rows.append(SampleRow(fact["prompt"], (cell,), arrays.get(f"shown.{i}")))
-        return Measured(kinds, rows)
+        return Measured(kinds, rows, facts.get("during", {}))  # earlier versions kept none
 
     def measure(self, name: str, version: int) -> tuple[Measured, Evaluation]:
         """Evaluate on every split and keep the result under ``name``."""
@@ -180,8 +182,10 @@ class Session:
             kept = {"value": cell.value, "strict": cell.strict, "failed": cell.failed, "text": cell.text}
             facts.append({"prompt": row.prompt, "cell": kept})
         kinds = {kind: {split: asdict(result) for split, result in results.items()} for kind, results in done.kinds.items()}
-        checkpoint.save(self.folder / "results" / name, arrays, {"kinds": kinds, "samples": facts})
-        return Measured(done.kinds, samples), done
+        c = self.config.eval
+        during = done.first(c.during) if c.every and c.during < c.prompts and c.splits[0] == "id" else {}
+        checkpoint.save(self.folder / "results" / name, arrays, {"kinds": kinds, "samples": facts, "during": during})
+        return Measured(done.kinds, samples, during), done
 
     def base(self) -> Measured:
         """The base's evaluation, made once a run."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +41,8 @@ class Panel:
     """Of the vertical axis, with the unit."""
     evaluation: str = ""
     """Prefix of the evaluation that the metric is of: ``<prefix>_n`` and ``<prefix>_error`` stand beside it. "" = it is of updates."""
+    part: str = ""
+    """Prefix of the same evaluation on the prompts of smaller ones alone, which is a point of their curve."""
     otherwise: str = ""
     """Metric drawn in its place for an arm that has a single value of it."""
     unless: str = ""
@@ -49,20 +50,23 @@ class Panel:
     zero: bool = False
     """Whether the metric is 0 at update 0 by definition. It is then a curve through all evaluations: no sampling error is known."""
 
-    def point(self, row: Mapping[str, Any]) -> Point:
-        """The value in a row that has it. Shares have Wilson's interval, means that of their standard error."""
-        n, error = row.get(f"{self.evaluation}_n"), row.get(f"{self.evaluation}_error")
+    def point(self, row: Mapping[str, Any], prefix: str) -> Point | None:
+        """The value of the evaluation ``prefix`` in a row. Shares have Wilson's interval, means that of their standard error."""
+        key, n, error = self.key.replace(self.evaluation, prefix, 1), row.get(f"{prefix}_n"), row.get(f"{prefix}_error")
+        if key not in row:
+            return None
         interval = None
-        if self.key.endswith("_strict") and n:
-            interval = share_interval(row[self.key], n)
-        elif self.key.endswith("_soft") and error is not None:
-            interval = mean_interval(row[self.key], error)
-        return Point(row["update"], row[self.key], interval, n)
+        if key.endswith("_strict") and n:
+            interval = share_interval(row[key], n)
+        elif key.endswith("_soft") and error is not None:
+            interval = mean_interval(row[key], error)
+        return Point(row["update"], row[key], interval, n)
 
     def points(self, rows: Sequence[Mapping[str, Any]], arm: str) -> list[Point]:
         """What an arm has, in the order of the updates; nothing of the base at update 0 where that is 0."""
         own = [row for row in rows if row["arm"] == arm and not (self.zero and row["update"] == 0)]
-        found = [self.point(row) for row in own if self.key in row]
+        prefixes = [self.evaluation, self.part] if self.part else [self.evaluation]
+        found = [point for row in own for prefix in prefixes if (point := self.point(row, prefix))]
         if self.otherwise and len(found) <= 1:
             instead = [Point(row["update"], row[self.otherwise]) for row in own if self.otherwise in row]
             found = instead if len(instead) > 1 else found
@@ -72,8 +76,8 @@ class Panel:
 
 PANELS: tuple[Panel, ...] = (
     Panel("reward/mean", "mean reward of the rollouts"),
-    Panel("eval/id_strict", "ID strict accuracy", evaluation="eval/id"),
-    Panel("eval/id_soft", "ID mean score", evaluation="eval/id", unless="eval/id_strict"),
+    Panel("eval/id_strict", "ID strict accuracy", evaluation="eval/id", part="eval/during"),
+    Panel("eval/id_soft", "ID mean score", evaluation="eval/id", part="eval/during", unless="eval/id_strict"),
     Panel("eval/kl_total", "KL to the base (nats per token)", evaluation="eval/id", otherwise="kl/total", zero=True),
 )
 
@@ -119,14 +123,16 @@ def _draw_panel(axes: "Axes", panel: Panel, rows: Sequence[Mapping[str, Any]], a
     curves = {arm: found for arm in arms if (found := panel.points(rows, arm))}
     last = max(row["update"] for row in rows)
     most = max((point.n or 0 for found in curves.values() for point in found), default=0)
-    notes = _draw_base(axes, panel.point(base)) if panel.evaluation and not panel.zero and panel.key in base else []
+    start = panel.point(base, panel.evaluation) if panel.evaluation and not panel.zero else None
+    notes = _draw_base(axes, start) if start else []
     for place, (arm, found) in enumerate(curves.items()):
         if panel.evaluation and len(found) < 3 * SMOOTHED:
-            aside = SIDESTEP * last * (place - (len(curves) - 1) / 2) if any(point.interval for point in found) else 0.0
-            notes += _draw_evaluations(axes, arm, found, panel.zero, most, aside)
+            aside = SIDESTEP * last if any(point.interval for point in found) else 0.0
+            places = aside * (place - (len(curves) - 1) / 2), aside * (place + (len(curves) + 1) / 2)
+            notes += _draw_evaluations(axes, arm, found, panel.zero, most, places)
         else:
             notes += _draw_updates(axes, arm, found)
-    _finish_axes(axes, panel, last)
+    _finish_axes(axes, panel, last, len(arms))
     return notes
 
 
@@ -138,24 +144,33 @@ def _draw_base(axes: "Axes", point: Point) -> list[str]:
     return [INTERVALS]
 
 
-def _draw_evaluations(axes: "Axes", arm: str, points: Sequence[Point], joined: bool, most: float, aside: float) -> list[str]:
-    """A mark for each evaluation, with its interval. Lines join neighbours of one size; ``joined``: all."""
-    colour, notes = COLOURS.get(arm), list[str]()
-    axes.plot([], [], color=colour, linewidth=1.8, label=arm)
-    for one, other in pairwise(points):
-        if joined or one.n == other.n:
-            axes.plot([one.update + aside, other.update + aside], [one.value, other.value], color=colour, linewidth=1.8, zorder=2)
+def _draw_evaluations(axes: "Axes", arm: str, points: Sequence[Point], joined: bool, most: float, places: tuple[float, float]) -> list[str]:
+    """A mark for each evaluation, with its interval. A line joins those of one size, the smaller where there are several; ``joined``: all.
+
+    ``places``: how far beside its update the marks of the arm stand, and those of the larger evaluations beside smaller ones.
+    """
+    notes = list[str]()
+    small = [point for point in points if (point.n or most) != most]
+    line, aside = points if joined or not small else small, places[0]
+    axes.plot([_place(p, aside) for p in line], [p.value for p in line], color=COLOURS.get(arm), linewidth=1.8, zorder=2, label=arm)
     for point in points:
-        if point.update == 0:  # the base, or no change at all: the same for every arm
+        look = SMALL if point in small else LARGE
+        if point.update == 0 and look is LARGE:  # the dashed line of the base, or no change at all
             continue
-        look = LARGE if (point.n or most) == most else SMALL
-        axes.plot([point.update + aside], [point.value], color=colour, linestyle="", zorder=3, **look)  # type: ignore[arg-type]
+        at = _place(point, places[1] if look is LARGE and point.update in {other.update for other in small} else aside)
+        colour = COLOURS.get(arm if point.update else "base")
+        axes.plot([at], [point.value], color=colour, linestyle="", zorder=3, **look)  # type: ignore[arg-type]
         if point.interval:
-            axes.vlines(point.update + aside, *point.interval, color=colour, linewidth=1.1, zorder=2.5)
+            axes.vlines(at, *point.interval, color=colour, linewidth=1.1, zorder=2.5)
             notes.append(INTERVALS)
         if point.n:
             notes.append(f"{'filled squares' if look is LARGE else 'hollow circles'}: {point.n:,.0f} prompts")
     return notes
+
+
+def _place(point: Point, aside: float) -> float:
+    """Where a point stands; that of the base is the same for every arm."""
+    return point.update + aside if point.update else 0.0
 
 
 def _draw_updates(axes: "Axes", arm: str, points: Sequence[Point]) -> list[str]:
@@ -172,11 +187,11 @@ def _draw_updates(axes: "Axes", arm: str, points: Sequence[Point]) -> list[str]:
     return [f"faint: single updates, bold: mean of the last {SMOOTHED}", *notes]
 
 
-def _finish_axes(axes: "Axes", panel: Panel, last: int) -> None:
+def _finish_axes(axes: "Axes", panel: Panel, last: int, arms: int) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-    axes.set_xlim(-0.04 * max(last, 1), 1.04 * max(last, 1))
+    axes.set_xlim(-0.04 * max(last, 1), (1.04 + 1.5 * SIDESTEP * arms) * max(last, 1))
     axes.set_xlabel("update")
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)

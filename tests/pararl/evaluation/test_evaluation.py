@@ -1,5 +1,6 @@
 """What is measured: which prompts, kind by kind, and that canaries and held-out splits stay apart."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -94,6 +95,18 @@ def test_samples_go_from_the_easiest_to_the_hardest_prompt_and_evaluations_of_tw
     small = Evaluation({}, rollouts[:24], whole.judgements[:24])
     assert [row.prompt for row in small.samples(8, among=24)] == [row.prompt for row in whole.samples(8, among=24)]
     assert len(whole.samples(100)) == 64
+
+
+def test_the_first_prompts_of_an_evaluation_say_what_an_evaluation_of_so_many_says(config: Config) -> None:
+    fleet, judge = LocalFleet(config), LocalRewardWorkers(config)
+
+    def generate(prompts: Sequence[Prompt]) -> list[Rollout]:
+        return fleet.generate(prompts, 1, 0, config.eval.seed, Sampling(steps=4, recorded=2, guesses=0), update=0)
+
+    large, small = (evaluate(generate, judge.score, config, ("id",), count) for count in (5, 2))
+    whole = metrics(small.kinds)
+    assert large.first(2) == pytest.approx({f"eval/during_{name}": whole[f"eval/id_{name}"] for name in ("soft", "strict", "n", "error")})
+    assert large.first(5) != large.first(2) and large.first(2)["eval/during_n"] == 12
 
 
 def test_prompts_of_another_world_are_as_hard_as_they_are_long() -> None:

@@ -71,17 +71,31 @@ def test_evaluations_of_different_sizes_have_their_own_marks_and_intervals_and_n
     curves_png(tmp_path / "curves.png", run("pararl"))
     _, strict, _ = drawn[0].axes
     assert lines(strict, "pararl") == [([20, 40], [0.5, 0.25])]
-    (small, other, large) = marks(strict, "pararl")
+    small, other, large = marks(strict, "pararl")
     assert small[:2] == (20, 0.5) and other[:2] == (40, 0.25) and large[:2] == (50, 0.375)
     assert small[2:] == other[2:] != large[2:] and large[3] and not small[3]
     assert intervals(strict, "pararl") == [pytest.approx(share_interval(STRICT[u], n)) for u, n in ((20, 64), (40, 64), (50, 256))]
     assert "64 prompts" in drawn[0].get_supxlabel() and "256 prompts" in drawn[0].get_supxlabel()
 
 
+def test_the_curve_of_small_evaluations_begins_and_ends_with_the_same_prompts_of_the_large_ones(tmp_path: Path, drawn: list[Any]) -> None:
+    def row(update: int, value: float) -> dict[str, Any]:
+        return {"arm": "pararl", "update": update, "eval/during_strict": value, "eval/during_n": 64.0}
+
+    rows = [r | ({0: row(0, 0.125), 50: row(50, 0.4375)}.get(r["update"], {})) for r in run("pararl")]
+    curves_png(tmp_path / "curves.png", rows)
+    strict = drawn[0].axes[1]
+    assert lines(strict, "pararl") == [([0, 20, 40, 50], [0.125, 0.5, 0.25, 0.4375])]
+    assert marks(strict, "base") == [(0.0, 0.125, "o", False)], "the same for every arm"
+    end = {value: (place, shape) for place, value, shape, _ in marks(strict, "pararl") if place > 45}
+    assert set(end) == {0.4375, 0.375} and end[0.375][0] > end[0.4375][0] and end[0.375][1] != end[0.4375][1]
+    assert end[0.375][0] < strict.get_xlim()[1]
+
+
 def test_evaluations_of_one_size_are_one_curve_from_the_base_on(tmp_path: Path, drawn: list[Any]) -> None:
     rows = [row | ({"eval/id_n": 256.0} if "eval/id_n" in row else {}) for row in run("pararl")]
     curves_png(tmp_path / "curves.png", rows)
-    assert lines(drawn[0].axes[1], "pararl") == [([0, 20], [0.25, 0.5]), ([20, 40], [0.5, 0.25]), ([40, 50], [0.25, 0.375])]
+    assert lines(drawn[0].axes[1], "pararl") == [([0, 20, 40, 50], [0.25, 0.5, 0.25, 0.375])]
     assert len({mark[2:] for mark in marks(drawn[0].axes[1], "pararl")}) == 1
 
 
@@ -104,8 +118,7 @@ def test_the_bars_of_two_arms_stand_beside_each_other(tmp_path: Path, drawn: lis
 
 def test_the_kl_starts_at_nothing_and_ends_where_it_was_measured(tmp_path: Path, drawn: list[Any]) -> None:
     curves_png(tmp_path / "curves.png", run("pararl"))
-    points = [tuple(pair) for x, y in lines(drawn[0].axes[2], "pararl") for pair in zip(x, y, strict=True)]
-    assert list(dict.fromkeys(points)) == [(0, 0.0), (20, 0.2), (40, 0.4), (50, 0.5)]
+    assert lines(drawn[0].axes[2], "pararl") == [([0, 20, 40, 50], [0.0, 0.2, 0.4, 0.5])]
 
 
 def test_an_arm_measured_once_shows_the_kl_of_its_updates(tmp_path: Path, drawn: list[Any]) -> None:
