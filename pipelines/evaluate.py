@@ -4,11 +4,11 @@
     python pipelines/evaluate.py --policy scenes-mmada [--adapter DIR ...] --curriculum.tasks t2i,edit,i2t
     python pipelines/evaluate.py --run outputs/RUN --eval.file prompts.jsonl --eval.splits id
 
-Every setting of a run may be given (--eval.prompts 512, --eval.splits id,para, --rollout.guidance 1, ...) and wins over the run's own. With
-the run's own settings, accuracies are those of its summary.json. Adapters are loaded as a user would load them, through PEFT onto a fresh
-base. Writes OUT/table.txt, OUT/worst-SYSTEM.png with the worst failures, and OUT/evaluation.json. The last has strict, soft and
-geometric-mean accuracy, ParaBench's six axes, cycle consistency, diversity, KL to the base and paired differences to it. They are given by
-kind of prompt, split, tag, skill and number of atoms, with bootstrap intervals over prompts.
+Every setting of a run (pipelines/pararl.py --help all) may be given and wins over the run's own: --eval.prompts 512, --eval.splits id,para,
+--rollout.guidance 1, ... With the run's own settings, accuracies are those of its summary.json. Adapters are loaded as a user would load
+them, through PEFT onto a fresh base. Writes OUT/table.txt, OUT/worst-SYSTEM.png with the worst failures, and OUT/evaluation.json. The last
+has strict, soft and geometric-mean accuracy, ParaBench's six axes, cycle consistency, diversity, KL to the base and paired differences to
+it. They are given by kind of prompt, split, tag, skill and number of atoms, with bootstrap intervals over prompts.
 """
 
 import sys
@@ -22,9 +22,11 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from pararl.cli.parse import as_dict, parse
+from pararl.cli.program import options
 from pararl.config import Config
 from pararl.errors import fail, told
 from pararl.files import atomic_folder, write_json
+from pararl.terminal import no_bars_in_logs
 
 if TYPE_CHECKING:
     from pararl.evaluation.examiner import Examination
@@ -51,7 +53,7 @@ def examine(config: Config, name: str, adapter: Path | None, args: argparse.Name
 
 def arguments() -> tuple[argparse.Namespace, list[str]]:
     """This program's own options, and those that are settings of a run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = options(__doc__)
     parser.add_argument("--run", type=Path, help="folder of a run: its settings, its base and all its adapters")
     parser.add_argument("--policy", help="policy to examine where no run is given")
     parser.add_argument("--adapter", type=Path, action="append", default=[], help="adapter directory of --policy; may be repeated")
@@ -71,6 +73,7 @@ def arguments() -> tuple[argparse.Namespace, list[str]]:
 @told
 def main() -> None:
     """Examine what the command line names."""
+    no_bars_in_logs()
     args, settings = arguments()
     given = ["--config", str(args.run / "config.yaml"), "--run.name", ""] if args.run else ["--policy.name", args.policy]
     config = parse([*given, *settings]).config
@@ -88,11 +91,13 @@ def main() -> None:
         fail(f"{out} exists already and is never overwritten (set --out)")
 
     # Loads torch: what can be refused has been refused above.
+    from pararl.loop.preflight import current_folder_on_path
     from policies import cpu
 
     cpu.use(config.rollout.threads)
     began = time.monotonic()
-    found = {name: examine(config, name, folder, args) for name, folder in systems.items()}
+    with current_folder_on_path():  # a reward of the user's may lie there, as for a run
+        found = {name: examine(config, name, folder, args) for name, folder in systems.items()}
     seconds = round(time.monotonic() - began, 1)
     shown = write(out, config, found, {"diversity": args.diversity, "samples": args.samples, "seconds": seconds})
     print(f"{shown}\n\nin {out}: evaluation.json, table.txt, worst-*.png")
@@ -101,7 +106,7 @@ def main() -> None:
 def write(out: Path, config: Config, found: dict[str, "Examination"], facts: dict[str, Any]) -> str:
     """The results as the folder ``out``, which appears whole or not at all; returns the table."""
     from pararl.evaluation.evaluation import sample_row
-    from pararl.evaluation.report import differences, table
+    from pararl.evaluation.report import LEGEND, differences, table
     from pararl.tracking.pictures import samples_png
 
     base = found["base"].scored
@@ -111,11 +116,12 @@ def write(out: Path, config: Config, found: dict[str, "Examination"], facts: dic
         if name != "base"
     }
     results = {name: f.report for name, f in found.items()}
-    shown = table(results)
+    shown = f"{table(results)}\n\n{LEGEND}"
     with atomic_folder(out) as part:
         for name, f in found.items():
             if failures := f.worst(4):
-                samples_png(part / f"worst-{name}.png", [name], [sample_row(s.prompt, s.output, s.score) for s in failures])
+                rows = [sample_row(s.prompt, s.output, s.score, all_claims=True) for s in failures]
+                samples_png(part / f"worst-{name}.png", [name], rows)
         (part / "table.txt").write_text(shown + "\n", encoding="utf-8")
         write_json(part / "evaluation.json", {"config": as_dict(config), **facts, "results": results, "gains": gains})
     return shown

@@ -7,13 +7,13 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from pararl import scenes
 from pararl.files import atomic_folder
 from pararl.pretraining.state import PretrainingState
 from pararl.scenes.pixels import render_cells
+from pararl.tracking.progress import Bar
 from policies.image.continuous import ContinuousVAE, ContinuousVAEConfig
 from policies.image.magvitv2 import MAGVITv2, MAGVITv2Config
 from policies.image.training import tokenizer_loss, vae_loss
@@ -63,7 +63,8 @@ def fit(
     """Train on random scenes by ``loss_at(pixels, share of the steps that is done)``."""
     nn.Module.to(model, memory_format=torch.channels_last)  # type: ignore[call-overload]
     run = PretrainingState(model, args.out / ".training" / name, args.steps or steps, args.lr or lr, args.seed, args.batch)
-    bar = tqdm(total=run.steps, initial=run.step, desc=name, mininterval=5)
+    bar = Bar(run.steps, name, "step", run.step, parts=10, every_seconds=60)
+    said = ""
     while run.step < run.steps:
         began = time.time()
         # Functions of the step: a training that is resumed draws what it would have drawn.
@@ -73,11 +74,11 @@ def fit(
         loss.backward()
         run.advance()
         run.seconds += time.time() - began
-        bar.update()
         if run.step % args.every == 0 or run.step == run.steps:
             run.curve.append({"step": run.step, "loss": loss.item(), "identical": share_identical(model, min(512, args.final), 1)})
-            bar.set_postfix(loss=f"{loss.item():.4f}", identical=f"{run.curve[-1]['identical']:.4f}")
+            said = f"loss {loss.item():.4f}  identical {run.curve[-1]['identical']:.4f}"
             run.save()
+        bar.step(said)
     bar.close()
     return run
 

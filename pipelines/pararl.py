@@ -1,16 +1,16 @@
 """Align a unified multimodal model on-policy, next to its offline DPO baseline.
 
-python pipelines/pararl.py [--config FILE.yaml] [--section.key VALUE ...] [--resume RUN] [--plan [GPU]]
+python pipelines/pararl.py [--config NAME] [--section.key VALUE ...] [--resume RUN] [--plan [GPU]]
 """
 
 import sys
-from pathlib import Path
 
 if not (__package__ or sys.flags.safe_path):
     import _root  # noqa: F401
 
 from typing import TYPE_CHECKING
 
+from pararl.cli.help import CONFIGS
 from pararl.cli.parse import parse
 from pararl.cli.validation import policy_directory
 from pararl.config import Arm, Config
@@ -19,12 +19,13 @@ from pararl.plan.gpus import gpu
 from pararl.plan.plan import Plan, refusal
 from pararl.plan.shapes import shape_of
 from pararl.plan.text import describe
+from pararl.terminal import no_bars_in_logs
 
 if TYPE_CHECKING:
     from pararl.evaluation.summary import ArmResult
     from pararl.loop.session import Session
 
-DEFAULT = Path(__file__).resolve().with_name("configs") / "default.yaml"
+DEFAULT = CONFIGS / "default.yaml"
 
 
 def train(session: "Session", arm: Arm) -> "ArmResult":
@@ -55,6 +56,7 @@ def show_plan(config: Config, name: str) -> None:
 @told
 def main() -> None:
     """Run the job that the command line and the configuration file describe."""
+    no_bars_in_logs()
     invocation = parse(default=DEFAULT)
     if invocation.plan is not None:
         return show_plan(invocation.config, invocation.plan)

@@ -14,7 +14,7 @@ flow-matching policies, or the embedded CLIP.
 
 The stage slips goes on with data of which a share has a slip, an object or a word that is wrong. Collected data have such. A base that has
 seen only right outputs samples nearly all that it knows, and leaves alignment little to bring out (docs/results.md). All stages show a
-progress bar, save what they need to go on every few minutes under OUT/.training and resume from there when run again.
+progress, save what they need to go on every few minutes under OUT/.training and resume from there when run again.
 """
 
 import sys
@@ -23,6 +23,11 @@ from pathlib import Path
 if not (__package__ or sys.flags.safe_path):
     import _root  # noqa: F401
 
+from pararl.terminal import no_bars_in_logs
+
+if __name__ == "__main__":  # before what draws them is imported
+    no_bars_in_logs()
+
 import argparse
 import math
 import time
@@ -30,13 +35,14 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 import policies
 from pararl import scenes
+from pararl.cli.program import options
 from pararl.data.quotas import quotas
 from pararl.errors import told
 from pararl.pretraining.state import PretrainingState
+from pararl.tracking.progress import Bar
 from pararl.types import Kind, Output
 from pipelines.images import train_tokenizer, train_vae
 from policies import Policy, cpu
@@ -90,7 +96,8 @@ def fit(args: argparse.Namespace, policy: Policy, recipe: Recipe) -> None:
     steps, lr = args.steps or recipe.steps, args.lr or recipe.lr
     run = PretrainingState(policy.model, args.out / ".training" / recipe.name, steps, lr, args.seed, args.batch)
     end = args.stop or run.steps
-    bar = tqdm(total=end, initial=run.step, desc=recipe.name, mininterval=5)
+    bar = Bar(end, recipe.name, "step", run.step, parts=10, every_seconds=60)
+    said = ""
     while run.step < end:
         began = time.time()
         policy.model.train()
@@ -98,12 +105,12 @@ def fit(args: argparse.Namespace, policy: Policy, recipe: Recipe) -> None:
         losses = pretrain_step(policy, run, counts, recipe.slips, recipe.first + run.step * run.batch)
         run.advance()
         run.seconds += time.time() - began
-        bar.update()
         if run.step % args.every == 0 or run.step == end:
             strict = {f"{kind} strict": measure(policy, kind, min(128, args.final)) for kind in family.kinds}
             run.curve.append({"step": run.step, **losses, **strict})
-            bar.set_postfix({name.removesuffix(" strict"): f"{value:.2f}" for name, value in strict.items()})
+            said = "  ".join(f"{name.removesuffix(' strict')} {value:.2f}" for name, value in strict.items())
             run.save()
+        bar.step(said)
     bar.close()
     policy.save(args.out)
     count = min(1024, args.final)
@@ -143,7 +150,8 @@ def train_clip(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     model, processor = clip.new_model()
     run = PretrainingState(model, args.out / ".training" / "clip", args.steps or 2500, args.lr or 2e-3, args.seed, args.batch)
-    bar = tqdm(total=run.steps, initial=run.step, desc="clip", mininterval=5)
+    bar = Bar(run.steps, "clip", "step", run.step, parts=10, every_seconds=60)
+    said = ""
     while run.step < run.steps:
         began = time.time()
         model.train()
@@ -152,12 +160,12 @@ def train_clip(args: argparse.Namespace) -> None:
         run.advance()
         model.logit_scale.data.clamp_(max=math.log(100))  # as CLIP's own training does
         run.seconds += time.time() - began
-        bar.update()
         if run.step % args.every == 0 or run.step == run.steps:
             shares = clip.measure(model, processor, min(256, args.final))
             run.curve.append({"step": run.step, "loss": loss.item(), **shares})
-            bar.set_postfix({name.removesuffix(" right"): f"{value:.2f}" for name, value in shares.items()})
+            said = "  ".join(f"{name.removesuffix(' right')} {value:.2f}" for name, value in shares.items())
             run.save()
+        bar.step(said)
     bar.close()
     model.save_pretrained(args.out)
     processor.save_pretrained(args.out)
@@ -173,7 +181,7 @@ STAGES = {"tokenizer": train_tokenizer, "policy": train_policy, "slips": train_s
 @told
 def main() -> None:
     """Run one recipe."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("stage", choices=tuple(STAGES))
     parser.add_argument("--family", choices=tuple(RECIPES), default=next(iter(RECIPES)), help="family of the policy")
     parser.add_argument("--images", type=Path, help="directory of a trained image tokenizer; default OUT/image_tokenizer")

@@ -13,11 +13,12 @@ from pathlib import Path
 if not (__package__ or sys.flags.safe_path):
     import _root  # noqa: F401
 
-import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import combinations
 from typing import Any
 
+from pararl.cli.program import options
 from pararl.errors import fail, told
 from pararl.files import atomic_path
 
@@ -31,6 +32,28 @@ def metric(report: dict[str, Any], path: str) -> float | None:
         value = value[key]
     value = value.get("mean") if isinstance(value, dict) else value
     return None if value is None else float(value)
+
+
+def metrics_of(evaluations: Sequence[dict[str, Any]], kinds: Sequence[str]) -> list[str]:
+    """The paths of all metrics that the reports of some kinds (none = all) have."""
+
+    def paths(value: Any, path: str) -> Iterator[str]:
+        if not isinstance(value, dict) or "mean" in value:
+            yield path
+        else:
+            for key, below in value.items():
+                yield from paths(below, f"{path}.{key}" if path else key)
+
+    systems = [system for evaluation in evaluations for system in evaluation["results"].values()]
+    reports = [report for system in systems for kind, splits in system.items() if kind in kinds or not kinds for report in splits.values()]
+    return list(dict.fromkeys(path for report in reports for path in paths(report, "")))
+
+
+def twice(folders: Sequence[Path], evaluations: Sequence[dict[str, Any]]) -> Iterator[tuple[Path, Path]]:
+    """Pairs of folders with the same evaluation: one folder, or a copy with the same results."""
+    for (one, a), (other, b) in combinations(zip(folders, evaluations, strict=True), 2):
+        if one.resolve() == other.resolve() or a["results"] == b["results"]:
+            yield one, other
 
 
 def markdown(evaluations: Sequence[dict[str, Any]], metrics: Sequence[str], kinds: Sequence[str]) -> str:
@@ -52,13 +75,14 @@ def markdown(evaluations: Sequence[dict[str, Any]], metrics: Sequence[str], kind
                         cells[-1] += f" (gain {interval([a - b for a, b in zip(known, base, strict=True)])})"  # type: ignore[operator]
                 if set(cells) != {"-"}:
                     lines.append(f"| {path}, {kind}, {split} | " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", f"Means ± half-widths of 95 % intervals (Student's t) over {len(results)} evaluations."]) + "\n"
+    count = f"{len(results)} evaluation{'s' if len(results) > 1 else ''}"
+    return "\n".join([*lines, "", f"Means ± half-widths of 95 % intervals (Student's t) over {count}."]) + "\n"
 
 
 @told
 def main() -> None:
     """Print the table that the command line asks for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = options(__doc__)
     parser.add_argument("evaluations", type=Path, nargs="+", help="folders that pipelines/evaluate.py wrote")
     # --figures is its name in the commands of earlier versions
     parser.add_argument("--metrics", "--figures", default="strict", help="paths of metrics, separated by commas")
@@ -70,6 +94,8 @@ def main() -> None:
     if args.out and args.out.exists():
         fail(f"{args.out} exists already and is never overwritten (set --out)")
     evaluations = [json.loads((folder / "evaluation.json").read_text(encoding="utf-8")) for folder in args.evaluations]
+    if same := next(twice(args.evaluations, evaluations), None):
+        fail(f"{same[1]} is the same evaluation as {same[0]}: it would count as two in the intervals; give every one once")
     # An interval over seeds is of one metric of one system in all of them.
     if len({json.dumps({s: {k: list(v) for k, v in kinds.items()} for s, kinds in e["results"].items()}) for e in evaluations}) > 1:
         fail("the evaluations hold different systems, kinds of prompts or splits: give those of one study")
@@ -78,7 +104,7 @@ def main() -> None:
         fail(f"--kinds: unknown {', '.join(unknown)} (these evaluations have {', '.join(known)})")
     text = markdown(evaluations, args.metrics.split(","), kinds)
     if nowhere := [path for path in args.metrics.split(",") if f"| {path}, " not in text]:
-        fail(f"--metrics: no report has {', '.join(nowhere)} (see --help)")
+        fail(f"--metrics: no report has {', '.join(nowhere)}; there are {', '.join(metrics_of(evaluations, kinds))}")
     if args.out:
         with atomic_path(args.out) as path:
             path.write_text(text, encoding="utf-8")

@@ -14,7 +14,6 @@ from pathlib import Path
 if not (__package__ or sys.flags.safe_path):
     import _root  # noqa: F401
 
-import argparse
 import json
 import subprocess
 from collections.abc import Sequence
@@ -22,7 +21,9 @@ from dataclasses import asdict
 from itertools import product
 from typing import TYPE_CHECKING
 
+from pararl.cli.help import CONFIGS
 from pararl.cli.parse import differences, parse
+from pararl.cli.program import options
 from pararl.config import PER_ARM
 from pararl.errors import fail, told
 from pararl.files import atomic_path, write_json
@@ -51,7 +52,7 @@ def label(setting: Setting) -> str:
     return ",".join(f"{key.partition('.')[2]}={value}" for key, value in setting)
 
 
-def options(setting: Setting, arms: Sequence[str]) -> list[str]:
+def overrides_of(setting: Setting, arms: Sequence[str]) -> list[str]:
     """The combination as command line options; what arms may set for themselves is set for each, over its own default."""
     found: list[str] = []
     for key, value in setting:
@@ -85,9 +86,9 @@ def run_seed(config: Path, out: Path, seed: int, overrides: list[str]) -> None:
 
 def report(out: Path, seeds: list[int]) -> "SystemMetrics":
     """Write the table and the picture of the finished runs; returns their metrics."""
-    from pararl.evaluation.study import markdown, metrics
+    from pararl.evaluation.study import LABELS, accuracy_of, bars, markdown, metrics
     from pararl.evaluation.summary import Summary
-    from pararl.tracking.plots import Bar, bars_png
+    from pararl.tracking.plots import OVER_SEEDS, bars_png
 
     summaries = [Summary.from_json(json.loads((out / f"seed-{seed}" / "summary.json").read_text(encoding="utf-8"))) for seed in seeds]
     found = metrics(summaries)
@@ -95,20 +96,7 @@ def report(out: Path, seeds: list[int]) -> "SystemMetrics":
     with atomic_path(out / "results.md") as path:
         path.write_text(text, encoding="utf-8")
     write_json(out / "results.json", {system: {name: asdict(v) for name, v in values.items()} for system, values in found.items()})
-    names = {"ID": "id strict", "OOD": "ood strict"}
-    if len(kinds := summaries[0].base.kinds) > 1 and summaries[0].base.id.strict is not None:
-        names |= {kind: f"{kind}, id" for kind in kinds}
-    groups = {
-        title: [
-            Bar(system, v.mean, v.mean - (v.half or 0), v.mean + (v.half or 0), v.values)
-            for system, values in found.items()
-            if (v := values.get(name))
-        ]
-        for title, name in names.items()
-        if name in found["base"]
-    }
-    if groups:
-        bars_png(out / "arms.png", groups, "strict accuracy")
+    bars_png(out / "arms.png", bars(found), LABELS[accuracy_of(found)], OVER_SEEDS if len(seeds) > 1 else "bars: one seed")
     print(f"\n{text}\nin {out}: results.md, results.json, arms.png")
     return found
 
@@ -116,12 +104,12 @@ def report(out: Path, seeds: list[int]) -> "SystemMetrics":
 @told
 def main() -> None:
     """Run what is missing, then report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = options(__doc__)
     parser.add_argument(
         "--config",
         type=Path,
-        default=Path(__file__).resolve().with_name("configs") / "scenes_study.yaml",
-        help="configuration of every run",
+        default=CONFIGS / "scenes_study.yaml",
+        help="configuration of every run: a YAML file, or a shipped one by its name",
     )
     parser.add_argument("--seeds", default="0,1,2", help="seeds, separated by commas")
     parser.add_argument("--vary", action="append", default=[], metavar="KEY=A,B", help="values to compare; several give every combination")
@@ -137,12 +125,12 @@ def main() -> None:
     own = ["--config", str(args.config), *overrides]
     arms = parse(own).config.run.arms
     for setting in settings:
-        parse([*own, *options(setting, arms)])  # every mistake is told before the first run
+        parse([*own, *overrides_of(setting, arms)])  # every mistake is told before the first run
     found = []
     for setting in settings:
         out = args.out / label(setting)
         for seed in seeds:
-            run_seed(args.config, out, seed, [*overrides, *options(setting, arms)])
+            run_seed(args.config, out, seed, [*overrides, *overrides_of(setting, arms)])
         found.append(report(out, seeds))
     if args.vary:
         from pararl.evaluation.study import sweep_markdown

@@ -14,6 +14,7 @@ import pytest
 from pararl.cli import parse as cli
 from pararl.config import ARMS, SECTIONS, SETTINGS
 from pararl.releases import RELEASES
+from pipelines.command import PROGRAMS
 from policies.sources import CHECKPOINTS
 from policies.traits import TRAITS
 
@@ -70,12 +71,15 @@ def test_every_avoided_bug_has_a_test() -> None:
 
 
 def commands(text: str) -> list[list[str]]:
-    """The words of each ``python FILE.py ...`` and ``python -m ...`` of a document, in blocks or between backticks, as a shell has it."""
+    """The words of each ``python FILE.py ...``, ``python -m ...`` and ``pararl COMMAND ...`` of a document, in blocks or between backticks,
+    as a shell has it; a command stands for its program."""
     parts = re.sub(r"\\\n\s*", " ", text).split("```")
     blocks, prose = "\n".join(parts[1::2]), "\n".join(parts[::2])
     for name, value in re.findall(r'^(\w+)="(.*)"$', blocks, re.MULTILINE):
         blocks = blocks.replace(f"${name} ", f"{value} ")
     lines = [*blocks.splitlines(), *re.findall(r"`([^`]+)`", prose)]
+    programs = {name: f"python pipelines/{module}.py" for name, (module, _) in PROGRAMS.items()}
+    lines = [re.sub(r"^pararl ([a-z]+)", lambda x: programs.get(x[1], f"python pipelines/{x[1]}.py"), line) for line in lines]
     found = [re.search(r"^(?:for .* do |ray job submit .* -- )?python ((?:-m )?[a-z][\w/.]+( .*?)?)(?:; done.*)?$", line) for line in lines]
     return [shlex.split(x[1], comments=True) for x in found if x]
 
@@ -86,7 +90,7 @@ def unknown(words: list[str]) -> list[str]:
     place = ROOT / program.replace(".", "/") / "__main__.py" if words[0] == "-m" else ROOT / program
     if not place.exists():
         return [program]
-    text = place.read_text() + (ROOT / "pararl" / "cli" / "parse.py").read_text()
+    text = place.read_text() + (ROOT / "pararl" / "cli" / "help.py").read_text()
     varied = [option.partition("=")[0] for option, before in zip(options, ["", *options], strict=False) if before == "--vary"]
     settings = [*varied, *(o[2:] for o in options if o.startswith("--") and "." in o)]
     own = [o for o in options if o.startswith("--") and "." not in o and f'"{o}"' not in text and o != "--help"]
@@ -113,8 +117,11 @@ def test_the_documents_show_how_every_program_is_run() -> None:
 
 
 def test_a_command_with_a_setting_that_is_not_there_is_found_out() -> None:
-    text = "```\npython pipelines/study.py --vary learner.rate=1 \\\n    --eval.promts 2 --seed 0\n```\nand `python pipelines/parral.py`"
-    assert [name for words in commands(text) for name in unknown(words)] == ["--seed", "learner.rate", "eval.promts", "pipelines/parral.py"]
+    text = "```\npython pipelines/study.py --vary learner.rate=1 \\\n    --eval.promts 2 --seed 0\npararl train --run.sed 1\n```\n"
+    text += "and `python pipelines/parral.py`"
+    wrong = ["--seed", "learner.rate", "eval.promts", "run.sed", "pipelines/parral.py"]
+    assert [name for words in commands(text) for name in unknown(words)] == wrong
+    assert [name for words in commands("`pararl trian --run.seed 1`") for name in unknown(words)] != []
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

@@ -19,32 +19,17 @@ from typing import Any, Literal
 import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
 
+from pararl.cli.help import CONFIGS, configurations, help_text
+from pararl.cli.program import program, version
 from pararl.cli.validation import validate
-from pararl.config import ARMS, INHERITED, PER_ARM, RENAMED, SECTIONS, SETTINGS, Config, ConfigError, arm_defaults, changed, flat
+from pararl.config import ARMS, PER_ARM, RENAMED, SECTIONS, SETTINGS, Config, ConfigError, arm_defaults, changed, flat
 from pararl.errors import fail
 from pararl.files import atomic_path
 
-USAGE = "python pipelines/pararl.py [--config FILE.yaml] [--section.key VALUE ...] [--resume RUN] [--plan [GPU]]"
-DESCRIPTION = "Align a unified multimodal model on-policy, next to its offline DPO baseline. Lists are written a,b or [a, b]."
-OPTIONS = (
-    ("--config", "FILE.yaml", "Settings to start from; the options below win over it."),
-    ("--resume", "RUN", "Folder of a run to go on with, with the settings saved there."),
-    (
-        "--plan",
-        "[GPU]",
-        "Load and start nothing: print what the run takes (parameters, bytes, operations, expected seconds) on that GPU, or on each named "
-        "one. Exit code 1 where it cannot fit.",
-    ),
-    (
-        "--arm.NAME.SECTION.KEY",
-        "VALUE",
-        "Set learner.*, prefer.* or reward.*_mix for the arm NAME alone: --arm.offline_dpo.learner.lr 3e-4.",
-    ),
-)
-ALONE = ("config", "resume", "plan")
+ALONE = ("config", "resume", "plan", "help", "version")
 """Options that are no settings."""
-ORDER = {key: place + len(SETTINGS) * (key in INHERITED) for place, key in enumerate(SETTINGS)}
-"""Where ``--help`` shows each setting."""
+BARE = ("plan", "help", "version")
+"""Those among them that may stand without a value."""
 ON_COMMAND_LINE = "on the command line"
 FREE_ON_RESUME = tuple(
     "run.dir run.name run.checkpoint_every run.patience rollout.workers rollout.gpus reward.workers "
@@ -124,10 +109,12 @@ def _invocation(argv: list[str], default: Path | None) -> Invocation:
     for name in ALONE:
         if [key for key, _ in pairs].count(name) > 1:
             raise ConfigError(f"--{name} is given more than once")
+    if "version" in options:
+        print(version())
+        raise SystemExit(0)
     resume = Path(options.pop("resume")) if "resume" in options else None
-    given = Path(options.pop("config")) if "config" in options else None
-    plan = options.pop("plan", None)
-    wants_help = options.pop("help", None) is not None
+    given = configuration(options.pop("config")) if "config" in options else None
+    plan, topic = options.pop("plan", None), options.pop("help", None)
     source = given or (None if resume else default)
     parser = _parser()
     config = _saved(parser, resume) if resume else Config()
@@ -135,9 +122,8 @@ def _invocation(argv: list[str], default: Path | None) -> Invocation:
     if source:
         config = _layer(parser, config, _read(source), f"in {source}")
     config = _layer(parser, config, options, ON_COMMAND_LINE)
-    if wants_help:
-        parser.set_defaults(flat(config))
-        parser.print_help()
+    if topic is not None:
+        print(help_text(topic, program(), flat(config), {action.dest: action.help or "" for action in parser._actions}))
         raise SystemExit(0)
     validate(config, files=plan is None)
     if resume:
@@ -149,19 +135,18 @@ def _invocation(argv: list[str], default: Path | None) -> Invocation:
     return Invocation(config, stem, plan=plan)
 
 
+def configuration(name: str) -> Path:
+    """The file that ``--config`` names: one that is there, else a configuration that comes with the program."""
+    shipped = CONFIGS / f"{name.removesuffix('.yaml')}.yaml"
+    return shipped if not Path(name).is_file() and Path(name).name == name and shipped.is_file() else Path(name)
+
+
 def _parser() -> ArgumentParser:
-    """One option per setting, grouped by section; the help text is the string under each field."""
+    """One option per setting; the help text is the string under each field."""
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = ArgumentParser(prog="pararl", usage=USAGE, description=DESCRIPTION, exit_on_error=False, default_env=False)
-    for option, metavar, text in OPTIONS:
-        parser.add_argument(option, metavar=metavar, help=text, default=argparse.SUPPRESS)
+    parser = ArgumentParser(exit_on_error=False, default_env=False)
     for name, section in SECTIONS.items():
         parser.add_class_arguments(section, name)
-    for action in parser._actions:
-        if action.option_strings and action.option_strings[0].removeprefix("--") in SECTIONS:
-            action.help = argparse.SUPPRESS  # jsonargparse's own `--learner FILE`: one way to read a file is enough
-    for group in parser._action_groups:  # the options that a section inherits behind its own, in their order
-        group._group_actions.sort(key=lambda action: ORDER.get(action.dest, -1))
     return parser
 
 
@@ -171,9 +156,7 @@ def _options(argv: list[str]) -> Iterator[tuple[str, str]]:
     while place < len(argv):
         name, equals, value = argv[place].partition("=")
         place += 1
-        if name in ("-h", "--help"):
-            yield "help", ""
-            continue
+        name = "--help" if name == "-h" else name
         if not name.startswith("--"):
             raise ConfigError(f"unexpected argument {name!r} (options are written --section.key VALUE; see --help)")
         words = [value] if equals else []
@@ -183,7 +166,7 @@ def _options(argv: list[str]) -> Iterator[tuple[str, str]]:
         key = name.removeprefix("--")
         if key not in ALONE and not key.startswith("arm."):
             _check_known(key, ON_COMMAND_LINE)
-        if key == "plan":  # the only one that may stand without a value
+        if key in BARE:
             words = words or [""]
         elif not words or (key in ALONE and not words[0]):
             raise ConfigError(f"{name} needs a value (see --help)")
@@ -197,7 +180,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - _Loader is a SafeLoader
     except FileNotFoundError:
-        raise ConfigError(f"no configuration file {path} (set --config)") from None
+        raise ConfigError(f"no configuration file {path} (set --config; by name there are {', '.join(configurations())})") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read {path}: {error}") from None
     except yaml.YAMLError as error:

@@ -178,8 +178,7 @@ def _names(config: Config) -> list[str]:
         for part in Path(value).parts
         if len(part.encode()) > LONGEST_NAME
     ]
-    embedded = sorted(path.name for path in EMBEDDED.iterdir() if path.is_dir()) if EMBEDDED.is_dir() else []
-    policy = config.policy.name
+    embedded, policy = embedded_policies(), config.policy.name
     if policy not in embedded and not release_of(policy) and not (policy and Path(policy).is_dir()):
         known_policies = ", ".join(embedded) or "none"
         problems.append(
@@ -187,6 +186,11 @@ def _names(config: Config) -> list[str]:
             f"({', '.join(RELEASES)}; set --policy.name)"
         )
     return problems
+
+
+def embedded_policies() -> list[str]:
+    """The names of the policies that come with the program."""
+    return sorted(path.name for path in EMBEDDED.iterdir() if path.is_dir()) if EMBEDDED.is_dir() else []
 
 
 def _overrides(config: Config) -> list[str]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from itertools import chain, islice
 from itertools import count as counting
+from typing import TypeVar
 
 import numpy as np
 
@@ -25,6 +26,7 @@ LOOK = 200
 CANARY = "canary"
 """The split of prompts of the tags that are never trained on."""
 
+T = TypeVar("T")
 Generate = Callable[[Sequence[Prompt]], list[Rollout]]
 """Prompts to one rollout each, of the policy and seeds under evaluation."""
 Judge = Callable[[Sequence[Rollout]], list[Judgement]]
@@ -45,17 +47,42 @@ class Evaluation:
         names = dict.fromkeys(split for results in self.kinds.values() for split in results)
         return {split: pooled([results[split] for results in self.kinds.values() if split in results]) for split in names}
 
-    def samples(self, count: int) -> list[SampleRow]:
-        """``count`` rollouts, as many of each kind as fit, as rows of a contact sheet."""
+    def first(self, count: int) -> Metrics:
+        """``eval/during_...``: what the first ``count`` prompts of each kind of the first split say, as an evaluation of so many does."""
+        results = []
+        for kind in self.kinds:
+            own = [j for r, j in zip(self.rollouts, self.judgements, strict=True) if r.prompt.kind == kind][:count]
+            if any(j.final is not None for j in own):
+                results.append(split_result(own))
+        return pooled(results).metrics("during") if results else {}
+
+    def samples(self, count: int, among: int | None = None) -> list[SampleRow]:
+        """``count`` rollouts, as many of each kind as fit, as rows of a contact sheet: of each kind from the easiest to the hardest prompt.
+
+        ``among``: of the first so many prompts of a kind, so that evaluations of different sizes show the same ones; None = of all.
+        """
         kinds = list(dict.fromkeys(r.prompt.kind for r in self.rollouts))
         shown: list[SampleRow] = []
         for place, kind in enumerate(kinds):
-            index = [i for i, r in enumerate(self.rollouts) if r.prompt.kind == kind]
-            wanted = count // len(kinds) + (place < count % len(kinds))
-            rollouts = [self.rollouts[i] for i in index[:wanted]]
-            scores = [self.judgements[i].final for i in index[:wanted]]
-            shown += [sample_row(r.prompt, r.output, score) for r, score in zip(rollouts, scores, strict=True)]
+            index = [i for i, r in enumerate(self.rollouts) if r.prompt.kind == kind][:among]
+            index.sort(key=lambda i: difficulty(self.rollouts[i].prompt))
+            picked = spread(index, count // len(kinds) + (place < count % len(kinds)))
+            shown += [sample_row(self.rollouts[i].prompt, self.rollouts[i].output, self.judgements[i].final) for i in picked]
         return shown
+
+
+def difficulty(prompt: Prompt) -> tuple[int, int, int]:
+    """What prompts are sorted by, the easy ones first: claims of the spec, objects in the picture that it starts from, words."""
+    claims, source = prompt.spec.get("atoms"), prompt.spec.get("source")
+    objects = sum(isinstance(cell, int) and cell >= 0 for cell in source) if isinstance(source, list | tuple) else 0
+    return len(claims) if isinstance(claims, list | tuple) else 0, objects, len(prompt.text.split())
+
+
+def spread(items: Sequence[T], count: int) -> list[T]:
+    """``count`` of the items at even distances, the first and the last among them; all where there are no more."""
+    if count >= len(items):
+        return list(items)
+    return [items[round(i * (len(items) - 1) / max(1, count - 1))] for i in range(count)]
 
 
 def evaluated_kinds(config: Config) -> tuple[Kind, ...]:
@@ -128,17 +155,20 @@ def split_result(judgements: Sequence[Judgement]) -> SplitResult:
     if not scores:
         raise ValueError("the reward applied to no output of the split: it cannot be measured with this reward")
     strict = [s.strict for s in scores if s.strict is not None]
-    return SplitResult(float(np.mean([s.value for s in scores])), float(np.mean(strict)) if strict else None, len(scores))
+    values = [s.value for s in scores]
+    error = float(np.std(values, ddof=1)) / len(values) ** 0.5 if len(values) > 1 else None
+    return SplitResult(float(np.mean(values)), float(np.mean(strict)) if strict else None, len(scores), error)
 
 
-def sample_row(prompt: Prompt, output: Output, score: Score | None) -> SampleRow:
-    """One output as a row of a contact sheet: prompt, output, scores, what failed."""
+def sample_row(prompt: Prompt, output: Output, score: Score | None, all_claims: bool = False) -> SampleRow:
+    """One output as a row of a contact sheet: prompt, output, scores, what failed; ``all_claims``: what holds as well."""
     cell = Sample(
         image=output.image,
         value=None if score is None else score.value,
         strict=None if score is None else score.strict,
-        failed=() if score is None else tuple(a.reason for a in score.atoms if not a.passed),
+        failed=() if score is None else tuple(a.reason or a.statement for a in score.atoms if not a.passed),
         text=output.text,
+        held=tuple(a.statement for a in score.atoms if a.passed) if all_claims and score else None,
     )
     return SampleRow(prompt.text, (cell,), prompt.image)
 

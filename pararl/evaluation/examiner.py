@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from peft import PeftModel
-from tqdm import tqdm
 
 import rewards
 from pararl import adapter
@@ -16,6 +15,7 @@ from pararl.evaluation.evaluation import eval_sampling, evaluated_kinds, split_p
 from pararl.evaluation.report import Scored, cycle_report, diversity_report, split_report, worst
 from pararl.learner.tables import kl_metrics, step_table
 from pararl.rollout.fleet import chunks_of, requests_of
+from pararl.tracking.progress import Bar
 from pararl.types import Kind, Prompt, Rollout
 from policies import Policy
 
@@ -93,10 +93,12 @@ class Examiner:
     def _generate(self, prompts: Sequence[Prompt], group: int, update: int, what: str) -> Iterator[Rollout]:
         """Rollouts with the seeds and the batches of a run's own evaluation."""
         requests = requests_of(prompts, group, self.config.eval.seed, update)
-        if not sys.stderr.isatty():  # a log has a line where a terminal has a bar
+        if not sys.stderr.isatty():  # which would show the bar
             print(f"{self.name} {what}: {len(requests)} samples", file=sys.stderr, flush=True)
-        for chunk in tqdm(chunks_of(requests, self.config.rollout.chunk), desc=f"{self.name} {what}", leave=False, disable=None):
-            yield from self.policy.generate([r.prompt for r in chunk], [r.seed for r in chunk], self.sampling)
+        with Bar(len(requests), f"{self.name} {what}", "sample", leave=False) as bar:
+            for chunk in chunks_of(requests, self.config.rollout.chunk):
+                yield from self.policy.generate([r.prompt for r in chunk], [r.seed for r in chunk], self.sampling)
+                bar.step(count=len(chunk))
 
     def _more(self, kind: Kind, split: str, scored: Sequence[Scored], rollouts: Sequence[Rollout]) -> dict[str, Any]:
         """What needs the policy again: captions of its own images, and the base's likelihoods."""

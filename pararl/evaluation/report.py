@@ -152,6 +152,15 @@ def table(results: Mapping[str, Mapping[Kind, Mapping[str, Any]]]) -> str:
     return "\n".join("  ".join(_padded(line, widths)) for line in lines)
 
 
+LEGEND = """\
+strict: share of outputs for which every claim holds, and its 95 % bootstrap interval over prompts
+gm, soft: mean over prompts of the geometric mean of an output's claims, and of its score
+TQ, TA, IQ, IA, IC, OA: ParaBench's text quality and alignment, image quality, alignment and consistency, text against image
+cycle: share of images whose caption by the policy itself says the prompt; unique: share of differing pairs of samples of a prompt
+KL: to the base, in nats per token; -: does not apply"""
+"""What the columns of ``table`` are."""
+
+
 def _padded(line: Sequence[str], widths: Sequence[int]) -> list[str]:
     pairs = zip(line, widths, strict=True)
     return [cell.ljust(width) if column < 2 else cell.rjust(width) for column, (cell, width) in enumerate(pairs)]

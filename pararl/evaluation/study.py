@@ -3,10 +3,12 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from pararl.evaluation.summary import ArmResult, BaseResult, SplitResult, Summary
+from pararl.tracking.plots import Bar
 
 T_95 = (
     *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
@@ -27,6 +29,8 @@ class Interval:
         return f"{self.mean:.3f}" + ("" if self.half is None else f" ± {self.half:.3f}")
 
 
+LABELS = {"strict": "strict accuracy", "soft": "mean score"}
+"""What a plot calls the two accuracies."""
 SystemMetrics = dict[str, dict[str, Interval]]
 """The metrics of each system by name, the base first."""
 
@@ -91,28 +95,50 @@ def kinds_markdown(found: Mapping[str, Mapping[str, Interval]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def accuracy_of(found: Mapping[str, Mapping[str, Interval]]) -> Literal["strict", "soft"]:
+    """Which accuracy systems are compared by: ``soft`` where the reward has no strict notion."""
+    return "strict" if "id strict" in found["base"] else "soft"
+
+
+def bars(found: Mapping[str, Mapping[str, Interval]]) -> dict[str, list[Bar]]:
+    """The bars of every system on ID and OOD prompts and, where there are several kinds of prompts, on the ID prompts of each."""
+    accuracy, kinds = accuracy_of(found), [name for name in found["base"] if name.endswith(", id")]
+    names = {"ID": f"id {accuracy}", "OOD": f"ood {accuracy}"} | ({name[: -len(", id")]: name for name in kinds} if len(kinds) > 1 else {})
+    return {
+        title: [
+            Bar(system, value.mean, value.mean - (value.half or 0.0), value.mean + (value.half or 0.0), value.values)
+            for system, values in found.items()
+            if (value := values.get(name))
+        ]
+        for title, name in names.items()
+    }
+
+
 def markdown(found: Mapping[str, Mapping[str, Interval]], seeds: Sequence[int]) -> str:
-    """The metrics as a Markdown table, and every arm's paired difference to ``offline_dpo`` where that arm ran."""
-    columns = ("id strict", "ood strict", "id soft", "ood soft", "kl", "updates", "reward_calls", "seconds")
+    """The metrics as a Markdown table, and every arm's paired difference to ``offline_dpo`` where that arm ran, of strict accuracy,
+    or of the soft one where the reward has no strict notion."""
+    known = ("id strict", "ood strict", "id soft", "ood soft", "kl", "updates", "reward_calls", "seconds")
+    columns = [name for name in known if any(name in values for values in found.values())]
     lines = ["| arm | " + " | ".join(columns) + " |", "|" + "---|" * (len(columns) + 1)]
     for system, values in found.items():
         cells = [_cell(name, values[name]) if name in values else "-" for name in columns]
         lines.append(f"| {system} | " + " | ".join(cells) + " |")
     lines += ["", f"Seeds {', '.join(map(str, seeds))}; mean ± half-width of the 95 % interval over seeds (Student's t)."]
-    if "id strict" in found.get("offline_dpo", {}):
-        lines += ["", "| difference to `offline_dpo`, id strict | mean | per seed |", "|---|---|---|"]
-        baseline = found["offline_dpo"]["id strict"].values
-        for system, values in found.items():
-            if system not in ("base", "offline_dpo"):
-                gaps = [a - b for a, b in zip(values["id strict"].values, baseline, strict=True)]
-                lines.append(f"| {system} | {interval(gaps)} | {', '.join(f'{g:+.3f}' for g in gaps)} |")
+    accuracy = f"id {accuracy_of(found)}"
+    compared = [system for system in found if system not in ("base", "offline_dpo")]
+    if accuracy in found.get("offline_dpo", {}) and compared:
+        lines += ["", f"| difference to `offline_dpo`, {accuracy} | mean | per seed |", "|---|---|---|"]
+        baseline = found["offline_dpo"][accuracy].values
+        for system in compared:
+            gaps = [a - b for a, b in zip(found[system][accuracy].values, baseline, strict=True)]
+            lines.append(f"| {system} | {interval(gaps)} | {', '.join(f'{g:+.3f}' for g in gaps)} |")
     kinds = kinds_markdown(found)
     return "\n".join([*lines, *(["", kinds.rstrip()] if kinds else [])]) + "\n"
 
 
 def sweep_markdown(labels: Sequence[str], found: Sequence[SystemMetrics], arms: Sequence[str]) -> str:
     """ID accuracy of every arm (columns) under every setting (rows), the best setting of each arm in bold."""
-    kind = "id strict" if "id strict" in found[0]["base"] else "id soft"
+    kind = f"id {accuracy_of(found[0])}"
     means = {arm: [values[arm][kind].mean for values in found] for arm in arms}
     lines = ["| settings | " + " | ".join(arms) + " |", "|" + "---|" * (len(arms) + 1)]
     for row, (name, values) in enumerate(zip(labels, found, strict=True)):
@@ -123,7 +149,7 @@ def sweep_markdown(labels: Sequence[str], found: Sequence[SystemMetrics], arms: 
     lines += ["", f"{kind.replace('id', 'ID')} accuracy; base {base}. Bold: the best setting of each arm."]
     rows = list(dict.fromkeys(name for values in found for name in values["base"] if ", " in name))
     for arm in arms if len(rows) > 1 else ():
-        lines += ["", f"| {arm}: strict by kind | " + " | ".join(rows) + " |", "|" + "---|" * (len(rows) + 1)]
+        lines += ["", f"| {arm}: {accuracy_of(found[0])} by kind | " + " | ".join(rows) + " |", "|" + "---|" * (len(rows) + 1)]
         for name, system, values in [("base", "base", found[0]), *((label, arm, f) for label, f in zip(labels, found, strict=True))]:
             lines.append(f"| {name} | " + " | ".join(str(values[system].get(row, "-")) for row in rows) + " |")
     return "\n".join(lines) + "\n"

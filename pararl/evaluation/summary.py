@@ -20,18 +20,23 @@ class SplitResult:
     """Share of outputs for which everything asked holds, in [0, 1]; None where the reward has no strict notion."""
     n: int
     """Outputs measured."""
+    error: float | None = None
+    """Standard error of ``soft`` over outputs; None in results of versions that kept none."""
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.soft):
             raise ValueError(f"soft = {self.soft} of a split is not finite")
+        if self.error is not None and not 0.0 <= self.error < math.inf:
+            raise ValueError(f"error = {self.error} of a split: a standard error is finite and at least 0")
         if self.strict is not None and not 0.0 <= self.strict <= 1.0:
             raise ValueError(f"strict = {self.strict} of a split is outside [0, 1]: average the scores before they are reported")
         if self.n < 1:
             raise ValueError(f"n = {self.n} of a split: a result needs at least one output")
 
     def metrics(self, split: str) -> Metrics:
-        """``eval/<split>_strict`` and ``eval/<split>_soft``, as they are logged; no strict one where the reward has none."""
-        found = {"strict": self.strict, "soft": self.soft}
+        """``eval/<split>_strict`` and ``eval/<split>_soft``, as they are logged, with the number of outputs ``..._n`` and the standard
+        error of the soft one ``..._error``; no strict one where the reward has none."""
+        found = {"strict": self.strict, "soft": self.soft, "n": float(self.n), "error": self.error}
         return {f"eval/{split}_{kind}": value for kind, value in found.items() if value is not None}
 
 
@@ -45,7 +50,13 @@ def pooled(splits: Sequence[SplitResult]) -> SplitResult:
         raise ValueError("no split to pool: name at least one held-out split in eval.splits")
     n = sum(split.n for split in splits)
     strict = [s.strict * s.n for s in splits if s.strict is not None]
-    return SplitResult(sum(s.soft * s.n for s in splits) / n, sum(strict) / n if len(strict) == len(splits) else None, n)
+    errors = [s.error * s.n for s in splits if s.error is not None]
+    return SplitResult(
+        sum(s.soft * s.n for s in splits) / n,
+        sum(strict) / n if len(strict) == len(splits) else None,
+        n,
+        math.hypot(*errors) / n if len(errors) == len(splits) else None,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,14 +145,16 @@ def table(summary: Summary) -> str:
 
 
 def kinds_table(summary: Summary) -> str:
-    """A line for every kind of prompt and split: strict accuracy of the base and of every arm, with the gain over the base."""
-    lines = [["strict by kind", "n", "base", *summary.arms]]
+    """A line for every kind of prompt and split: the base and every arm, with the gain over the base. Strict accuracy, or the soft score
+    where the base has no strict one."""
+    lines = [[f"{'soft' if summary.base.id.strict is None else 'strict'} by kind", "n", "base", *summary.arms]]
     for kind, results in summary.base.kinds.items():
         for split, base in results.items():
-            cells = [f"{kind}, {split}", str(base.n), "-" if base.strict is None else f"{base.strict:.3f}"]
+            name = "soft" if base.strict is None else "strict"
+            cells = [f"{kind}, {split}", str(base.n), f"{getattr(base, name):.3f}"]
             for arm in summary.arms.values():
-                strict = arm.kinds[kind][split].strict if split in arm.kinds.get(kind, {}) else None
-                cells.append("-" if strict is None or base.strict is None else f"{strict:.3f} ({strict - base.strict:+.3f})")
+                value = getattr(arm.kinds[kind][split], name) if split in arm.kinds.get(kind, {}) else None
+                cells.append("-" if value is None else f"{value:.3f} ({value - getattr(base, name):+.3f})")
             lines.append(cells)
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join(_aligned(line, widths) for line in lines)
@@ -158,13 +171,14 @@ def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def _error_note(base: BaseResult) -> str:
-    """Binomial error at p = 0.5, its largest: 1.96 sqrt(0.25 / n)."""
-    errors = [
-        f"{name} n = {split.n} (+/- {1.96 * math.sqrt(0.25 / split.n):.3f})"
-        for name, split in (("ID", base.id), ("OOD", base.ood))
-        if split
-    ]
-    return f"{', '.join(errors)}: 95 % sampling error of a strict accuracy near one half"
+    """Of strict accuracies the binomial error at p = 0.5, its largest: 1.96 sqrt(0.25 / n). Without them that of the base's soft score."""
+    soft = base.id.strict is None
+    errors = []
+    for name, split in (("ID", base.id), ("OOD", base.ood)):
+        if split:
+            error = split.error if soft else math.sqrt(0.25 / split.n)
+            errors.append(f"{name} n = {split.n}" + ("" if error is None else f" (+/- {1.96 * error:.3f})"))
+    return f"{', '.join(errors)}: 95 % sampling error of {'the soft score of the base' if soft else 'a strict accuracy near one half'}"
 
 
 def _results(value: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -178,6 +192,7 @@ def _results(value: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _split(value: Mapping[str, Any], where: str) -> SplitResult:
+    value = {"error": None, **value}  # earlier versions kept none
     _check_keys(value, SplitResult, where)
     return SplitResult(**value)
 

@@ -148,7 +148,7 @@ class ArmRun:
         # A static arm samples once, before its first update: that says nothing of the updates that are left.
         once = batch.rollout_seconds + batch.reward_seconds if self.spec.data == "static" else 0.0
         strict = reward.get("reward/strict", reward.get("reward/measured_strict"))
-        self.progress.step(reward.get("reward/mean"), strict, self.kl, total - once)
+        self.progress.update(reward.get("reward/mean"), strict, self.kl, total - once)
         if why is not None and (told := idle_warning(self.counters.idle, why, self.config.run.patience)):
             self.progress.note(f"{self.arm}: {told}")
             self.session.tracker.alert(f"{self.arm} learns nothing", told)
@@ -171,7 +171,9 @@ class ArmRun:
         adapter = Path("adapters") / self.arm
         self.learner.save(self.session.folder / adapter)
         self.session.tracker.log(
-            self.counters.update, {**metrics, **{f"eval/{name.replace('/', '_')}": v for name, v in kl.items()}}, self.counters.samples
+            self.counters.update,
+            {**metrics, **measured.during, **{f"eval/{name.replace('/', '_')}": v for name, v in kl.items()}},
+            self.counters.samples,
         )
         self._show(self.counters.update, evaluation)
         self.session.tracker.artifact(self.arm, self.session.folder / adapter, {"updates": self.counters.update, **metrics})
@@ -196,7 +198,8 @@ class ArmRun:
         return metrics | {f"eval/{name.replace('/', '_')}": value for name, value in self.learner.kl(done.rollouts).items()}
 
     def _show(self, update: int, evaluation: Evaluation) -> None:
-        self.session.tracker.images(update, evaluation.samples(self.config.track.images))
+        c = self.config
+        self.session.tracker.images(update, evaluation.samples(c.track.images, among=min(c.eval.during, c.eval.prompts)))
 
     def _save(self) -> None:
         arrays, facts = self.learner.state()
@@ -222,7 +225,8 @@ class ArmRun:
         self.session.tracker.truncate(self.arm, self.counters.update if found else -1)
         self.session.tracker.start(self.arm)
         if found is None:
-            self.session.tracker.log(0, split_metrics(self.session.base().kinds, ("id",)), 0)
+            base = self.session.base()
+            self.session.tracker.log(0, split_metrics(base.kinds, ("id",)) | base.during, 0)
         # The next update samples from the adapter of the checkpoint, which the new workers do not have.
         elif self.spec.data == "current":
             self.session.fleet.publish(self.learner.adapter())

@@ -4,9 +4,10 @@ import json
 import signal
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +19,7 @@ from pararl.config import Arm, Config, ConfigError, changed, measuring
 from pararl.data.curriculum import Curriculum
 from pararl.errors import in_words
 from pararl.evaluation.evaluation import CANARY, Evaluation, eval_sampling, evaluate
+from pararl.evaluation.study import LABELS
 from pararl.evaluation.summary import ArmResult, BaseResult, Kinds, SplitResult, Summary, pooled
 from pararl.files import claimed, read_lines, write_json
 from pararl.loop import checkpoint
@@ -28,11 +30,15 @@ from pararl.rollout.actors import start_ray
 from pararl.rollout.fleet import Fleet, RayFleet
 from pararl.rollout.reward_workers import RayRewardWorkers, RewardWorkers
 from pararl.sampling import sampling_of
+from pararl.tracking.curves import curves_png
 from pararl.tracking.pictures import Sample, SampleRow, samples_png
-from pararl.tracking.plots import OVER_PROMPTS, Bar, bars_png, curves_png, share_bar
+from pararl.tracking.plots import OVER_PROMPTS, Bar, bars_png, mean_interval, share_interval
 from pararl.tracking.tracking import Tracker
-from pararl.types import Prompt, Rollout
+from pararl.types import Metrics, Prompt, Rollout
 from rewards import Calibration, names
+
+SHOWN = 16
+"""Prompts on the sheets of samples, or track.images where that is more."""
 
 
 class RunError(RuntimeError):
@@ -53,6 +59,8 @@ class Measured:
 
     kinds: Kinds
     samples: list[SampleRow]
+    during: Metrics = field(default_factory=dict)
+    """The same policy on the prompts of the small evaluations during training alone, so that these have a beginning and an end."""
 
     @property
     def id(self) -> SplitResult:
@@ -184,12 +192,12 @@ class Session:
         for i, fact in enumerate(facts["samples"]):
             cell = Sample(arrays.get(f"image.{i}"), **{**fact["cell"], "failed": tuple(fact["cell"]["failed"])})
             rows.append(SampleRow(fact["prompt"], (cell,), arrays.get(f"shown.{i}")))
-        return Measured(kinds, rows)
+        return Measured(kinds, rows, facts.get("during", {}))  # earlier versions kept none
 
     def measure(self, name: str, version: int) -> tuple[Measured, Evaluation]:
         """Evaluate on every split and keep the result under ``name``."""
         done = self.evaluate(version, self.config.eval.splits, self.config.eval.prompts)
-        samples = done.samples(self.config.track.images)
+        samples = done.samples(max(SHOWN, self.config.track.images))
         arrays: dict[str, np.ndarray] = {}
         facts: list[dict[str, Any]] = []
         for i, row in enumerate(samples):
@@ -198,8 +206,10 @@ class Session:
             kept = {"value": cell.value, "strict": cell.strict, "failed": cell.failed, "text": cell.text}
             facts.append({"prompt": row.prompt, "cell": kept})
         kinds = {kind: {split: asdict(result) for split, result in results.items()} for kind, results in done.kinds.items()}
-        checkpoint.save(self.folder / "results" / name, arrays, {"kinds": kinds, "samples": facts})
-        return Measured(done.kinds, samples), done
+        c = self.config.eval
+        during = done.first(c.during) if c.every and c.during < c.prompts and c.splits[0] == "id" else {}
+        checkpoint.save(self.folder / "results" / name, arrays, {"kinds": kinds, "samples": facts, "during": during})
+        return Measured(done.kinds, samples, during), done
 
     def base(self) -> Measured:
         """The base's evaluation, made once a run."""
@@ -225,20 +235,23 @@ class Session:
         return summary
 
     def draw_kinds(self, summary: Summary) -> None:
-        """Bars of strict accuracy by kind of prompt, base against arms; none where there is a single kind or no strict notion."""
+        """Bars of accuracy by kind of prompt, base against arms; none where there is a single kind."""
         groups: dict[str, list[Bar]] = {}
         for kind in summary.base.kinds if len(summary.base.kinds) > 1 else ():
             systems = {"base": summary.base.kinds[kind], **{arm: result.kinds[kind] for arm, result in summary.arms.items()}}
-            groups[kind] = [share_bar(s, r["id"].strict, r["id"].n) for s, r in systems.items() if r["id"].strict is not None]
-        if any(groups.values()):
-            bars_png(self.folder / "kinds.png", groups, "ID strict accuracy", OVER_PROMPTS)
+            groups[f"{kind} (n = {systems['base']['id'].n})"] = [_bar(name, results["id"]) for name, results in systems.items()]
+        if groups:
+            label = LABELS["soft" if summary.base.id.strict is None else "strict"]
+            bars_png(self.folder / "kinds.png", groups, f"ID {label}", OVER_PROMPTS)
 
     def draw_samples(self, arms: Sequence[str], per_sheet: int = 8) -> None:
-        """Contact sheets of the first ID prompts: what the base and each arm make of them, with the reasons of what failed."""
-        systems = {name: m.samples for name in ("base", *arms) if (m := self.measured(name))}
-        rows = [
-            SampleRow(same[0].prompt, tuple(row.cells[0] for row in same), same[0].shown) for same in zip(*systems.values(), strict=True)
-        ]
+        """Contact sheets of ID prompts from easy to hard: what the base and each arm make of them, with the reasons of what failed.
+
+        Of prompts that all of them were shown with: an older version that began the run may have kept others.
+        """
+        systems = {name: _by_prompt(m.samples) for name in ("base", *arms) if (m := self.measured(name))}
+        same = [[kept[key] for kept in systems.values()] for key in systems["base"] if all(key in kept for kept in systems.values())]
+        rows = [SampleRow(row.prompt, tuple(other.cells[0] for other in (row, *rest)), row.shown) for row, *rest in same]
         for start in range(0, len(rows), per_sheet):
             samples_png(self.folder / "samples" / f"id-{start:03d}.png", list(systems), rows[start : start + per_sheet])
 
@@ -259,3 +272,21 @@ def kept(folder: Path) -> str:
     except OSError:
         return ""
     return f"details in {folder / 'errors.log'}; "
+
+
+def _by_prompt(rows: Sequence[SampleRow]) -> dict[tuple[str, bytes, int], SampleRow]:
+    """The rows by the text of the prompt, its picture where it has one, and how many such came before."""
+    found: dict[tuple[str, bytes, int], SampleRow] = {}
+    seen: Counter[tuple[str, bytes]] = Counter()
+    for row in rows:
+        key = row.prompt, b"" if row.shown is None else row.shown.tobytes()
+        found[(*key, seen[key])] = row
+        seen[key] += 1
+    return found
+
+
+def _bar(system: str, found: SplitResult) -> Bar:
+    """Strict accuracy with its interval; the soft one where the reward has no strict notion."""
+    if found.strict is not None:
+        return Bar(system, found.strict, *share_interval(found.strict, found.n))
+    return Bar(system, found.soft, *mean_interval(found.soft, found.error or 0.0))

@@ -16,6 +16,7 @@ from ray.util import ActorPool
 from pararl.config import Config, ConfigError
 from pararl.rollout.reward_worker import RewardError
 from pararl.sync import SyncError
+from pararl.terminal import NO_BARS
 
 CLUSTER = ("RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR")
 """Environment variables of which either says that there is a cluster: the user's choice, and a Ray job's own."""
@@ -173,11 +174,11 @@ def actor_env(threads: int) -> dict[str, str]:
 
     Threads: two processes with two threads each on two cores take nine times as long as with one each. Allocator: glibc hands freed tensors
     back to the kernel, and the page faults of getting them again take half of a CPU training step. Telemetry: TRL would tell the
-    hub of every trainer that it makes.
+    hub of every trainer that it makes. Bars: nobody looks on.
     """
     env = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")}
     env |= {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000", "MALLOC_TOP_PAD_": "1000000000"}
-    env |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    env |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1", **NO_BARS}
     root = Path(__file__).resolve().parents[2]
     if (root / "pyproject.toml").exists():  # a checkout, which need not be installed
         env["PYTHONPATH"] = os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH"))))

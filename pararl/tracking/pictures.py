@@ -23,10 +23,12 @@ MIN_SIDE, MAX_SIDE = 160, 320
 """Range of the side of a shown image, in pixels."""
 FRAME, GAP, MARGIN, LABEL = 4, 16, 20, 230
 """Width of the frame, space between cells, outer margin and width of the prompt column, in pixels."""
+BESIDE = 340
+"""Width of the list of claims beside an image, where every claim is listed, in pixels."""
 SMALL, NORMAL = 12, 14
 """Font sizes, in pixels."""
 MAX_LINES = 5
-"""Lines of reasons, and of text output, under one image."""
+"""Lines of reasons, and of text output, under one image, where not every claim is listed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,8 @@ class Sample:
     """Reasons of the failed atoms."""
     text: str | None = None
     """The text of the output, where it has one."""
+    held: tuple[str, ...] | None = None
+    """The claims that hold, for a list of every claim beside the image; None = failed ones below it, as many as fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +93,8 @@ def _shown(image: np.ndarray) -> Image.Image:
 def samples_png(path: Path, columns: Sequence[str], rows: Sequence[SampleRow]) -> None:
     """Draw a sheet with one row per prompt and one column per system, and write it to `path` atomically.
 
-    An image has a green frame and a tick when its output is strictly right, else a red frame and a cross with the reasons below.
+    An image has a green frame and a tick when its output is strictly right, else a red frame and a cross with the reasons below it, or
+    with every claim beside it (``Sample.held``).
     Raises ValueError when there are no rows, or when a row has not one cell per column.
     """
     if not rows:
@@ -99,6 +104,7 @@ def samples_png(path: Path, columns: Sequence[str], rows: Sequence[SampleRow]) -
             raise ValueError(f"{len(row.cells)} cells for {len(columns)} columns ({', '.join(columns)}) at prompt {row.prompt!r}")
     pictures = [[picture_of(cell) for cell in row.cells] for row in rows]
     width = max(picture.width for line in pictures for picture in line) + 2 * FRAME
+    width += GAP + BESIDE if any(cell.held is not None for row in rows for cell in row.cells) else 0
     heights = [_row_height(row, line, width) for row, line in zip(rows, pictures, strict=True)]
     header = 2 * _line_height(NORMAL) + GAP
     size = (2 * MARGIN + LABEL + len(columns) * (width + GAP), 2 * MARGIN + header + sum(heights) + GAP * (len(rows) - 1))
@@ -130,11 +136,11 @@ def _tally(cells: Sequence[Sample]) -> str:
 def _row_height(row: SampleRow, pictures: Sequence[Image.Image], width: int) -> int:
     prompt = len(_wrapped(row.prompt, LABEL, NORMAL)) * _line_height(NORMAL)
     prompt += 0 if row.shown is None else 4 + _shown(row.shown).height
-    cells = [
-        picture.height + 2 * FRAME + _line_height(NORMAL) + 4 + len(_under(cell, width)) * _line_height(SMALL)
-        for cell, picture in zip(row.cells, pictures, strict=True)
-    ]
-    return max(prompt, *cells)
+    heights = [prompt]
+    for cell, picture in zip(row.cells, pictures, strict=True):
+        framed, text = picture.height + 2 * FRAME, _line_height(NORMAL) + 4 + len(_said(cell, width)) * _line_height(SMALL)
+        heights.append(framed + text if cell.held is None else max(framed, text))
+    return max(heights)
 
 
 def _draw_cell(
@@ -145,14 +151,14 @@ def _draw_cell(
     right, bottom = left + picture.width + 2 * FRAME, top + picture.height + 2 * FRAME
     draw.rectangle((left, top, right - 1, bottom - 1), fill=colour)
     sheet.paste(picture, (left + FRAME, top + FRAME))
-    line = bottom + 4
+    left, line = (left, bottom + 4) if cell.held is None else (right + GAP, top)
     indent = 0
     if cell.strict is not None:
         _draw_mark(draw, (left, line + 2), cell.strict, colour)
         indent = NORMAL + 4
     draw.text((left + indent, line), "not scored" if cell.value is None else f"reward {cell.value:.2f}", colour, _font(SMALL, bold=True))
     line += _line_height(NORMAL)
-    for text, ink in _under(cell, width):
+    for text, ink in _said(cell, width):
         draw.text((left, line), text, ink, _font(SMALL))
         line += _line_height(SMALL)
 
@@ -167,19 +173,24 @@ def _draw_mark(draw: ImageDraw.ImageDraw, corner: tuple[int, int], passed: bool,
         draw.line((x + 1, y + side - 1, x + side - 1, y + 1), colour, width=3)
 
 
-def _under(cell: Sample, width: int) -> list[tuple[str, Colour]]:
-    """The lines under an image: whole reasons in red while they fit, the number of the rest, then the text output in grey."""
+def _said(cell: Sample, width: int) -> list[tuple[str, Colour]]:
+    """The lines under an image: whole reasons in red while they fit, the number of the rest, then the text output in grey.
+
+    Where every claim is listed, beside the image: all reasons, the claims that hold in green, and the whole text.
+    """
+    width = width if cell.held is None else BESIDE
     reasons: list[str] = []
     for i, reason in enumerate(cell.failed):
         lines = _wrapped(f"\u2013 {reason}", width, SMALL)
-        if reasons and len(reasons) + len(lines) > MAX_LINES:
+        if cell.held is None and reasons and len(reasons) + len(lines) > MAX_LINES:
             reasons.append(f"\u2026 and {len(cell.failed) - i} more")
             break
         reasons += lines
     words = _wrapped(f"\u201c{cell.text}\u201d", width, SMALL) if cell.text is not None and cell.image is not None else []
-    if len(words) > MAX_LINES:
+    if cell.held is None and len(words) > MAX_LINES:
         words = [*words[:MAX_LINES], "\u2026"]
-    return [(line, FAILED) for line in reasons] + [(line, GREY) for line in words]
+    held = [line for claim in cell.held or () for line in _wrapped(f"+ {claim}", width, SMALL)]
+    return [(line, FAILED) for line in reasons] + [(line, PASSED) for line in held] + [(line, GREY) for line in words]
 
 
 def _draw_lines(draw: ImageDraw.ImageDraw, corner: tuple[int, int], lines: Sequence[str], colour: Colour, size: int) -> None:

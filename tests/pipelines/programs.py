@@ -55,6 +55,7 @@ def start(*arguments: str, script: str = "pararl.py", modules: Path | None = Non
 def finish(process: subprocess.Popen[str]) -> str:
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
+    assert "\r" not in output, "a log file has no bars"
     return output
 
 

@@ -41,7 +41,8 @@ def test_a_resumed_training_ends_where_a_straight_one_does(tmp_path: Path) -> No
     # The program itself, from another folder than the checkout.
     command = [sys.executable, str(ROOT / "pipelines" / "pretrain.py"), "tokenizer", "--out", straight.name, "--steps", "2", *LITTLE]
     done = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True, timeout=200)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0 and "\r" not in done.stderr, done.stderr
+    assert "tokenizer  step 2/2" in done.stderr
     shutil.copytree(straight, stopped)
     pretrain("policy", straight, "--steps", "6", "--stop", "4")
     pretrain("policy", stopped, "--steps", "6", "--stop", "2")

@@ -46,6 +46,18 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
         ((given, str(other)), "systems, kinds of prompts or splits"),
         ((given, "--kinds", "t2v"), "t2v"),
         ((given, "--figures", "strct"), "strct"),
+        ((given, given), "same evaluation"),
+        ((given, f"{given}/../a"), "same evaluation"),
+        ((given, evaluation(tmp_path / "copy", 0.25, 0.5)), "same evaluation"),
     ):
         code, output = report(*arguments)
         assert code == 2 and told in output and len(output.strip().splitlines()) == 1
+
+
+def test_an_unknown_metric_is_told_with_those_there_are(tmp_path: Path) -> None:
+    given = evaluation(tmp_path / "a", 0.25, 0.5)
+    code, output = report(given, "--metrics", "strict,strct")
+    assert code == 2 and output.rstrip().endswith("no report has strct; there are strict, axes.output_alignment, n")
+    assert report(given, "--metrics", "strct", "--kinds", "t2i")[1].rstrip().endswith("there are n")
+    for known in ("strict", "axes.output_alignment", "n"):
+        assert report(given, "--metrics", known)[0] == 0, "what is listed can be asked for"

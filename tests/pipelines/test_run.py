@@ -48,7 +48,7 @@ def test_a_run_leaves_everything_it_promises(run: Path) -> None:
         assert {p.name for p in (run / result["adapter"]).iterdir()} >= {"adapter_config.json", "adapter_model.safetensors"}, arm
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["run"]["arms"] == ["pararl", "offline_dpo"] and config["learner"]["lr"] > 0
-    for picture in ("curves.png", "kinds.png", "samples/id-000.png"):
+    for picture in ("curves.png", "kinds.png", "samples/id-000.png", "samples/id-008.png"):
         assert np.asarray(Image.open(run / picture)).std() > 5, f"{picture} is blank"
     files = {"config.yaml", "curves.png", "kinds.png", "metrics.jsonl", "summary.json"}
     assert {p.name for p in run.iterdir()} == files | {"adapters", "checkpoints", "results", "rollouts", "samples", "wandb"}
@@ -146,6 +146,7 @@ def test_an_aligned_adapter_loads_with_peft_and_changes_the_samples(run: Path) -
 def test_evaluate_gives_the_metrics_of_the_summary(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "evaluation"
     output = finish(start("--run", str(run), "--out", str(out), "--diversity", "2", "--samples", "2", script="evaluate.py"))
+    assert "gm, soft: " in output and "gm, soft: " in (out / "table.txt").read_text()
     assert output.count("t2i, id ") == output.count("interleaved_edit, ood_pair ") == 3
     found = json.loads((out / "evaluation.json").read_text())
     summary = Summary.from_json(json.loads((run / "summary.json").read_text()))

@@ -195,22 +195,24 @@ def test_a_run_without_a_name_is_called_after_time_and_configuration(elsewhere: 
     assert list(elsewhere.iterdir()) == []
 
 
-def test_help_shows_every_setting_with_its_meaning_and_the_default_in_force(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        cli.parse(["--help", "--config", written("learner:\n  lr: 0.125\n")])
-    shown = capsys.readouterr().out
-    assert stopped.value.code == 0
-    assert [key for key in SETTINGS if f"--{key} " not in shown] == []
-    assert "AdamW learning rate." in shown and "default: 0.125" in shown
-    assert shown.index("How outputs are sampled") < shown.index("--rollout.prompts") < shown.index("How the adapter is updated")
-    assert "--learner CONFIG" not in shown
-    assert "Gumbel temperature of the confidence" in shown and "default: 8.0" in shown, "inherited, with the default of a run"
-    assert shown.index("--rollout.prompts PROMPTS") < shown.index("--rollout.steps STEPS") < shown.index("--rollout.recorded RECORDED")
+def test_a_shipped_configuration_is_read_by_its_name_from_any_folder(elsewhere: Path) -> None:
+    mine = cli.parse(["--config", "scenes_smoke", "--plan"])
+    assert mine == cli.parse(["--config", str(ROOT / "pipelines" / "configs" / "scenes_smoke.yaml"), "--plan"])
+    assert mine.stem == "scenes_smoke" and mine.config.run.updates == 3
 
 
-def test_every_setting_has_a_meaning() -> None:
-    actions = cli._parser()._actions
-    assert [action.dest for action in actions if action.dest in SETTINGS and not action.help] == []
+def test_a_file_of_the_users_wins_over_a_shipped_configuration_of_its_name(elsewhere: Path) -> None:
+    Path("scenes_smoke").write_text("run:\n  updates: 7\n")
+    assert cli.parse(["--config", "scenes_smoke", "--plan"]).config.run.updates == 7
+    Path("scenes_smoke").unlink()
+    Path("scenes_smoke").mkdir()  # a folder of results, say
+    assert cli.parse(["--config", "scenes_smoke", "--plan"]).config.run.updates == 3
+
+
+def test_a_configuration_that_is_not_there_is_told_with_those_that_are(complaint: Complaint) -> None:
+    for name in ("scenes_smok", "pipelines/configs/scenes_smoke.yaml"):
+        told = complaint(["--config", name])
+        assert name in told and "scenes_smoke" in told and "scenes_joint" in told
 
 
 @pytest.fixture

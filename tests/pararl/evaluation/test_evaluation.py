@@ -1,5 +1,6 @@
 """What is measured: which prompts, kind by kind, and that canaries and held-out splits stay apart."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 
 from pararl import scenes
 from pararl.config import Config, CurriculumConfig, EvalConfig, PolicyConfig, RolloutConfig
-from pararl.evaluation.evaluation import evaluate, evaluated_kinds, metrics, split_prompts
+from pararl.evaluation.evaluation import Evaluation, difficulty, evaluate, evaluated_kinds, metrics, split_prompts, split_result
 from pararl.evaluation.examiner import Examiner
 from pararl.loop.session import Measured
 from pararl.options import Sampling
@@ -80,7 +81,45 @@ def test_measured_metrics_are_means_over_their_own_prompts(config: Config) -> No
     measured = Measured(done.kinds, [])
     held = [results["ood_ops"] for results in done.kinds.values() if "ood_ops" in results]
     assert measured.ood is not None and measured.ood.n == sum(r.n for r in held), "canaries are not held-out prompts"
-    assert [row.prompt for row in done.samples(6)] == [r.prompt.text for r in done.rollouts[::5]], "one of each kind"
+    assert [row.prompt in {r.prompt.text for r in done.rollouts[5 * i : 5 * i + 5]} for i, row in enumerate(done.samples(6))] == [True] * 6
+
+
+def test_samples_go_from_the_easiest_to_the_hardest_prompt_and_evaluations_of_two_sizes_show_the_same() -> None:
+    prompts = [scenes.prompt("id", i) for i in range(64)]
+    rollouts = tuple(Rollout(p, 0, 0, 0, 4, (), (), scenes.example("id", 0).output, ()) for p in prompts)
+    whole = Evaluation({}, rollouts, tuple(Judgement(Score(0.5)) for _ in prompts))
+    claims = {p.text: len(p.spec["atoms"]) for p in prompts}
+    shown = [claims[row.prompt] for row in whole.samples(16)]
+    assert len(shown) == 16 and shown == sorted(shown)
+    assert {shown[0], shown[-1]} == {min(claims.values()), max(claims.values())} and len(set(shown)) >= 4
+    small = Evaluation({}, rollouts[:24], whole.judgements[:24])
+    assert [row.prompt for row in small.samples(8, among=24)] == [row.prompt for row in whole.samples(8, among=24)]
+    assert len(whole.samples(100)) == 64
+
+
+def test_the_first_prompts_of_an_evaluation_say_what_an_evaluation_of_so_many_says(config: Config) -> None:
+    fleet, judge = LocalFleet(config), LocalRewardWorkers(config)
+
+    def generate(prompts: Sequence[Prompt]) -> list[Rollout]:
+        return fleet.generate(prompts, 1, 0, config.eval.seed, Sampling(steps=4, recorded=2, guesses=0), update=0)
+
+    large, small = (evaluate(generate, judge.score, config, ("id",), count) for count in (5, 2))
+    whole = metrics(small.kinds)
+    assert large.first(2) == pytest.approx({f"eval/during_{name}": whole[f"eval/id_{name}"] for name in ("soft", "strict", "n", "error")})
+    assert large.first(5) != large.first(2) and large.first(2)["eval/during_n"] == 12
+
+
+def test_prompts_of_another_world_are_as_hard_as_they_are_long() -> None:
+    texts = ["a dog", "a dog that chases a ball over a meadow", "a dog with a ball"]
+    order = sorted((Prompt(text, "t2i", text, {"source": "web", "atoms": 3}) for text in texts), key=difficulty)
+    assert [p.text for p in order] == [texts[0], texts[2], texts[1]]
+
+
+def test_a_split_has_the_standard_error_of_its_mean_score() -> None:
+    values = np.random.default_rng(0).random(40)
+    found = split_result([Judgement(Score(float(v))) for v in values])
+    assert found.error == pytest.approx(values.std(ddof=1) / 40**0.5) and found.strict is None
+    assert split_result([Judgement(Score(0.5))]).error is None, "one output tells nothing of the error"
 
 
 def test_the_users_prompts_are_measured_in_place_of_the_worlds(config: Config, tmp_path: Path) -> None:

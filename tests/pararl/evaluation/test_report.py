@@ -5,7 +5,7 @@ import pytest
 
 from pararl import scenes
 from pararl.evaluation.intervals import bootstrap, paired
-from pararl.evaluation.report import Scored, cycle_report, differences, diversity_report, geometric_mean, split_report, table, worst
+from pararl.evaluation.report import LEGEND, Scored, cycle_report, differences, diversity_report, geometric_mean, split_report, table, worst
 from pararl.scenes.sentences import caption
 from pararl.types import Atom, Output, Prompt, Score
 
@@ -111,3 +111,12 @@ def test_the_worst_failures_are_the_lowest_scores_that_are_wrong() -> None:
     found = worst([scored(RIGHT), swapped, empty], 5)
     assert found[0] is empty and found[1] is swapped and len(found) == 2
     assert worst([scored(RIGHT)], 3) == []
+
+
+def test_the_legend_explains_every_column() -> None:
+    figure = {"mean": 0.5, "low": 0.25, "high": 0.75, "n": 4}
+    report = {"n": 4, "strict": figure, "soft": figure}
+    head = table({"base": {"t2i": {"id": report}}}).splitlines()[0].split()
+    assert head[:4] == ["kind,", "split", "system", "n"]
+    explained = {word.strip(",:;") for line in LEGEND.splitlines() for part in line.split(";") for word in part.partition(":")[0].split()}
+    assert set(head[4:]) - {"(95", "%)"} <= explained and "95 %" in LEGEND

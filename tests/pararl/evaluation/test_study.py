@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from pararl.evaluation.study import interval, markdown, metrics, sweep_markdown
+from pararl.evaluation.study import bars, interval, markdown, metrics, sweep_markdown
 from pararl.evaluation.summary import ArmResult, BaseResult, SplitResult, Summary
 from tests.wording import telling
 
@@ -35,6 +35,41 @@ def test_differences_are_paired_by_seed() -> None:
     text = markdown(found, [0, 1, 2])
     assert "+0.300, +0.250, +0.300" in text
     assert "| base | 0.400 ± 0.000" in text and "1,000" in text
+
+
+def test_rewards_without_a_strict_notion_are_compared_and_drawn_by_their_scores() -> None:
+    def run(seed: int, pararl: float, offline: float) -> Summary:
+        one = summary(seed, 0.0, 0.0)
+        soft = {value: SplitResult(value, None, 100, 0.01) for value in (-1.0, pararl, offline)}
+        arms = {
+            "pararl": replace(one.arms["pararl"], id=soft[pararl], ood=None),
+            "offline_dpo": replace(one.arms["pararl"], id=soft[offline], ood=None),
+        }
+        return replace(one, base=BaseResult(soft[-1.0], None), arms=arms)
+
+    found = metrics([run(0, 1.5, 0.5), run(1, 2.0, 0.25)])
+    text = markdown(found, [0, 1])
+    assert "| pararl | 1.375" in text and "+1.000, +1.750" in text and "strict" not in text
+    drawn = bars(found)
+    assert [(bar.arm, bar.mean, bar.seeds) for bar in drawn["ID"]] == [
+        ("base", -1.0, (-1.0, -1.0)),
+        ("pararl", 1.75, (1.5, 2.0)),
+        ("offline_dpo", 0.375, (0.5, 0.25)),
+    ]
+    assert drawn["OOD"] == []
+
+
+def test_bars_are_means_with_their_intervals_and_every_kind_of_prompt_has_a_group() -> None:
+    def run(seed: int, t2i: float) -> Summary:
+        one = summary(seed, t2i, 0.4)
+        kinds = {"t2i": {"id": split(t2i), "para": split(0.9)}, "i2t": {"id": split(0.5)}}
+        return replace(one, base=replace(one.base, kinds=kinds), arms={"pararl": replace(one.arms["pararl"], kinds=kinds)})
+
+    drawn = bars(metrics([run(0, 0.25), run(1, 0.75)]))
+    assert list(drawn) == ["ID", "OOD", "t2i", "i2t"]
+    (base, pararl) = drawn["t2i"]
+    assert base.arm == "base" and pararl.mean == 0.5 and pararl.seeds == (0.25, 0.75)
+    assert pararl.high - pararl.mean == pytest.approx(12.706 * 0.25, rel=1e-3)  # t(0.975, 1 degree of freedom) x 0.354 / sqrt(2)
 
 
 def test_runs_with_other_arms_are_refused() -> None:

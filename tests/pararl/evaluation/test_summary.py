@@ -24,14 +24,14 @@ def test_file_has_exactly_the_published_keys_and_reads_back(tmp_path: Path) -> N
     write_json(tmp_path / "summary.json", summary.to_json())
     read = json.loads((tmp_path / "summary.json").read_text())
     assert read["base"] == {
-        "id": {"soft": 0.6, "strict": 0.3125, "n": 256},
-        "ood": {"soft": 0.5, "strict": 0.2, "n": 1024},
-        "kinds": {"t2i": {"id": {"soft": 0.6, "strict": 0.3125, "n": 256}}},
+        "id": {"soft": 0.6, "strict": 0.3125, "n": 256, "error": None},
+        "ood": {"soft": 0.5, "strict": 0.2, "n": 1024, "error": None},
+        "kinds": {"t2i": {"id": {"soft": 0.6, "strict": 0.3125, "n": 256, "error": None}}},
     }
     assert list(read) == ["seed", "base", "arms"]
     assert read["arms"]["pararl"] == {
-        "id": {"soft": 0.9, "strict": 0.75, "n": 256},
-        "ood": {"soft": 0.7, "strict": 0.5, "n": 1024},
+        "id": {"soft": 0.9, "strict": 0.75, "n": 256, "error": None},
+        "ood": {"soft": 0.7, "strict": 0.5, "n": 1024, "error": None},
         "updates": 80,
         "reward_calls": 51200,
         "seconds": 212.4,
@@ -73,10 +73,21 @@ def test_an_impossible_accuracy_is_refused(split: tuple[float, float, int], toke
 
 def test_a_reward_without_a_strict_notion_has_no_strict_accuracy_anywhere() -> None:
     one, other = SplitResult(-3.5, None, 10), SplitResult(0.5, 0.5, 10)
-    assert one.metrics("id") == {"eval/id_soft": -3.5}
+    assert one.metrics("id") == {"eval/id_soft": -3.5, "eval/id_n": 10.0}
     assert pooled([one, one]).strict is None and pooled([one, other]).strict is None and pooled([other, other]).strict == 0.5
     shown = table(Summary(0, BaseResult(one, other), {})).splitlines()[2].split()
     assert shown[:5] == ["base", "-", "-3.500", "0.500", "0.500"]
+    kinds: Kinds = {kind: {"id": SplitResult(-3.5, None, 5, 0.25)} for kind in ("t2i", "i2t")}
+    lines = table(Summary(0, BaseResult(pooled([k["id"] for k in kinds.values()]), None, kinds), {"pararl": arm(kinds=kinds)})).splitlines()
+    # two strata of five outputs each: the error of the mean is sqrt(0.25^2 + 0.25^2) / 2
+    assert f"n = 10 (+/- {1.96 * 0.25 / 2**0.5:.3f})" in lines[-5] and "soft" in lines[-5]
+    assert lines[-1].split() == ["i2t,", "id", "5", "-3.500", "-3.500", "(+0.000)"]
+
+
+def test_a_summary_of_a_version_without_errors_is_read() -> None:
+    value = Summary(seed=0, base=BASE, arms={"pararl": arm()}).to_json()
+    del value["base"]["id"]["error"], value["arms"]["pararl"]["id"]["error"]
+    assert Summary.from_json(value) == Summary(seed=0, base=BASE, arms={"pararl": arm()})
 
 
 def test_unknown_arms_and_keys_are_named() -> None:

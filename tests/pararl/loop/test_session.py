@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from transformers import CLIPModel, CLIPProcessor
 
 import policies
@@ -15,8 +16,9 @@ from pararl.config import Config, EvalConfig, PolicyConfig, RewardConfig, Rollou
 from pararl.data.curriculum import Curriculum
 from pararl.evaluation.evaluation import split_prompts
 from pararl.learner.handle import LocalLearner
+from pararl.loop import checkpoint
 from pararl.loop.arm_run import ArmRun
-from pararl.loop.session import Session
+from pararl.loop.session import Session, _by_prompt
 from pararl.rollout.fleet import LocalFleet
 from pararl.rollout.reward_workers import LocalRewardWorkers
 from pararl.rollout.workers import rollout_seed
@@ -101,3 +103,32 @@ def test_an_update_learns_from_standardised_scores_and_shows_raw_and_exact_ones(
     assert beside["reward/measured"] == pytest.approx(statistics.mean(s.value for s in exact))
     assert beside["reward/measured_strict"] == statistics.mean(bool(s.strict) for s in exact)
     assert batch.calls == 4 * 2 * 2, "outputs that are measured are no reward calls of the arm"
+
+
+def test_a_sheet_shows_the_prompts_that_every_system_was_shown_with_also_where_their_texts_are_the_same(
+    config: Config, tmp_path: Path
+) -> None:
+    whole = session(config, tmp_path)
+    measured, _ = whole.measure("base", 0)
+    first, *rest = measured.samples
+    assert len(rest) == 5
+    same = [first, replace(first, cells=rest[0].cells)]  # two prompts of one text are two rows
+    assert list(_by_prompt([*same, *rest]).values()) == [*same, *rest]
+    whole.draw_samples([])
+    tall = Image.open(tmp_path / "samples" / "id-000.png").height
+    arrays, facts = checkpoint.load(tmp_path / "results" / "base") or ({}, {})
+    kept = {f"image.{i}": arrays[f"image.{i + 1}"] for i in range(5)}
+    checkpoint.save(tmp_path / "results" / "pararl", kept, {**facts, "samples": facts["samples"][1:]})  # as an older version chose them
+    whole.draw_samples(["pararl"])
+    assert Image.open(tmp_path / "samples" / "id-000.png").height < tall
+
+
+def test_small_evaluations_have_a_beginning_and_an_end_that_a_resumed_run_reads_back(config: Config, tmp_path: Path) -> None:
+    small = changed(config, {"eval.during": 4})
+    made, evaluation = session(small, tmp_path).measure("base", 0)
+    assert made.during == evaluation.first(4) and made.during["eval/during_n"] == 4
+    kept = session(small, tmp_path).measured("base")
+    assert kept is not None and kept.during == made.during and kept.kinds == made.kinds
+    for values in ({"eval.every": 0}, {"eval.during": 6}, {"eval.splits": ("para", "id")}):
+        other = session(changed(small, values), tmp_path / "other")
+        assert other.measure("base", 0)[0].during == {}, "no small evaluations, none smaller, or of other prompts"

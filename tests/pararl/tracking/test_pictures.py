@@ -70,11 +70,26 @@ def test_reasons_add_red_ink_below_the_image_and_the_sheet_grows_with_them(tmp_p
 
 def test_reasons_that_do_not_fit_are_counted() -> None:
     cell = Sample(noise(1), 0.5, False, tuple(f"expected thing {i} = 1, found 0" for i in range(9)))
-    lines = [text for text, _ in pictures._under(cell, 168)]
+    lines = [text for text, _ in pictures._said(cell, 168)]
     whole = sum(line.startswith("\u2013") for line in lines)
     assert lines[-1] == f"\u2026 and {9 - whole} more"
     assert 1 <= whole < 9
     assert len(lines) <= pictures.MAX_LINES + 1
+
+
+def test_a_sheet_of_all_claims_leaves_none_out_and_has_them_beside_the_image(tmp_path: Path) -> None:
+    failed = tuple(f"expected thing {i} = 1, found 0" for i in range(30))
+    image, text = noise(1), " ".join(["word"] * 200)
+    cell = Sample(image, 0.5, False, failed, text, held=("nothing else", "every cell is readable"))
+    said = pictures._said(cell, 168)
+    assert [line for line, ink in said if ink == FAILED] == [f"\u2013 {reason}" for reason in failed]
+    assert [line for line, ink in said if ink == PASSED] == ["+ nothing else", "+ every cell is readable"]
+    assert sum(line.count("word") for line, ink in said if ink == GREY) == 200
+    samples_png(tmp_path / "a.png", ["base"], [SampleRow("a circle", (cell,))])
+    sheet = pixels(tmp_path / "a.png")
+    _, x = corner(sheet, np.kron(image, np.ones((5, 5, 1), np.uint8)))
+    beside = sheet[:, x + 160 + FRAME :]
+    assert count(beside, PASSED) > 20 and (beside[-MARGIN:] == 255).all() and (beside[:, 1 - MARGIN :] == 255).all(), "nothing is cut off"
 
 
 def test_wrapped_lines_fit_and_lose_no_letter() -> None:

@@ -1,4 +1,4 @@
-"""Curves and bars show the numbers they were given, in the fixed colours."""
+"""Bars show the numbers they were given, in the fixed colours; intervals are those of the books."""
 
 import math
 from pathlib import Path
@@ -10,15 +10,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from pararl.config import ARMS
-from pararl.tracking.plots import COLOURS, Bar, Panel, bars_png, curves_png, share_bar
+from pararl.tracking.plots import COLOURS, Bar, bars_png, mean_interval, share_interval
 from tests.wording import telling
-
-ROWS: list[dict[str, Any]] = [
-    {"arm": arm, "update": update, "samples": 0, "reward/mean": 0.4 + gain * update, "eval/kl_total": 0.01 * update}
-    | ({"eval/id_strict": 0.3 + gain * update} if update % 20 == 0 else {})
-    for arm, gain in (("pararl", 0.01), ("offline_dpo", 0.002))
-    for update in range(41)
-]
 
 
 @pytest.fixture
@@ -35,66 +28,12 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return figures
 
 
-def rgb(colour: str) -> tuple[int, ...]:
-    return tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5))
-
-
 def test_every_arm_has_its_own_colour() -> None:
     assert set(COLOURS) == {"base", *ARMS}
     assert len(set(COLOURS.values())) == len(COLOURS)
 
 
-def test_curves_hold_the_logged_values_per_arm_with_the_base_dashed(tmp_path: Path, drawn: list[Any]) -> None:
-    curves_png(tmp_path / "curves.png", ROWS)
-    reward, strict, kl = drawn[0].axes
-    for axes, name, updates in (
-        (reward, "reward/mean", range(41)),
-        (strict, "eval/id_strict", (0, 20, 40)),
-        (kl, "eval/kl_total", range(41)),
-    ):
-        for arm in ("pararl", "offline_dpo"):
-            raw = [line for line in axes.get_lines() if line.get_color() == COLOURS[arm]][0]
-            assert list(raw.get_xdata()) == list(updates)
-            assert list(raw.get_ydata()) == [row[name] for row in ROWS if row["arm"] == arm and name in row]
-        assert axes.get_xlabel() == "update"
-        assert "(" in axes.get_ylabel()
-    bold = [line for line in reward.get_lines() if line.get_label() == "pararl"][0]
-    assert bold.get_ydata()[-1] == pytest.approx(np.mean([0.4 + 0.01 * update for update in range(36, 41)]))
-    dashed = {axes: [list(line.get_ydata()) for line in axes.get_lines() if line.get_linestyle() == "--"] for axes in drawn[0].axes}
-    assert dashed == {reward: [], strict: [[0.3, 0.3]], kl: []}
-    (legend,) = drawn[0].legends
-    assert sorted(text.get_text() for text in legend.get_texts()) == ["base", "offline_dpo", "pararl"]
-
-
-def test_an_arm_measured_once_shows_the_kl_of_its_updates(tmp_path: Path, drawn: list[Any]) -> None:
-    rows = [{"arm": "pararl", "update": u, "reward/mean": 0.5, "kl/total": 0.1 * u} for u in range(2, 6)]
-    rows += [{"arm": arm, "update": 5, "eval/kl_total": 0.7} for arm in ("pararl", "offline_dpo")]
-    curves_png(tmp_path / "curves.png", rows)
-    shown = {line.get_label(): list(line.get_ydata()) for line in drawn[0].axes[1].get_lines()}
-    assert shown == {"pararl": [0.1 * u for u in range(2, 6)], "offline_dpo": [0.7]}
-
-
-def test_curves_are_a_png_in_the_colours_of_the_arms_and_nothing_else_is_left(tmp_path: Path) -> None:
-    curves_png(tmp_path / "curves.png", ROWS)
-    assert [path.name for path in tmp_path.iterdir()] == ["curves.png"]
-    with Image.open(tmp_path / "curves.png") as picture:
-        image = np.asarray(picture.convert("RGB"))
-    for name in ("pararl", "offline_dpo", "base"):
-        assert (image == rgb(COLOURS[name])).all(-1).sum() > 100
-    assert (image == rgb(COLOURS["online_dpo"])).all(-1).sum() == 0
-
-
-def test_other_metrics_and_a_given_base_can_be_drawn(tmp_path: Path, drawn: list[Any]) -> None:
-    curves_png(
-        tmp_path / "c.png", ROWS, panels=(Panel("reward/mean", "reward (0 to 1)"), Panel("kl/absent", "?")), base={"reward/mean": 0.35}
-    )
-    (axes,) = drawn[0].axes
-    assert [list(line.get_ydata()) for line in axes.get_lines() if line.get_linestyle() == "--"] == [[0.35, 0.35]]
-
-
 def test_nothing_to_draw_names_what_there_is(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=telling("kl/image", "eval/id_strict", "eval/kl_total", "reward/mean")):
-        curves_png(tmp_path / "c.png", ROWS, panels=(Panel("kl/image", "KL"),))
     with pytest.raises(ValueError, match=telling(tmp_path / "b.png", "'ID'")):
         bars_png(tmp_path / "b.png", {"ID": []}, "strict accuracy")
     with pytest.raises(ValueError, match=telling("[0.5, 0.6]", "pararl", 0.4)):
@@ -118,11 +57,26 @@ def test_bars_show_mean_interval_and_seeds(tmp_path: Path, drawn: list[Any]) -> 
         assert picture.format == "PNG"
 
 
+def test_scores_of_any_size_are_within_the_axes_and_a_group_without_a_bar_takes_no_room(tmp_path: Path, drawn: list[Any]) -> None:
+    bars_png(tmp_path / "b.png", {"ID": [Bar("base", -3.0, -4.0, -2.0), Bar("pararl", 1.5, 1.5, 1.5)], "OOD": []}, "soft accuracy")
+    (axes,) = drawn[0].axes
+    low, high = axes.get_ylim()
+    assert low < -4.0 and high > 1.5 and [tick.get_text() for tick in axes.get_xticklabels()] == ["ID"]
+    bars_png(tmp_path / "zero.png", {"ID": [Bar("base", 0.0, 0.0, 0.0)]}, "strict accuracy")
+    assert drawn[1].axes[0].get_ylim() == (0.0, 1.0)
+
+
 def test_the_interval_of_a_share_is_wilsons() -> None:
     # Wilson's interval solves |p - share| = 1.96 sqrt(p (1 - p) / n) for p.
     for share, n in ((0.25, 256), (0.0, 64), (1.0, 64), (0.5, 16)):
-        bar = share_bar("base", share, n)
-        assert bar.low <= share <= bar.high
-        for p in (bar.low, bar.high):
+        low, high = share_interval(share, n)
+        assert low <= share <= high
+        for p in (low, high):
             if 1e-9 < p < 1 - 1e-9:
                 assert abs(p - share) == pytest.approx(1.96 * math.sqrt(p * (1 - p) / n))
+
+
+def test_the_interval_of_a_mean_holds_it_nineteen_times_in_twenty() -> None:
+    draws = np.random.default_rng(0).normal(3.0, 2.0, (4000, 50))
+    ends = [mean_interval(row.mean(), row.std(ddof=1) / 50**0.5) for row in draws]
+    assert np.mean([low <= 3.0 <= high for low, high in ends]) == pytest.approx(0.95, abs=0.015)
