@@ -42,7 +42,8 @@ def test_prompts_and_a_reward_of_the_users_own_drive_a_whole_run(tmp_path: Path,
     summary = Summary.from_json(json.loads((tmp_path / "own" / "summary.json").read_text()))
     assert summary.base.id.strict is None and summary.base.id.soft > 1
     assert set(summary.arms) == {"pararl", "offline_dpo"} and all(a.reward_calls > 0 for a in summary.arms.values())
-    finish(start("--run", str(tmp_path / "own"), "--diversity", "0", script="evaluate.py"))
+    monkeypatch.delenv("PYTHONPATH")
+    finish(start("--run", "own", "--diversity", "0", script="evaluate.py", cwd=tmp_path))  # where the reward lies, as workers find it
     report = json.loads((tmp_path / "own" / "evaluation" / "evaluation.json").read_text())["results"]["pararl"]["t2i"]["id"]
     assert "strict" not in report and report["soft"]["mean"] == pytest.approx(summary.arms["pararl"].id.soft)
 
