@@ -58,8 +58,8 @@ def adapter_card(base: str, told: Told | None = None, place: str = "FOLDER", pic
 
 
 def checkpoint_card(base: str, told: Told | None = None, place: str = "FOLDER", picture: bool = False, release: str | None = None) -> str:
-    """The card of ``base`` with an adapter merged into it. ``release``: in whose layout its files are; None = that of ``Policy.save``."""
-    layout = f". Files and names of weights are those of `{release}`" if release else ""
+    """The card of ``base`` with an adapter merged into it. ``release``: in whose layout it is; None = that of ``Policy.save``."""
+    layout = f". The configuration and the names of weights are those of `{release}`" if release else ""
     front = {"base_model_relation": "finetune", "library_name": "pararl", "tags": ["pararl"]}
     return _card(base, front, CHECKPOINT.format(base=base, place=place, layout=layout), told, picture)
 

@@ -39,7 +39,9 @@ def create(name: str, private: bool = False) -> None:
     if get_token() is None:
         raise ConfigError(f"--push {name}: there is no token of the Hub here: run `hf auth login`, or set HF_TOKEN")
     with _told(name):
-        HfApi().create_repo(name, private=private or None, exist_ok=True)
+        api = HfApi()
+        api.create_repo(name, private=private or None, exist_ok=True)
+        api.auth_check(name, write=True)  # one that is there may be somebody else's
 
 
 def upload(folder: Path, name: str) -> str:

@@ -4,8 +4,8 @@
     python pipelines/export.py outputs/RUN/adapters/ARM --out DIR --adapter    # the adapter for PEFT
     python pipelines/export.py outputs/RUN/adapters/ARM --out DIR --push owner/name
 
-The checkpoint has the names of files and weights and the dtype of the release that it comes from. DIR/README.md is its model card: base,
-results, recipe, commit, and the curves of the run that the adapter lies in. --push puts DIR on the Hub.
+The checkpoint has the configuration, the names of files and weights and the dtype of the release that it comes from. DIR/README.md is its
+model card: base, results, recipe, commit, and the curves of the run that the adapter lies in. --push puts DIR on the Hub.
 """
 
 import sys
@@ -57,6 +57,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("folder", type=Path, metavar="ADAPTER", help="folder of the adapter, such as outputs/RUN/adapters/ARM")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder for the export; it must not exist")
     parser.add_argument("--adapter", dest="alone", action="store_true", help="the adapter alone, not merged")
+    parser.add_argument("--bin", action="store_true", help="one pytorch_model.bin, which is all that the released code of Show-o reads")
     parser.add_argument("--base", default="", metavar="NAME", help="policy that it was trained on; default: what the adapter says")
     parser.add_argument("--push", default="", metavar="owner/name", help="repository of the Hub that gets DIR; made where it is missing")
     parser.add_argument("--private", action="store_true", help="make that repository private")
@@ -66,6 +67,8 @@ def arguments() -> argparse.Namespace:
         fail(f"{args.folder} is no adapter, it has no {WEIGHTS} (name {' or '.join(within) or 'one, such as outputs/RUN/adapters/ARM'})")
     if args.out.exists():
         fail(f"{args.out} exists already and is never overwritten (set --out)")
+    if args.bin and args.alone:
+        fail("--bin is for merged checkpoints: an adapter is safetensors for whoever reads it (leave out --bin or --adapter)")
     if args.private and not args.push:
         fail("--private says how a repository of the Hub is made (set --push owner/name)")
     return args
@@ -83,7 +86,7 @@ def checkpoint(args: argparse.Namespace) -> Callable[[], None]:
 
     def write() -> None:
         with bar(base.bytes) as tell:
-            export(base, lora, args.out, {CARD: card.encode(), **extras}, tell)
+            export(base, lora, args.out, {CARD: card.encode(), **extras}, tell, pickled=args.bin)
 
     return write
 

@@ -18,7 +18,7 @@ from pararl.files import atomic_folder
 from pararl.lora import Lora
 from policies import sources
 from policies.families.table import FAMILIES
-from policies.shards import SHOWO, Form, mapped, write
+from policies.shards import SHOWO, Form, mapped, write, write_pickled
 from policies.sources import POLICY_FILE, Parts
 from policies.weights import check_keys
 
@@ -67,21 +67,29 @@ def export(
     extras: Mapping[str, bytes],
     tell: Callable[[int], object] = quiet,
     shard_bytes: int | None = None,
+    pickled: bool = False,
 ) -> None:
     """Write ``base`` with the adapter as the new folder ``directory``, which appears whole or not at all.
 
     ``extras``: further files by name, such as the card. ``tell`` is called with the bytes of every tensor that is written. ``shard_bytes``:
-    largest file of weights; None = what the library of the release takes. One tensor at a time is in memory. Raises FileExistsError where
-    the folder is there, ValueError for numbers that are not finite, and OSError where the disk is full.
+    largest file of weights; None = what the library of the release takes. ``pickled``: one ``pytorch_model.bin`` in place of safetensors,
+    for the code of releases that have one. One tensor at a time is in memory. Raises FileExistsError where the folder is there, ValueError
+    for numbers that are not finite and for a base that is not released so, and OSError where the disk is full.
     """
+    if pickled and base.form != SHOWO:
+        raise ValueError(f"{base.name} is released as safetensors, which its code reads: a pytorch_model.bin is for Show-o and Show-o2")
     if directory.exists():
         raise FileExistsError(f"{directory} exists already and is never overwritten")
     free = shutil.disk_usage(next(place for place in directory.absolute().parents if place.exists())).free
-    if free < base.bytes:
-        raise OSError(f"{directory}: the checkpoint takes {base.bytes:,} bytes, the disk has {free:,} left")
+    needed = base.bytes * (1 + pickled)
+    if free < needed:
+        raise OSError(f"{directory}: the checkpoint takes {needed:,} bytes, the disk has {free:,} left")
     with atomic_folder(directory) as part:
         _copy_beside(base.parts, part)
-        write(part, base.form, base.weights, _merged(base, lora, tell), shard_bytes)
+        if pickled:
+            write_pickled(part, base.weights, _merged(base, lora, tell))
+        else:
+            write(part, base.form, base.weights, _merged(base, lora, tell), shard_bytes)
         for name, content in extras.items():
             (part / name).write_bytes(content)
 

@@ -105,6 +105,17 @@ def write(directory: Path, form: Form, weights: Mapping[str, Tensor], values: It
         (directory / form.index).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
+def write_pickled(directory: Path, weights: Mapping[str, Tensor], values: Iterator[Tensor]) -> None:
+    """The same as one ``pytorch_model.bin``, which is all that the first code of Show-o reads.
+
+    By way of a safetensors file, from which the tensors are mapped, so that memory holds one at a time here too.
+    """
+    write(directory, SHOWO, weights, values, shard_bytes=sum(tensor.nbytes for tensor in weights.values()))
+    file = directory / f"{SHOWO.stem}.safetensors"
+    torch.save(load_file(file), file.with_suffix(".bin"))
+    file.unlink()
+
+
 def _write(file: Path, weights: Mapping[str, Tensor], values: Iterator[Tensor]) -> None:
     """One safetensors file: the length of its table of contents, that table, and the tensors one behind the other."""
     table: dict[str, object] = {"__metadata__": {"format": "pt"}}

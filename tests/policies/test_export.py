@@ -16,6 +16,7 @@ from torch import Tensor
 
 import policies
 from pararl import adapter
+from pararl.cli.parse import parse
 from pararl.lora import Lora
 from pararl.policy_files import description
 from pararl.releases import public_name, release_of
@@ -170,6 +171,19 @@ def test_an_export_says_its_release_whatever_its_folder_is_called_and_its_weight
     assert public_name(str(hub / name)) == (release, None) and public_name(str(folder)) is None
 
 
+def test_a_run_takes_an_export_wherever_it_takes_its_release(
+    exported: tuple[str, Path, Path], hub: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With prompts of the user's own, of which the check before a run reads more of a policy than a release has."""
+    name, _, folder = exported
+    monkeypatch.chdir(tmp_path)
+    kind = "interleaved" if name.endswith("-A") else "t2i"
+    Path("mine.jsonl").write_text("".join(json.dumps({"task": kind, "prompt": f"w{i}"}) + "\n" for i in range(64)))
+    asked = f"--curriculum.file mine.jsonl --eval.file mine.jsonl --eval.splits id --curriculum.tasks {kind} --reward.name x:y".split()
+    for place in (hub / name, folder):  # exits where it cannot be taken
+        assert parse([*asked, "--rollout.steps", "64", "--policy.name", str(place)]).config.policy.name == str(place)
+
+
 def test_an_export_called_like_its_release_loads_as_a_copy_of_it(exported: tuple[str, Path, Path], tmp_path: Path) -> None:
     name, _, folder = exported
     shutil.copytree(folder, tmp_path / name, ignore=shutil.ignore_patterns("policy.json", "README.md"))
@@ -193,6 +207,25 @@ def test_a_large_export_is_in_shards_that_load_the_same(hub: Path, tmp_path: Pat
     }
     one, many = (policies.load(tmp_path / folder).model.state_dict() for folder in ("one", "many"))
     assert one.keys() == many.keys() and all(torch.equal(one[key], many[key]) for key in one)
+
+
+@pytest.mark.parametrize("name", ["show-o", "show-o2-1.5B"])
+def test_a_pickled_export_is_the_one_file_that_the_released_code_reads(hub: Path, tmp_path: Path, name: str) -> None:
+    lora = Lora.read(trained(hub / name, tmp_path / "adapter"))
+    base = Base.find(lora.base, lora)
+    for folder, pickled in (("safe", False), ("pickled", True)):
+        export(base, lora, tmp_path / folder, {}, pickled=pickled)
+    assert {path.name for path in (tmp_path / "pickled").iterdir()} == SHOWO_FILES - {"README.md"} | {"pytorch_model.bin"}
+    held, expected = torch.load(tmp_path / "pickled" / "pytorch_model.bin", weights_only=True), state(tmp_path / "safe")
+    assert held.keys() == expected.keys() and all(torch.equal(held[key], expected[key]) for key in expected)
+    assert torch.equal(policies.load(tmp_path / "pickled").canary(), policies.load(tmp_path / "safe").canary())
+
+
+def test_a_base_that_is_released_as_safetensors_is_not_pickled(tmp_path: Path) -> None:
+    lora = Lora.read(trained("scenes-mmada", tmp_path / "adapter"))
+    with pytest.raises(ValueError, match="scenes-mmada is released as safetensors"):
+        export(Base.find(lora.base, lora), lora, tmp_path / "export", {}, pickled=True)
+    assert not (tmp_path / "export").exists()
 
 
 @pytest.mark.parametrize("name", ["scenes-mmada", "scenes-showo", "scenes-showo2"])
