@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -59,12 +60,13 @@ class Lora:
             found = re.fullmatch(rf"{re.escape(PREFIX)}(.+)\.lora_([AB])\.weight", name)
             if not found or tensor.ndim != 2:
                 raise ValueError(f"{directory / TENSORS} holds {name} {list(tensor.shape)}, which is no half of a LoRA of a linear layer")
-            if not tensor.isfinite().all():
+            if not finite(tensor):
                 raise ValueError(f"{directory / TENSORS}: {name} holds NaN or infinite numbers; take an earlier adapter, or train it anew")
             halves.setdefault(f"{found[1]}.weight", {})[found[2]] = tensor
-        single = [name for name, half in halves.items() if half.keys() != {"A", "B"} or len(half["A"]) != half["B"].shape[1]]
+        rank = config["r"]
+        single = [name for name, half in halves.items() if half.keys() != {"A", "B"} or {len(half["A"]), half["B"].shape[1]} != {rank}]
         if single:
-            raise ValueError(f"{directory / TENSORS}: A and B of {len(single)} layers do not go together: {_listed(single)}")
+            raise ValueError(f"{directory / TENSORS}: A and B of {len(single)} layers do not go together at rank {rank}: {_listed(single)}")
         return cls(directory, config, {name: (half["A"], half["B"]) for name, half in halves.items()})
 
     @property
@@ -90,13 +92,13 @@ class Lora:
 
         Raises ValueError where the base is not finite, or the sum is not in that dtype.
         """
-        if weight.is_floating_point() and not weight.isfinite().all():
+        if weight.is_floating_point() and not finite(weight):
             raise ValueError(f"{name} of the base holds NaN or infinite numbers: its checkpoint is broken, take a whole one")
         if name not in self.pairs:
             return weight
         a, b = self.pairs[name]
         found = (weight.float() + self.scale * (b.float() @ a.float())).to(weight.dtype)
-        if not found.isfinite().all():
+        if not finite(found):
             raise ValueError(f"{name} with the adapter of {self.directory} is beyond the range of {weight.dtype}")
         return found
 
@@ -107,8 +109,11 @@ class Lora:
         return float(alpha / math.sqrt(rank) if self.config.get("use_rslora") else alpha / rank)
 
     def export(self, directory: Path, base: str, revision: str | None, extras: Mapping[str, bytes]) -> None:
-        """Write it as the new folder ``directory``, which appears whole or not at all, with the name and revision by which others have its
-        base, and ``extras``, further files by name. Raises FileExistsError where the folder is there."""
+        """Write it as the new folder ``directory``, which appears whole or not at all.
+
+        ``base`` and ``revision``: by which others have its base. ``extras``: further files by name. Raises FileExistsError where the folder
+        is there.
+        """
         if directory.exists():
             raise FileExistsError(f"{directory} exists already and is never overwritten")
         with atomic_folder(directory) as part:
@@ -125,13 +130,19 @@ class Lora:
         return any(layer == name or layer.endswith(f".{name}") for name in named)
 
 
+def finite(tensor: Tensor) -> bool:
+    """Whether all numbers of a floating-point tensor are finite; told by two of them, since a mask of a large tensor takes memory."""
+    return not tensor.numel() or bool(torch.stack(tensor.aminmax()).isfinite().all())
+
+
 def _config(file: Path) -> dict[str, Any]:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{file} cannot be read: {error}") from error
-    if not isinstance(found, dict) or not {"r", "lora_alpha", "target_modules"} <= found.keys():
-        raise ValueError(f"{file} is no configuration of a LoRA: it lacks r, lora_alpha or target_modules")
+    kinds = {"r": int, "lora_alpha": int | float, "target_modules": str | list}
+    if not isinstance(found, dict) or any(not isinstance(found.get(name), kind) for name, kind in kinds.items()):
+        raise ValueError(f"{file} is no configuration of a LoRA: it does not say r, lora_alpha and target_modules")
     for name, plain in PLAIN.items():
         if found.get(name) not in plain:
             raise ValueError(f"{file}: {name} is {found.get(name)!r}; only a plain LoRA can be merged here, merge this one through PEFT")

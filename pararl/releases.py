@@ -14,8 +14,10 @@ RELEASES = {path.stem.replace("--", "/"): path for path in sorted((POLICIES / "r
 
 
 def release_of(name: str) -> str | None:
-    """The release of a hub name (with or without a revision behind an ``@``), of a folder whose ``policy.json`` names one, of a folder
-    called like one, or of a snapshot in the hub's cache. None where nothing says."""
+    """The release of a hub name, with or without a revision behind an ``@``, or of a folder; None where nothing says.
+
+    A folder says it by its ``policy.json``, by its own name or one above it, or as a snapshot in the hub's cache.
+    """
     repository = name.partition("@")[0]
     if repository in RELEASES:
         return repository

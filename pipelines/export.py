@@ -18,6 +18,7 @@ import argparse
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
@@ -26,6 +27,10 @@ from pararl.card import CARD, PICTURE, Told, adapter_card, checkpoint_card, told
 from pararl.cli.parse import fail, note
 from pararl.config import ConfigError
 from pararl.releases import public_name
+
+if TYPE_CHECKING:
+    from pararl.lora import Lora
+    from policies.export import Base
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -77,10 +82,10 @@ def arguments() -> argparse.Namespace:
 def checkpoint(args: argparse.Namespace) -> Callable[[], None]:
     """What writes the adapter merged into its base, once both are known to go together."""
     from pararl.lora import Lora
-    from policies.export import Base, export
+    from policies.export import export
 
     lora = Lora.read(args.folder)
-    base = Base.find(base_of(args, lora.base), lora)
+    base = found(base_of(args, lora.base), lora)
     extras = pictures(args.folder)
     card = checkpoint_card(base.name, told_of(args.folder), args.out.name, bool(extras), base.parts.release)
 
@@ -99,9 +104,7 @@ def adapter_alone(args: argparse.Namespace) -> Callable[[], None]:
     name = base_of(args, lora.base)
     public = public_name(name)
     if Path(name).is_dir() or not (public and "/" in public[0]):  # a release on the Hub is not fetched to look at it
-        from policies.export import Base
-
-        Base.find(name, lora)
+        found(name, lora)
     if public is None:
         problem = f"its base {name} is a folder of this machine, which nobody else has"
         if args.push:
@@ -118,6 +121,16 @@ def base_of(args: argparse.Namespace, said: str) -> str:
     if not (args.base or said):
         raise ConfigError(f"{args.folder} does not say which policy it was trained on (set --base)")
     return str(args.base or said)
+
+
+def found(name: str, lora: "Lora") -> "Base":
+    """The base of an adapter, with which it goes together."""
+    from policies.export import Base
+
+    try:
+        return Base.find(name, lora)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"the base of {lora.directory} is not here: {error} (set --base where it is elsewhere now)") from error
 
 
 def told_of(folder: Path) -> Told | None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from pararl.files import atomic_folder
 from pararl.lora import Lora
 from policies import sources
-from policies.families.table import FAMILIES
+from policies.families.table import family_of
 from policies.shards import SHOWO, Form, mapped, write, write_pickled
 from policies.sources import POLICY_FILE, Parts
 from policies.weights import check_keys
@@ -42,7 +42,7 @@ class Base:
         of its model and the adapter is one of them."""
         parts = sources.find(name)
         form, weights = mapped(parts.backbone)
-        kind = FAMILIES[parts.family].backbone
+        kind = family_of(parts).backbone
         config: Any = kind.config_class
         with torch.device("meta"):
             model = kind(config.from_pretrained(parts.backbone))
@@ -73,8 +73,10 @@ def export(
 
     ``extras``: further files by name, such as the card. ``tell`` is called with the bytes of every tensor that is written. ``shard_bytes``:
     largest file of weights; None = what the library of the release takes. ``pickled``: one ``pytorch_model.bin`` in place of safetensors,
-    for the code of releases that have one. One tensor at a time is in memory. Raises FileExistsError where the folder is there, ValueError
-    for numbers that are not finite and for a base that is not released so, and OSError where the disk is full.
+    for the code of releases that have one. One tensor at a time is in memory.
+
+    Raises FileExistsError where the folder is there, and OSError where the disk is full. ValueError for numbers that are not finite, and
+    for a base that is released as safetensors where ``pickled``.
     """
     if pickled and base.form != SHOWO:
         raise ValueError(f"{base.name} is released as safetensors, which its code reads: a pytorch_model.bin is for Show-o and Show-o2")

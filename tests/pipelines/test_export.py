@@ -120,7 +120,8 @@ def test_a_base_that_has_moved_is_named_and_another_one_is_refused(runs: Path, r
     shutil.copytree(runs / "own" / "adapters" / "pararl", tmp_path / "adapter")
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "/no/longer/there"}))
-    assert "no policy '/no/longer/there'" in run(tmp_path / "adapter", "--out", tmp_path / "out", code=1)
+    told = run(tmp_path / "adapter", "--out", tmp_path / "out", code=1)
+    assert "no policy '/no/longer/there'" in told and "set --base" in told
     assert "is no adapter of scenes-showo" in run(tmp_path / "adapter", "--out", tmp_path / "out", "--base", "scenes-showo", code=1)
     run(tmp_path / "adapter", "--out", tmp_path / "out", "--base", tmp_path / "moved")
     assert policies.load(tmp_path / "out").family == "mmada"

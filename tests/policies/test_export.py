@@ -246,6 +246,14 @@ def test_the_export_of_an_embedded_policy_is_a_saved_policy_and_a_base_for_anoth
 # ---- what does not fit
 
 
+def test_a_release_that_is_not_known_is_named(tmp_path: Path) -> None:
+    shutil.copytree(policies.CHECKPOINTS / "scenes-mmada", tmp_path / "later")
+    said = json.loads((tmp_path / "later" / "policy.json").read_text())
+    (tmp_path / "later" / "policy.json").write_text(json.dumps(said | {"release": "somebody/later"}))
+    with pytest.raises(ValueError, match=r"policy.json names the release 'somebody/later'; known are Gen-Verse"):
+        policies.load(tmp_path / "later")
+
+
 Change = Callable[[dict[str, Tensor]], Any]
 LAYER = "base_model.model.model.transformer.blocks.1.q_proj"
 
@@ -254,7 +262,7 @@ LAYER = "base_model.model.model.transformer.blocks.1.q_proj"
     ("change", "message"),
     [
         (lambda w: [w.pop(f"{LAYER}.lora_{half}.weight") for half in "AB"], r"1 of 14 layers have no LoRA in it: \S+blocks\.1\.q_proj"),
-        (lambda w: w.pop(f"{LAYER}.lora_B.weight"), r"A and B of 1 layers do not go together: \S+blocks\.1\.q_proj"),
+        (lambda w: w.pop(f"{LAYER}.lora_B.weight"), r"A and B of 1 layers do not go together at rank 2: \S+blocks\.1\.q_proj"),
         (lambda w: w.update({f"{LAYER}.lora_A.weight": torch.ones(RANK, 9)}), r"1 of its 14 layers have another shape in the base"),
         (lambda w: w.update({f"{LAYER}.lora_A.weight": w[f"{LAYER}.lora_A.weight"] * torch.nan}), r"q_proj.lora_A.weight holds NaN"),
         (lambda w: w.update({"base_model.model.x.weight": torch.ones(2, 2)}), "holds base_model.model.x.weight"),
@@ -289,13 +297,44 @@ def test_files_that_are_not_whole_are_named(hub: Path, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=file):
             Lora.read(tmp_path / file)
     config = json.loads((folder / "adapter_config.json").read_text())
-    (folder / "adapter_config.json").write_text(json.dumps(config | {"use_dora": True}))
-    with pytest.raises(ValueError, match="use_dora is True"):
-        Lora.read(folder)
-    shutil.copytree(hub / "show-o", tmp_path / "show-o")
-    (tmp_path / "show-o" / "pytorch_model.bin").write_bytes(b"PK cut short")
-    with pytest.raises(ValueError, match="show-o/pytorch_model.bin cannot be read as weights"):
-        mapped(tmp_path / "show-o")
+    for change, message in (({"use_dora": True}, "use_dora is True"), ({"r": 3}, "of 14 layers do not go together at rank 3")):
+        (folder / "adapter_config.json").write_text(json.dumps(config | change))
+        with pytest.raises(ValueError, match=message):
+            Lora.read(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("pytorch_model.bin", b"PK cut short"),
+        ("model.safetensors", b"version https://git-lfs.github.com/spec/v1\n"),
+        ("model.safetensors.index.json", b"{}"),
+        ("model.safetensors.index.json", b"[" * 100_000),
+        ("pytorch_model.bin.index.json", b"\xff\xfe"),
+    ],
+)
+def test_weights_of_a_base_that_are_not_whole_are_named(tmp_path: Path, file: str, content: bytes) -> None:
+    (tmp_path / file).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{tmp_path / file} (cannot be read as weights|is no index of weights), fetch it again"):
+        mapped(tmp_path)
+
+
+def test_a_pickle_of_something_else_is_no_weights(tmp_path: Path) -> None:
+    torch.save({"state_dict": {"x": torch.ones(2)}}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="pytorch_model.bin holds something else than weights"):
+        mapped(tmp_path)
+
+
+def test_a_scale_by_the_root_of_the_rank_is_pefts(tmp_path: Path) -> None:
+    folder = trained("scenes-mmada", tmp_path / "adapter", 0.05)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"use_rslora": True}))
+    lora = Lora.read(folder)
+    export(Base.find("scenes-mmada", lora), lora, tmp_path / "export", {})
+    policy = policies.load("scenes-mmada")
+    PeftModel.from_pretrained(policy.model, folder)
+    assert torch.allclose(policies.load(tmp_path / "export").canary(), policy.canary(), rtol=0, atol=1e-4)
+    assert lora.scale == pytest.approx(ALPHA / RANK**0.5)
 
 
 def test_a_base_with_nan_is_named_as_the_base_and_leaves_no_folder(hub: Path, tmp_path: Path) -> None:
