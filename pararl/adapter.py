@@ -13,6 +13,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import Tensor
 
+from pararl.card import CARD, Told, adapter_card
 from pararl.files import atomic_folder
 
 if TYPE_CHECKING:
@@ -78,17 +79,18 @@ def load_tensors(model: PeftModel, values: Mapping[str, Tensor]) -> int:
     return len(own)
 
 
-def save(model: PeftModel, directory: Path, policy_name: str) -> None:
-    """Write the adapter as a plain PEFT directory: ``adapter_config.json`` and ``adapter_model.safetensors``, both or none.
+def save(model: PeftModel, directory: Path, policy_name: str, told: Told | None = None) -> None:
+    """Write the adapter as a plain PEFT directory: ``adapter_config.json``, ``adapter_model.safetensors`` and its card, all or none.
 
-    ``policy_name`` (what ``policies.load`` takes) is recorded as the base model. A directory that exists is replaced as a whole.
-    ``PeftModel.from_pretrained(policies.load(policy_name).model, directory)`` loads it.
+    ``policy_name`` (what ``policies.load`` takes) is recorded as the base model, and ``told`` is what the card says of the run. A directory
+    that exists is replaced as a whole. ``PeftModel.from_pretrained(policies.load(policy_name).model, directory)`` loads it.
     """
     model.peft_config[NAME].base_model_name_or_path = policy_name
     with atomic_folder(directory) as temporary:
         # Asked to find out by itself whether the embeddings changed, PEFT would look for the base model on the hub.
         model.save_pretrained(str(temporary), selected_adapters=[NAME], save_embedding_layers=False)
-        (temporary / "README.md").unlink(missing_ok=True)  # a model card with every field left open
+        # In place of PEFT's, which leaves every field open.
+        (temporary / CARD).write_text(adapter_card(policy_name, told), encoding="utf-8")
 
 
 @contextmanager

@@ -33,7 +33,8 @@ def fail(message: str, code: int = 2) -> NoReturn:
 def in_words(error: BaseException) -> str:
     """What an error says, with its kind where that is none that we raise, and with what to do where a disk is full."""
     if isinstance(error, OSError) and error.strerror:
-        place = f"{error.filename}: " if error.filename else ""
+        files = [str(file) for file in (error.filename, error.filename2) if file is not None]  # of a copy both
+        place = f"{' to '.join(files)}: " if files else ""
         remedy = " (free some space)" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
         return f"{place}{error.strerror}{remedy}"
     if isinstance(error, EXPECTED) and not isinstance(error, UNFORESEEN) and str(error):

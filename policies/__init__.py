@@ -63,9 +63,7 @@ def load(
     are not exactly those of the model are a ValueError that names the keys.
     """
     from policies import sources
-    from policies.families.table import FAMILIES
+    from policies.families.table import family_of
 
     parts = replace(sources.find(name, release, image_tokenizer, text_tokenizer), dtype=dtype, device_map=device_map)
-    if parts.family not in FAMILIES:
-        raise ValueError(f"{parts.backbone / sources.POLICY_FILE}: unknown family {parts.family!r}, known are {sorted(FAMILIES)}")
-    return FAMILIES[parts.family].load(parts)
+    return family_of(parts).load(parts)

@@ -108,11 +108,11 @@ class Policy:
             raise ValueError(f"{type(self.model).__name__} cannot checkpoint gradients: set learner.gradient_checkpointing to false")
         self.model.gradient_checkpointing = on
 
-    def save(self, directory: Path) -> None:
+    def save(self, directory: str | Path) -> None:
         """Write what ``policies.load`` reads: safetensors and JSON only. Raises ValueError while ``model`` carries an adapter."""
         check_plain(self.model)
         # Files that other stages of a pretraining left in the directory stay.
-        with no_progress_bars(), atomic_files(directory, last=POLICY_FILE) as part:
+        with no_progress_bars(), atomic_files(Path(directory), last=POLICY_FILE) as part:
             self.model.save_pretrained(part)
             self.layout.text.tokenizer.save_pretrained(part)
             self.layout.images.module.save_pretrained(part / "image_tokenizer")

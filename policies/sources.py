@@ -1,7 +1,8 @@
 """Where the parts of a policy come from: an embedded checkpoint, a directory, or a released checkpoint by its name on the hub.
 
 A release has no ``policy.json``: what it does not say about itself (layout, special tokens, which image tokenizer) is in
-``policies/releases``, one JSON file each. No code of a repository is ever run.
+``policies/releases``, one JSON file each. A ``policy.json`` that names a release stands in a folder of that release's layout, such as
+``policies.export`` writes. No code of a repository is ever run.
 """
 
 import json
@@ -43,6 +44,8 @@ class Parts:
     """Directory of the text tokenizer; None = the backbone's."""
     added: tuple[str, ...] = ()
     """Tokens that are added to it, the first of them as padding."""
+    release: str | None = None
+    """In whose layout the directories are; None = that of ``Policy.save``."""
 
 
 def find(
@@ -50,15 +53,17 @@ def find(
 ) -> Parts:
     """The parts of the policy ``name``; see ``policies.load``. Fetches from the hub what is not there."""
     directory = Path(name) if Path(name).is_dir() else CHECKPOINTS / name
-    if (directory / POLICY_FILE).exists():
-        raw = json.loads((directory / POLICY_FILE).read_text())
+    saved = json.loads((directory / POLICY_FILE).read_text()) if (directory / POLICY_FILE).exists() else {}
+    if saved and "release" not in saved:
         if text_tokenizer is not None:
             raise ValueError(f"{directory} is a saved policy, which holds its own text tokenizer (leave out text_tokenizer=)")
         images = directory / "image_tokenizer" if image_tokenizer is None else fetch(str(image_tokenizer))
-        return Parts(raw["family"], raw["settings"], directory, images)
+        return Parts(saved["family"], saved["settings"], directory, images)
     release = release or release_of(str(name))
     if release not in RELEASES:
         known = sorted(p.parent.name for p in CHECKPOINTS.glob(f"*/{POLICY_FILE}"))
+        if saved:
+            raise ValueError(f"{directory / POLICY_FILE} names the release {saved['release']!r}; known are {', '.join(RELEASES)}")
         if Path(name).is_dir():
             raise FileNotFoundError(
                 f"{name} has no {POLICY_FILE}: say which release it is a copy of (release=, or call the folder like it), one of "
@@ -71,12 +76,13 @@ def find(
     backbone = fetch(str(name))
     return Parts(
         raw["family"],
-        raw["settings"],
+        saved.get("settings", raw["settings"]),
         backbone,
         _images(raw["images"], backbone, image_tokenizer),
         raw["text_size"],
         text=_text(raw.get("text"), backbone, text_tokenizer),
         added=tuple(raw.get("added", ())),
+        release=release,
     )
 
 

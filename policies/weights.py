@@ -1,20 +1,20 @@
 """Reading a model's weights from a directory: every key or an error, without a progress bar for each file."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 LISTED = 12
 """Keys that an error names."""
-RELEASED = "pytorch_model.safetensors"
-"""What Show-o's library calls its weights where transformers has ``model.safetensors``."""
+RELEASED = ("pytorch_model.safetensors", "diffusion_pytorch_model.safetensors.index.json")
+"""What Show-o's library calls its weights, in one file or in shards, where transformers has ``model.safetensors``."""
 Model = TypeVar("Model", bound=PreTrainedModel)
 
 
@@ -26,8 +26,8 @@ def read_model(kind: type[Model], directory: Path, released: bool = False, **opt
     """
     config_class: Any = kind.config_class
     config = config_class.from_pretrained(directory)
-    if released and (directory / RELEASED).exists():
-        config.transformers_weights = RELEASED
+    if released and (named := next((name for name in RELEASED if (directory / name).exists()), None)):
+        config.transformers_weights = named
     # Keys of another shape pass here, so that `_refuse` lists them with those that are missing or left over.
     given = {name: value for name, value in options.items() if value is not None}
     with no_progress_bars():
@@ -56,6 +56,12 @@ def load_exactly(model: nn.Module, directory: Path, names: Sequence[str]) -> Non
     if found is None:
         raise FileNotFoundError(f"{directory} holds no weights: neither of {', '.join(names)}")
     state = load_file(found) if found.suffix == ".safetensors" else torch.load(found, weights_only=True, map_location="cpu", mmap=True)
+    check_keys(model, state, directory)
+    model.load_state_dict(state)
+
+
+def check_keys(model: nn.Module, state: Mapping[str, Tensor], directory: Path) -> None:
+    """Raise ValueError that lists the keys of ``state``, what a directory holds, that are missing, left over or of another shape."""
     own = model.state_dict()
     wrong = {
         "missing keys": sorted(own.keys() - state.keys()),
@@ -63,7 +69,6 @@ def load_exactly(model: nn.Module, directory: Path, names: Sequence[str]) -> Non
         "mismatched keys": sorted(name for name in own.keys() & state.keys() if own[name].shape != state[name].shape),
     }
     _refuse(directory, type(model).__name__, wrong)
-    model.load_state_dict(state)
 
 
 def _refuse(directory: Path, kind: str, wrong: dict[str, list[str]]) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from pararl.arms import ARM_SPECS
+from pararl.card import Told
 from pararl.config import Arm, Config
 from pararl.learner.prefer import Feedback
 from pararl.rollout.workers import WorkerSettings, load_policy
@@ -30,7 +31,7 @@ class LearnerHandle(Protocol):
     def kl(self, rollouts: Sequence[Rollout]) -> Metrics: ...
     def state(self) -> State: ...
     def load_state(self, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None: ...
-    def save(self, directory: Path) -> None: ...
+    def save(self, directory: Path, told: Told | None = None) -> None: ...
     def close(self) -> None: ...
 
 
@@ -83,11 +84,11 @@ class LocalLearner:
         """Continue from a checkpoint."""
         self.learner.load_state(arrays, facts)
 
-    def save(self, directory: Path) -> None:
-        """Write the adapter as a PEFT directory."""
+    def save(self, directory: Path, told: Told | None = None) -> None:
+        """Write the adapter as a PEFT directory, with what the run tells of it in its card."""
         from pararl import adapter
 
-        adapter.save(self.learner.peft, directory, self.name)
+        adapter.save(self.learner.peft, directory, self.name, told)
 
     def close(self) -> None:
         """Nothing to end: the learner goes with this object."""
@@ -144,8 +145,8 @@ class RayLearner:
     def load_state(self, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
         self._call("load_state", dict(arrays), dict(facts))
 
-    def save(self, directory: Path) -> None:
-        self._call("save", directory.resolve())
+    def save(self, directory: Path, told: Told | None = None) -> None:
+        self._call("save", directory.resolve(), told)
 
     def close(self) -> None:
         """End the actor."""

@@ -7,10 +7,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from pararl.arms import ARM_SPECS
+from pararl.card import commit
 from pararl.config import Arm, for_arm
 from pararl.evaluation.evaluation import Evaluation, split_result
 from pararl.evaluation.evaluation import metrics as split_metrics
 from pararl.evaluation.summary import ArmResult
+from pararl.evaluation.told import told
 from pararl.files import write_json
 from pararl.learner.handle import LearnerHandle, RayLearner
 from pararl.learner.prefer import Feedback, prefer
@@ -168,8 +170,10 @@ class ArmRun:
         measured, evaluation = self.session.measure(self.arm, self.counters.update)
         kl = self.learner.kl(evaluation.rollouts)
         metrics = split_metrics(measured.kinds)
-        adapter = Path("adapters") / self.arm
-        self.learner.save(self.session.folder / adapter)
+        adapter, c = Path("adapters") / self.arm, self.counters
+        spent = (c.update, c.reward_calls, round(c.seconds, 1))
+        result = ArmResult(measured.id, measured.ood, *spent, kl["kl/total"], str(adapter), measured.kinds)
+        self.learner.save(self.session.folder / adapter, told(self.session.config, self.arm, self.session.base().result, result, commit()))
         self.session.tracker.log(
             self.counters.update,
             {**metrics, **measured.during, **{f"eval/{name.replace('/', '_')}": v for name, v in kl.items()}},
@@ -177,9 +181,6 @@ class ArmRun:
         )
         self._show(self.counters.update, evaluation)
         self.session.tracker.artifact(self.arm, self.session.folder / adapter, {"updates": self.counters.update, **metrics})
-        c = self.counters
-        spent = (c.update, c.reward_calls, round(c.seconds, 1))
-        result = ArmResult(measured.id, measured.ood, *spent, kl["kl/total"], str(adapter), measured.kinds)
         # Last of all: a resume passes over an arm that has this file.
         write_json(self.session.folder / "results" / f"{self.arm}.json", asdict(result))
         return result

@@ -73,6 +73,11 @@ class Measured:
         held_out = [r for results in self.kinds.values() for split, r in results.items() if split not in ("id", CANARY)]
         return pooled(held_out) if held_out else None
 
+    @property
+    def result(self) -> BaseResult:
+        """Of the base, as a summary has it."""
+        return BaseResult(self.id, self.ood, self.kinds)
+
 
 class Session:
     """A run from its folder to its summary. Use ``Session.open``."""
@@ -225,7 +230,7 @@ class Session:
     def finish(self, results: Mapping[str, ArmResult]) -> Summary:
         """Write ``summary.json`` and the pictures, that of LAST at the end; print the table."""
         base = self.base()
-        summary = Summary(self.config.run.seed, BaseResult(base.id, base.ood, base.kinds), results)
+        summary = Summary(self.config.run.seed, base.result, results)
         # Before the pictures: a plot that fails does not cost the summary, and a resume draws what is missing.
         write_json(self.folder / "summary.json", summary.to_json())
         self.draw_samples(list(results))

@@ -150,7 +150,7 @@ def test_a_saved_adapter_loads_with_peft_and_samples_the_same(policy: Policy, ti
     values = randomise(model)
     directory = tmp_path / "adapters" / "pararl"
     adapter.save(model, directory, str(tiny_policy_dir))
-    assert sorted(p.name for p in directory.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    assert sorted(p.name for p in directory.iterdir()) == ["README.md", "adapter_config.json", "adapter_model.safetensors"]
     assert [p.name for p in directory.parent.iterdir()] == ["pararl"], "nothing temporary may be left"
     config = json.loads((directory / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(tiny_policy_dir) and config["r"] == 4 and config["lora_alpha"] == 8

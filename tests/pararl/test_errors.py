@@ -67,6 +67,7 @@ def test_a_program_returns_as_it_did() -> None:
 
 def test_an_error_of_the_disk_names_the_file_and_what_to_do() -> None:
     assert in_words(OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), "x")).startswith("x: ")
+    assert in_words(OSError(errno.EFBIG, os.strerror(errno.EFBIG), "a", None, "b")).startswith("a to b: ")
     assert "free" in in_words(OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))) and "free" not in in_words(OSError("odd"))
 
 

@@ -20,7 +20,8 @@ from PIL import Image
 import policies
 from pararl.evaluation.summary import Summary, table
 from pararl.files import claimed, read_lines
-from tests.pipelines.programs import ONE_TASK, SMALL, SMOKE, finish, start, wait_until
+from pipelines import export
+from tests.pipelines.programs import ONE_TASK, ROOT, SMALL, SMOKE, finish, start, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,8 @@ def test_a_run_leaves_everything_it_promises(run: Path) -> None:
     assert set(summary) == {"seed", "base", "arms"} and set(summary["arms"]) == {"pararl", "offline_dpo"}
     for arm, result in summary["arms"].items():
         assert set(result) == {"id", "ood", "updates", "reward_calls", "seconds", "kl", "adapter", "kinds"}
-        assert {p.name for p in (run / result["adapter"]).iterdir()} >= {"adapter_config.json", "adapter_model.safetensors"}, arm
+        held = {"README.md", "adapter_config.json", "adapter_model.safetensors"}
+        assert {p.name for p in (run / result["adapter"]).iterdir()} == held, arm
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["run"]["arms"] == ["pararl", "offline_dpo"] and config["learner"]["lr"] > 0
     for picture in ("curves.png", "kinds.png", "samples/id-000.png", "samples/id-008.png"):
@@ -141,6 +143,26 @@ def test_an_aligned_adapter_loads_with_peft_and_changes_the_samples(run: Path) -
         assert not torch.equal(policy.model(ids), policies.load("scenes-mmada").model(ids))
     changed = [(a.image != b.image).any() for a, b in zip(base, aligned, strict=True)]  # type: ignore[union-attr]
     assert any(changed), "three updates at lr 1e-2 change some sample of sixteen"
+
+
+def test_an_adapter_is_taken_home_with_a_card_that_has_the_metrics_of_the_summary(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["export.py", str(run / "adapters" / "offline_dpo"), "--out", str(tmp_path / "home")])
+    export.main()
+    policy = policies.load("scenes-mmada")
+    PeftModel.from_pretrained(policy.model, str(run / "adapters" / "offline_dpo"))
+    assert torch.allclose(policies.load(tmp_path / "home").canary(), policy.canary(), rtol=0, atol=1e-4)
+    assert (tmp_path / "home" / "curves.png").read_bytes() == (run / "curves.png").read_bytes()
+    summary = Summary.from_json(json.loads((run / "summary.json").read_text()))
+    base, arm = summary.base, summary.arms["offline_dpo"]
+    for card in (run / "adapters" / "offline_dpo" / "README.md", tmp_path / "home" / "README.md"):
+        text = card.read_text()
+        assert f"| {arm.id.n} | {base.id.strict:.3f} | {base.id.soft:.3f} | {arm.id.strict:.3f} | {arm.id.soft:.3f} |" in text
+        assert f"{arm.updates} updates, {arm.reward_calls:,} reward calls" in text and "arm: offline_dpo" in text
+        assert str(run.parent) not in text and str(ROOT) not in text and str(tmp_path) not in text
+        recipe = yaml.safe_load(text.partition("```yaml\n")[2].partition("```")[0])
+        assert recipe["learner"]["lr"] == 1e-2 and recipe["run"]["arms"] == ["offline_dpo"]
 
 
 def test_evaluate_gives_the_metrics_of_the_summary(run: Path, tmp_path: Path) -> None:
