@@ -5,10 +5,10 @@
     python pipelines/evaluate.py --run outputs/RUN --eval.file prompts.jsonl --eval.splits id
 
 Every setting of a run may be given (--eval.prompts 512, --eval.splits id,para, --rollout.guidance 1, ...) and wins over the run's own. With
-the run's own settings, accuracies are those of its summary.json. Adapters are loaded as a user would load them, through PEFT onto a fresh
-base. Writes OUT/table.txt, OUT/worst-SYSTEM.png with the worst failures, and OUT/evaluation.json. The last has strict, soft and
-geometric-mean accuracy, ParaBench's six axes, cycle consistency, diversity, KL to the base and paired differences to it. They are given by
-kind of prompt, split, tag, skill and number of atoms, with bootstrap intervals over prompts.
+the run's own settings, accuracies are those of its summary.json. Adapters are checked before anything is measured: every tensor there, none
+left over, all finite and of this policy. Writes OUT/table.txt, OUT/worst-SYSTEM.png with the worst failures, and OUT/evaluation.json. The
+last has strict, soft and geometric-mean accuracy, ParaBench's six axes, cycle consistency, diversity, KL to the base and paired differences
+to it. They are given by kind of prompt, split, tag, skill and number of atoms, with bootstrap intervals over prompts.
 """
 
 import sys
@@ -21,8 +21,11 @@ import argparse
 import time
 from typing import TYPE_CHECKING, Any
 
+from pararl.adapter_files import check
+from pararl.cli.input_checks import check_inputs
 from pararl.cli.parse import as_dict, fail, parse
-from pararl.config import Config
+from pararl.cli.validation import policy_directory
+from pararl.config import Config, ConfigError
 from pararl.files import atomic_folder, write_json
 
 if TYPE_CHECKING:
@@ -31,16 +34,12 @@ if TYPE_CHECKING:
 
 def examine(config: Config, name: str, adapter: Path | None, args: argparse.Namespace) -> "Examination":
     """What the base (no adapter) or one adapter directory does."""
-    from peft import PeftModel
-
     import policies
+    from pararl.adapter import load
     from pararl.evaluation.examiner import Examiner
 
     policy = policies.load(config.policy.name)
-    model = None
-    if adapter is not None:
-        model = PeftModel.from_pretrained(policy.model, str(adapter))
-        policy.model.eval()
+    model = None if adapter is None else load(policy, adapter)
     if config.rollout.gpus:
         policy.to("cuda")
     return Examiner(config, policy, model, name).examine(config.eval.prompts, args.diversity, args.samples)
@@ -71,17 +70,22 @@ def main() -> None:
     given = ["--config", str(args.run / "config.yaml"), "--run.name", ""] if args.run else ["--policy.name", args.policy]
     config = parse([*given, *settings]).config
     # Folders with a dot in front are what a killed writer left.
-    adapters = sorted(p.parent for p in args.run.glob("adapters/[!.]*/adapter_model.safetensors")) if args.run else args.adapter
+    adapters = sorted(p for p in args.run.glob("adapters/[!.]*") if p.is_dir()) if args.run else args.adapter
     if args.run and not adapters:
         fail(f"{args.run} has no adapters yet: let an arm finish first (--resume {args.run})")
-    if missing := [folder for folder in adapters if not (folder / "adapter_model.safetensors").exists()]:
-        fail(f"{missing[0]} is no adapter directory: it has no adapter_model.safetensors (set --adapter)")
     systems = {"base": None} | {folder.name: folder for folder in adapters}
     if len(systems) <= len(adapters):
         fail(f"adapters are told apart by the names of their folders, which must differ and not be base: {', '.join(map(str, adapters))}")
     out: Path = args.out or (args.run / "evaluation" if args.run else Path("outputs") / f"evaluation-{time.strftime('%Y%m%d-%H%M%S')}")
     if out.exists():
         fail(f"{out} exists already and is never overwritten (set --out)")
+
+    try:
+        for folder in adapters:
+            check(folder, policy_directory(config))
+        check_inputs(config)
+    except ConfigError as error:
+        fail(str(error))
 
     from policies import cpu
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from pararl.cli.parse import fail
 from pararl.files import atomic_path
+from pararl.readers import FileError, read_json, record_of
 
 
 def metric(report: dict[str, Any], path: str) -> float | None:
@@ -30,7 +31,22 @@ def metric(report: dict[str, Any], path: str) -> float | None:
             return None
         value = value[key]
     value = value.get("mean") if isinstance(value, dict) else value
-    return None if value is None else float(value)
+    return float(value) if isinstance(value, int | float) else None
+
+
+def evaluation_of(folder: Path) -> dict[str, Any]:
+    """What ``pipelines/evaluate.py`` wrote. Raises FileError for a file that cannot be read, or is another thing."""
+    file, remedy = folder / "evaluation.json", "make it anew with pipelines/evaluate.py"
+    evaluation = read_json(file, remedy, keys=("results",))
+    reports = [
+        split
+        for kinds in record_of(lambda results: [results["base"], *results.values()], evaluation["results"], file, remedy)
+        for splits in record_of(lambda kinds: kinds.values(), kinds, file, remedy)
+        for split in record_of(lambda splits: splits.values(), splits, file, remedy)
+    ]
+    if not reports or not all(isinstance(report, dict) for report in reports):
+        raise FileError(file, "holds no reports of kinds of prompts and splits", remedy)
+    return evaluation
 
 
 def markdown(evaluations: Sequence[dict[str, Any]], metrics: Sequence[str], kinds: Sequence[str]) -> str:
@@ -68,7 +84,10 @@ def main() -> None:
         fail(f"{missing[0]} has no evaluation.json: make it with pipelines/evaluate.py")
     if args.out and args.out.exists():
         fail(f"{args.out} exists already and is never overwritten (set --out)")
-    evaluations = [json.loads((folder / "evaluation.json").read_text(encoding="utf-8")) for folder in args.evaluations]
+    try:
+        evaluations = [evaluation_of(folder) for folder in args.evaluations]
+    except FileError as error:
+        fail(str(error))
     if len({json.dumps({s: {k: list(v) for k, v in kinds.items()} for s, kinds in e["results"].items()}) for e in evaluations}) > 1:
         fail("the evaluations hold different systems, kinds of prompts or splits: give those of one study")
     kinds, known = [kind for kind in args.kinds.split(",") if kind], list(evaluations[0]["results"]["base"])

@@ -4,12 +4,13 @@ A release has no ``policy.json``: what it does not say about itself (layout, spe
 ``policies/releases``, one JSON file each. No code of a repository is ever run.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pararl.policy_files import REMEDY
+from pararl.readers import read_json
 from pararl.releases import RELEASES, release_of
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def find(
     """The parts of the policy ``name``; see ``policies.load``. Fetches from the hub what is not there."""
     directory = Path(name) if Path(name).is_dir() else CHECKPOINTS / name
     if (directory / POLICY_FILE).exists():
-        raw = json.loads((directory / POLICY_FILE).read_text())
+        raw = read_json(directory / POLICY_FILE, REMEDY, keys=("family", "settings"))
         if text_tokenizer is not None:
             raise ValueError(f"{directory} is a saved policy, which holds its own text tokenizer (leave out text_tokenizer=)")
         images = directory / "image_tokenizer" if image_tokenizer is None else fetch(str(image_tokenizer))
@@ -67,7 +68,7 @@ def find(
         raise FileNotFoundError(
             f"no policy {str(name)!r}: neither a directory with a {POLICY_FILE} nor one of {known}, nor a release: {', '.join(RELEASES)}"
         )
-    raw = json.loads(RELEASES[release].read_text())
+    raw = read_json(RELEASES[release])
     backbone = fetch(str(name))
     return Parts(
         raw["family"],

@@ -42,11 +42,14 @@ def figures(summaries: Sequence[Summary]) -> Figures:
     """Intervals per system, the base first: ``id`` and ``ood`` strict and soft accuracy, KL, reward calls and seconds. ``<kind>, <split>``
     is the strict accuracy of a kind and split, or the soft one where the reward has no strict notion.
 
-    Raises ValueError where the runs do not hold the same arms.
+    Raises ValueError where the runs do not hold the same arms, kinds of prompts and splits.
     """
     arms = list(summaries[0].arms)
     if any(set(s.arms) != set(arms) for s in summaries):
         raise ValueError("the runs of a study must hold the same arms; finish the unfinished ones with --resume")
+    measured = [{kind: set(splits) for kind, splits in result.kinds.items()} for s in summaries for result in (s.base, *s.arms.values())]
+    if any(kinds != measured[0] for kinds in measured):
+        raise ValueError("the runs of a study must measure the same kinds of prompts and splits: give those of one study")
     out = {"base": _accuracies([s.base for s in summaries])}
     for arm in arms:
         results = [s.arms[arm] for s in summaries]

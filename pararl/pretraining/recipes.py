@@ -20,6 +20,7 @@ from policies.image.latents import read_vae
 from policies.image.magvitv2 import MAGVITv2
 from policies.settings import Settings
 from policies.text import SHOWO2_TOKENS, SHOWO_TOKENS, word_tokenizer
+from policies.weights import read_model
 
 SETTINGS = {
     "grid": (4, 4),
@@ -111,7 +112,7 @@ class FamilyRecipe:
 
 def new_mmada(directory: Path) -> Policy:
     """An untrained MMaDA policy around the image tokenizer in a directory."""
-    images = MAGVITv2.from_pretrained(directory)
+    images = read_model(MAGVITv2, directory)
     tokenizer, specials = word_tokenizer(scenes.VOCABULARY)
     rows = len(tokenizer) + images.codebook_size
     config = MMadaConfig(**LLADA, embedding_size=rows, mask_token_id=specials.mask, codebook_size=images.codebook_size, num_vq_tokens=16)
@@ -120,7 +121,7 @@ def new_mmada(directory: Path) -> Policy:
 
 def new_showo(directory: Path) -> Policy:
     """An untrained Show-o policy around the image tokenizer in a directory, in the released layout: MASK is the last row."""
-    images = MAGVITv2.from_pretrained(directory)
+    images = read_model(MAGVITv2, directory)
     words = len(word_tokenizer(scenes.VOCABULARY, SHOWO_TOKENS, 0)[0])
     mask = words + images.codebook_size
     tokenizer, specials = word_tokenizer(scenes.VOCABULARY, SHOWO_TOKENS, mask)

@@ -195,7 +195,7 @@ def test_load_finds_scenes_and_the_users_own(module: str) -> None:
         ("", "unknown reward ''"),
         (":half", "unknown reward"),
         ("module_nobody_has:half", "no module 'module_nobody_has'"),
-        ("module_nobody_has.py:half", "named without .py: module_nobody_has:half"),
+        ("module_nobody_has.py:half", "there is no file module_nobody_has.py"),
         ("users_own_rewards.part:half", "no module 'users_own_rewards.part'"),
         ("users_own_rewards:third", "module 'users_own_rewards' has no 'third'"),
         ("users_own_rewards:number", "is a int: it must be a function"),
