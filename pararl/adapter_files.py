@@ -55,11 +55,11 @@ class AdapterFiles:
 
     def problems(self, base: Mapping[str, tuple[int, ...]]) -> dict[str, list[str]]:
         """What does not fit a policy with these weights, shapes by name: tensors that are missing, left over or of another shape."""
-        sides = {name: found for name in self.kinds if (found := SIDE.fullmatch(name.removeprefix(PREFIX)))}
-        modules = {found[1] for found in sides.values()}
         if self.plain:
             layers = {name.removesuffix(".weight") for name, shape in base.items() if name.endswith(".weight") and len(shape) == 2}
-            modules |= {layer for layer in layers if self._wraps(layer)}
+            modules = {layer for layer in layers if self._wraps(layer)}
+        else:
+            modules = {found[1] for name in self.kinds if (found := SIDE.fullmatch(name.removeprefix(PREFIX)))}
         wanted = {f"{PREFIX}{module}.lora_{side}.weight": (module, side) for module in modules for side in "AB"}
         left = [name for name in self.kinds if name not in wanted or f"{wanted[name][0]}.weight" not in base]
         different = []

@@ -22,7 +22,7 @@ def load_tensors(optimizer: Optimizer, named: Mapping[str, Tensor]) -> None:
         place, dot, name = key.partition(".")
         if not dot or not place.isdecimal():
             raise ValueError(f"{key!r} is no moment of an optimiser: expected <place of the parameter>.<name>")
-        if int(place) >= len(parameters) or (value.ndim and value.shape != parameters[int(place)].shape):
+        if int(place) >= len(parameters) or (name != "step" and value.shape != parameters[int(place)].shape):
             raise ValueError(f"moment {key} of shape {list(value.shape)} fits none of the {len(parameters)} parameters")
         state.setdefault(int(place), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

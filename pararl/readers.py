@@ -150,7 +150,7 @@ def record_of(make: Any, values: Any, path: Path, remedy: str) -> Any:
     """``make(values)``, where a file held ``values``. Raises FileError in place of what ``make`` raises for values of another form."""
     try:
         return make(values)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError, RuntimeError) as error:
         cause = f"lacks {error.args[0]!r}" if isinstance(error, KeyError) and error.args else f"is of another form: {error}"
         raise FileError(path, cause, remedy) from error
 
@@ -245,7 +245,8 @@ def _check_safetensors(path: Path, start: bytes, remedy: str) -> None:
 def _not_safetensors(path: Path, start: bytes, cause: str) -> str:
     """In words: the file's length, or what safetensors says of its header."""
     header, size = int.from_bytes(start[:8], "little"), path.stat().st_size
-    if len(start) < 8 or "Incomplete" in cause or (header + 8 > size and header < 10**8):
+    short = "file not fully covered" in cause or "incomplete" in cause.lower()
+    if len(start) < 9 or short or (start[8:9] == b"{" and size < header + 8 < 10**8):
         return f"is not whole: it ends after {size:,} bytes, before its last tensor"
     return f"is not safetensors: {cause}"
 

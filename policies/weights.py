@@ -55,7 +55,7 @@ def read_model(kind: type[Model], directory: Path, released: bool = False, **opt
     except torch.OutOfMemoryError:
         raise
     except (*BROKEN, ArithmeticError, AttributeError, IndexError) as error:
-        raise FileError(directory, f"does not hold a {kind.__name__}: {type(error).__name__}: {error}", REMEDY) from error
+        raise FileError(directory, f"does not hold a {kind.__name__}: {_why(error)}", REMEDY) from error
     model: Model
     model, info = loaded
     _refuse(directory, kind.__name__, {name.replace("_", " "): sorted(map(str, keys)) for name, keys in info.items()})
@@ -70,7 +70,7 @@ def read_config(kind: Any, directory: Path) -> Any:
     try:
         return kind.from_pretrained(directory)
     except (*BROKEN, ArithmeticError, AttributeError, IndexError, StrictDataclassError) as error:
-        raise FileError(file, f"does not make a {kind.__name__}: {error}", REMEDY) from error
+        raise FileError(file, f"does not make a {kind.__name__}: {_why(error)}", REMEDY) from error
 
 
 def load_exactly(model: nn.Module, directory: Path, names: Sequence[str]) -> None:
@@ -100,10 +100,18 @@ def _unpickled(file: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(file, weights_only=True, map_location="cpu", mmap=True)
     except BROKEN as error:
-        raise FileError(file, f"cannot be read as weights alone: {error}".partition("\n")[0], REMEDY) from error
+        raise FileError(file, f"cannot be read as weights alone: {_why(error)}", REMEDY) from error
     if not isinstance(state, dict) or not all(isinstance(name, str) and isinstance(x, Tensor) for name, x in state.items()):
         raise FileError(file, f"holds {type(state).__name__} where tensors by name are expected", REMEDY)
     return state
+
+
+def _why(error: BaseException) -> str:
+    """The cause in a few words: libraries write pages."""
+    if isinstance(error, pickle.UnpicklingError):
+        return "its pickle holds more than tensors, which is never run"
+    first = next((line for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {first[:200]}"
 
 
 def check_finite(model: nn.Module, files: Sequence[Path]) -> None:

@@ -65,11 +65,12 @@ def _apart(name: str) -> Looked:
 def answer(name: str, said: str) -> None:
     """The other process: import the reward, look at its signature, and write what was found to the file ``said``."""
     sys.path.append(os.getcwd())  # Ray lets its workers import from there as well
-    Path(said).write_text(json.dumps(asdict(_imported(name))), encoding="utf-8")
+    Path(said).write_text(json.dumps(asdict(imported(name))), encoding="utf-8")
     os._exit(0)  # whatever threads the user's module has started
 
 
-def _imported(name: str) -> Looked:
+def imported(name: str) -> Looked:
+    """What importing a reward of the user's own in this process shows: whatever goes wrong is its ``problem``."""
     from rewards.base import Reward
     from rewards.users import own, place_of
 

@@ -47,8 +47,9 @@ def figures(summaries: Sequence[Summary]) -> Figures:
     arms = list(summaries[0].arms)
     if any(set(s.arms) != set(arms) for s in summaries):
         raise ValueError("the runs of a study must hold the same arms; finish the unfinished ones with --resume")
-    measured = [{kind: set(splits) for kind, splits in result.kinds.items()} for s in summaries for result in (s.base, *s.arms.values())]
-    if any(kinds != measured[0] for kinds in measured):
+    measured: list[BaseResult | ArmResult] = [result for s in summaries for result in (s.base, *s.arms.values())]
+    forms = [{kind: set(splits) for kind, splits in result.kinds.items()} for result in measured]
+    if any(kinds != forms[0] for kinds in forms):
         raise ValueError("the runs of a study must measure the same kinds of prompts and splits: give those of one study")
     out = {"base": _accuracies([s.base for s in summaries])}
     for arm in arms:

@@ -5,6 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from pipelines import report as program
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -49,3 +53,18 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
     ):
         code, output = report(*arguments)
         assert code == 2 and told in output and len(output.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "{}", '{"results": {}}', '{"results": {"base": 3}}', '{"results": {"base": {"t2i": {"id": 1}}}}']
+)
+def test_an_evaluation_that_is_none_is_one_line(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "evaluation.json").write_text(text)
+    monkeypatch.setattr("sys.argv", ["report.py", str(tmp_path)])
+    with pytest.raises(SystemExit) as stopped:
+        program.main()
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and error.count("\n") == 1
+    assert str(tmp_path / "evaluation.json") in error and "pipelines/evaluate.py" in error
