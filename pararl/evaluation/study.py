@@ -47,7 +47,7 @@ def figures(summaries: Sequence[Summary]) -> Figures:
     arms = list(summaries[0].arms)
     if any(set(s.arms) != set(arms) for s in summaries):
         raise ValueError("the runs of a study must hold the same arms; finish the unfinished ones with --resume")
-    measured: list[BaseResult | ArmResult] = [result for s in summaries for result in (s.base, *s.arms.values())]
+    measured: list[BaseResult | ArmResult] = [*(s.base for s in summaries), *(r for s in summaries for r in s.arms.values())]
     forms = [{kind: set(splits) for kind, splits in result.kinds.items()} for result in measured]
     if any(kinds != forms[0] for kinds in forms):
         raise ValueError("the runs of a study must measure the same kinds of prompts and splits: give those of one study")

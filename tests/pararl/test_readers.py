@@ -30,7 +30,7 @@ from pararl.readers import (
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n"
 DEEP = "[" * 100_000
-VALUES = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(2, np.int64)}
+VALUES: dict[str, np.ndarray] = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(2, np.int64)}
 
 
 def refused(read: Callable[[], object], path: Path, *words: str, remedy: str = COPY) -> None:
@@ -201,6 +201,7 @@ def test_weights_in_parts_must_all_be_there(tmp_path: Path) -> None:
     assert [file.name for file in weight_files(tmp_path)] == ["one.safetensors", "two.safetensors"]
     (tmp_path / "two.safetensors").unlink()
     refused(lambda: weight_files(tmp_path), tmp_path / "two.safetensors", "missing")
+    wrong: dict[str, object]
     for wrong in ({}, {"weight_map": {}}, {"weight_map": []}, {"weight_map": {"a": 3}}, {"weight_map": {"a": "../secret"}}):
         index.write_text(json.dumps(wrong))
         refused(lambda: weight_files(tmp_path), index, "weight_map")

@@ -121,7 +121,7 @@ def test_a_base_in_several_files_names_the_one_with_the_number_that_is_none(copy
 
 def test_values_of_another_kind_anywhere_in_the_records_are_one_line(copy: Path) -> None:
     """Each value of each record in turn, replaced by what it cannot be."""
-    tried = 0
+    tried, wrong = 0, object()
     for name in ("policy.json", "config.json", "image_tokenizer/config.json"):
         whole = json.loads((copy / name).read_text())
         section = whole["settings"] if name == "policy.json" else whole

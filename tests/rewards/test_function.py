@@ -172,7 +172,7 @@ def test_what_is_no_list_of_one_value_each_is_told(values: Any) -> None:
 
 def test_any_kind_of_number_counts() -> None:
     for values in ([True, Decimal("0.5"), None], (1, np.float32(0.5), None), iter([torch.tensor(1.0), np.array(0.5), None])):
-        assert scores_of(lambda values=values, **_: values) == [1.0, 0.5, None]  # type: ignore[misc]
+        assert scores_of(lambda values=values, **_: values) == [1.0, 0.5, None]
 
 
 def test_the_place_counts_among_all_where_only_texts_are_asked_about() -> None:
@@ -234,9 +234,7 @@ def test_the_rewards_of_the_documents_give_what_they_say(monkeypatch: pytest.Mon
     image = np.zeros((2, 2, 3), np.uint8)
     image[0] = 128
     assert rewards.load("rewards_of_mine.py:contrast")(["x"] * 2, [Output(image=image), Output(text="x")]) == [0.5, None]
-    prompts = [
-        Prompt(str(i), "t2t", "two plus three", MappingProxyType({"answer": answer})) for i, answer in enumerate(("five", "six", None))
-    ]
+    prompts = [Prompt(str(i), "t2t", "two plus three", {"answer": answer}) for i, answer in enumerate(("five", "six", None))]
     found = score_outputs(rewards.load("rewards_of_mine.py:last_word"), prompts, [Output(text="it is five")] * 3)
     assert [score and score.value for score in found] == [1.0, 0.0, None] and imported("rewards_of_mine.py:last_word").wanted == ("answer",)
     line = re.search(r"`(\{\"task\": \"t2t\".*?\})`", (ROOT / "docs" / "prompts_and_rewards.md").read_text())

@@ -162,7 +162,8 @@ def test_a_checkpoint_of_another_rank_is_told(run: ArmRun, saved: Path) -> None:
 
 def test_results_and_calibrations_that_are_none(session: Session) -> None:
     session.base()
-    clip = Session(changed(session.config, {"reward.name": "scenes-clip"}), session.folder, session.fleet, *[session.reward_workers] * 2)
+    workers = session.reward_workers
+    clip = Session(changed(session.config, {"reward.name": "scenes-clip"}), session.folder, session.fleet, workers, workers)
     for text in NOT_JSON:
         for file, read in (
             (session.folder / "results" / "pararl.json", lambda: session.finished("pararl")),
