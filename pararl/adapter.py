@@ -6,15 +6,17 @@ Learner and rollout workers attach it the same way, so that the same tensors giv
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import Tensor
 
+from pararl.adapter_files import CONFIG, REMEDY, TENSORS, AdapterFiles, refuse
 from pararl.card import CARD, Told, adapter_card
 from pararl.files import atomic_folder
+from pararl.readers import FileError, read_tensors
 
 if TYPE_CHECKING:
     from policies.policy import Policy
@@ -77,6 +79,47 @@ def load_tensors(model: PeftModel, values: Mapping[str, Tensor]) -> int:
         for name, tensor in own.items():
             tensor.copy_(values[name])
     return len(own)
+
+
+def load(policy: "Policy", directory: Path) -> PeftModel:
+    """Attach the adapter of a PEFT directory to ``policy.model``, in place and frozen, in the mode (train or eval) that it was in.
+
+    Raises FileError, with the policy as it was, unless the directory holds every tensor of its configuration on this policy, none more,
+    and finite numbers alone. Raises ValueError when the policy already has an adapter.
+    """
+    if tuner_layers(policy.model):
+        raise ValueError("this policy already has an adapter: load a fresh policy")
+    found = AdapterFiles.read(directory)
+    training = policy.model.training
+    try:
+        config = LoraConfig.from_pretrained(str(directory), inference_mode=True)
+        with torch.random.fork_rng():  # PEFT draws values that are replaced below
+            model = get_peft_model(policy.model, config, adapter_name=NAME)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise FileError(directory / CONFIG, f"does not fit the policy: {error}", REMEDY) from error
+    model.train(training)
+    try:
+        _fill(model, found)
+    except FileError:
+        cast(Any, model.base_model).unload()
+        raise
+    return model
+
+
+def _fill(model: PeftModel, found: AdapterFiles) -> None:
+    """Copy the tensors of a directory into an adapter. Raises FileError where they are not its own, or not finite."""
+    own, file = tensors(model), found.directory / TENSORS
+    shapes = {name: (tuple(x.shape), found.kinds[name][1]) for name, x in own.items() if name in found.kinds}
+    problems = {
+        "missing": [name for name in own if name not in found.kinds],
+        "left over": [name for name in found.kinds if name not in own],
+        "of another shape": [f"{name} is {list(theirs)}, not {list(ours)}" for name, (ours, theirs) in shapes.items() if ours != theirs],
+    }
+    refuse(found.directory, "the policy", problems)
+    values = read_tensors(file, REMEDY)
+    if broken := [name for name, x in values.items() if not x.isfinite().all()]:
+        raise FileError(file, f"has numbers that are not finite in {len(broken)} of its tensors ({broken[0]}, ...)", REMEDY)
+    load_tensors(model, {name: values[name].to(x.device, x.dtype) for name, x in own.items()})
 
 
 def save(model: PeftModel, directory: Path, policy_name: str, told: Told | None = None) -> None:

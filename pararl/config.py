@@ -126,8 +126,9 @@ class RewardConfig:
     """What scores the outputs."""
 
     name: str = "scenes"
-    """Reward: scenes (exact), scenes-clip, clip:DIRECTORY, clip:OWNER/NAME[@REVISION], or package.module:function of yours. A CLIP reward
-    says how well image and text fit. That of scenes-clip is a small one of the scene world; the others are any CLIP or SigLIP model."""
+    """Reward: scenes (exact), scenes-clip, clip:DIRECTORY, clip:OWNER/NAME[@REVISION], or FILE.py:function or package.module:function of
+    yours. A CLIP reward says how well image and text fit. That of scenes-clip is a small one of the scene world; the others are any CLIP or
+    SigLIP model."""
     workers: int = 1
     """Reward actors."""
     calibration: int = 256

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pararl.readers import FileError, parse_json, read_text
+
 
 @contextmanager
 def claimed(folder: Path) -> Iterator[None]:
@@ -172,31 +174,38 @@ def append_line(path: Path, row: Mapping[str, Any]) -> None:
         file.write(line + "\n")
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSON-lines file, in order; none when it does not exist.
+METRIC_ROW: Mapping[str, type] = {"arm": str, "update": int}
+"""What every row of ``metrics.jsonl`` has."""
 
-    A last line without its newline is what a killed writer leaves: it is passed over. Raises ValueError on any other broken line.
+
+def read_lines(path: Path, kinds: Mapping[str, type] | None = None) -> list[dict[str, Any]]:
+    """The rows of a JSON-lines file, in order; none when it does not exist. ``kinds``: keys that every row has, and the type of each.
+
+    A last line without its newline is what a killed writer leaves: it is passed over. Raises FileError on any other broken line, and for a
+    file that is no text.
     """
     if not path.exists():
         return []
-    *lines, _unfinished = path.read_text(encoding="utf-8").split("\n")
+    *lines, _unfinished = read_text(path, "repair or delete it").split("\n")
     rows = []
     for number, line in enumerate(lines, start=1):
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number} is not JSON ({error}); repair or delete that line") from error
+        row = parse_json(line, path, "repair or delete that line", number)
+        if not isinstance(row, dict):
+            raise FileError(path, "is no JSON object", "repair or delete that line", number)
+        if wrong := [key for key, kind in (kinds or {}).items() if type(row.get(key)) is not kind]:
+            raise FileError(path, f"has no right {', '.join(wrong)}", "repair or delete that line", number)
+        rows.append(row)
     return rows
 
 
-def keep_lines(path: Path, keep: Callable[[dict[str, Any]], bool]) -> int:
+def keep_lines(path: Path, keep: Callable[[dict[str, Any]], bool], kinds: Mapping[str, type] | None = None) -> int:
     """Rewrite a JSON-lines file with only the rows that `keep` accepts, atomically; an unfinished last line goes too.
 
-    Returns how many rows were dropped. A file that does not exist is left so.
+    Returns how many rows were dropped. A file that does not exist is left so. Raises FileError as ``read_lines`` does.
     """
     if not path.exists():
         return 0
-    rows = read_lines(path)
+    rows = read_lines(path, kinds)
     kept = [row for row in rows if keep(row)]
     with atomic_path(path) as temporary:
         temporary.write_text("".join(json.dumps(row, allow_nan=False) + "\n" for row in kept), encoding="utf-8")

@@ -14,13 +14,16 @@ def tensors(optimizer: Optimizer) -> dict[str, Tensor]:
 def load_tensors(optimizer: Optimizer, named: Mapping[str, Tensor]) -> None:
     """Take the moments that ``tensors`` gave; learning rate and other settings stay as they are.
 
-    Raises ValueError for a name that is not one of them.
+    Raises ValueError for a name that is not one of them, and for a moment of another shape than its parameter's.
     """
+    parameters = [p for entry in optimizer.param_groups for p in entry["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in named.items():
         place, dot, name = key.partition(".")
         if not dot or not place.isdecimal():
             raise ValueError(f"{key!r} is no moment of an optimiser: expected <place of the parameter>.<name>")
+        if int(place) >= len(parameters) or (name != "step" and value.shape != parameters[int(place)].shape):
+            raise ValueError(f"moment {key} of shape {list(value.shape)} fits none of the {len(parameters)} parameters")
         state.setdefault(int(place), {})[name] = value
     # A resumed training sets its rate by the update it is at, not by that of the checkpoint.
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

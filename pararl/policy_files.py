@@ -1,26 +1,54 @@
 """What the files of a policy tell of it, read without torch: its settings, its family, and the sizes of its image tokenizer."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pararl.config import ConfigError
+from pararl.readers import FileError, read_json, record_of, weight_files
 from pararl.releases import RELEASES, release_of
+from pararl.types import TASKS
+
+REMEDY = "copy the policy again, or set --policy.name"
+"""What helps against a file of a policy that cannot be read."""
+COUNTS = ("prompt_tokens", "text_tokens", "text_block", "answer_tokens", "answer_block", "steps")
+"""Settings that are whole numbers of at least 1."""
+
+IMAGE_WEIGHTS = ("model.safetensors", "pytorch_model.safetensors", "diffusion_pytorch_model.safetensors", "pytorch_model.bin")
+"""What the weights of an image tokenizer are called, by us and by those who release them."""
 
 
 def settings_of(name: str, directory: Path) -> Mapping[str, Any] | None:
     """The settings of a policy: those of the ``policy.json`` in its directory, else those of its release; None where there are none.
 
-    Raises ConfigError for a ``policy.json`` that has none."""
+    Raises FileError for a ``policy.json`` that has none, or one that cannot be read."""
     found = description(name, directory)
-    if found is None:
-        return None
+    return None if found is None else checked_settings(found, directory / "policy.json")
+
+
+def checked_settings(found: Mapping[str, Any], file: Path) -> Mapping[str, Any]:
+    """The settings in the content of a ``policy.json``. Raises FileError for one without, and for a value that cannot be."""
     settings = found.get("settings")
     if not isinstance(settings, dict) or not settings:
-        raise ConfigError(f"policy.name: {directory / 'policy.json'} has no settings (set --policy.name)")
+        raise FileError(file, "has no settings", REMEDY)
+    wrong = [name for name in COUNTS if name in settings and not _count(settings[name])]
+    grid, tasks = settings.get("grid", (1, 1)), settings.get("tasks", TASKS)
+    if not (isinstance(grid, list | tuple) and len(grid) == 2 and all(map(_count, grid))):
+        wrong.append("grid")
+    if not (isinstance(tasks, list | tuple) and tasks and all(task in TASKS for task in tasks)):
+        wrong.append("tasks")
+    if not (isinstance(text := settings.get("dialogue", "{text}"), str) and "{text}" in text):
+        wrong.append("dialogue")
+    specials = settings.get("specials", {})
+    if not (isinstance(specials, dict) and all(type(token) is int for token in specials.values())):
+        wrong.append("specials")
+    if wrong:
+        raise FileError(file, f"has settings that cannot be: {', '.join(f'{name} {settings[name]!r}' for name in wrong)}", REMEDY)
     return settings
+
+
+def _count(value: Any) -> bool:
+    return type(value) is int and value >= 1
 
 
 def family_of(name: str, directory: Path) -> str | None:
@@ -32,7 +60,7 @@ def description(name: str, directory: Path) -> Mapping[str, Any] | None:
     """What ``policy.json`` says, or would say of a release; None where nothing does."""
     file, release = directory / "policy.json", release_of(name)
     if file.is_file():
-        return read_json(file)
+        return read_json(file, REMEDY)
     return read_json(RELEASES[release]) if release else None
 
 
@@ -50,8 +78,13 @@ class ImageShape:
 
 def image_shape(directory: Path) -> ImageShape:
     """Of the aMUSEd tokenizer, the Wan VAE, a small VAE of ours or the MAGVIT-v2 in a directory. Sizes that a MAGVIT-v2 does not name are
-    the released ones."""
-    raw = read_json(directory / "config.json")
+    the released ones. Raises FileError for one that cannot be read."""
+    file = directory / "config.json"
+    found: ImageShape = record_of(_image_shape, read_json(file, REMEDY), file, REMEDY)
+    return found
+
+
+def _image_shape(raw: Mapping[str, Any]) -> ImageShape:
     if raw.get("_class_name") == "VQModel":
         widths = raw["block_out_channels"]
         return ImageShape(2 ** (len(widths) - 1), raw["num_vq_embeddings"], widths[0])
@@ -72,11 +105,15 @@ def weight_bytes(model: Mapping[str, Any]) -> int:
     return {"bfloat16": 2, "float16": 2}.get(model.get("dtype") or model.get("torch_dtype") or "", 4)
 
 
-def read_json(file: Path) -> Mapping[str, Any]:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"policy.name: {file} is not JSON: {error} (set --policy.name)") from error
-    if not isinstance(found, dict):
-        raise ConfigError(f"policy.name: {file} is not a JSON object (set --policy.name)")
-    return found
+def check_files(name: str, directory: Path) -> None:
+    """Raise FileError where a file of a saved policy is missing, cut short or another than it should be: seen by names and headers, in
+    a moment, whatever the size of the weights. Nothing is said of a release, whose files may still be on the hub."""
+    if not (directory / "policy.json").is_file():
+        return
+    settings_of(name, directory)
+    for file in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        read_json(directory / file, REMEDY)
+    weight_files(directory, remedy=REMEDY)
+    images = directory / "image_tokenizer"
+    image_shape(images)
+    weight_files(images, IMAGE_WEIGHTS, REMEDY)

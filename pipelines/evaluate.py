@@ -5,10 +5,12 @@
     python pipelines/evaluate.py --run outputs/RUN --eval.file prompts.jsonl --eval.splits id
 
 Every setting of a run (pipelines/pararl.py --help all) may be given and wins over the run's own: --eval.prompts 512, --eval.splits id,para,
---rollout.guidance 1, ... With the run's own settings, accuracies are those of its summary.json. Adapters are loaded as a user would load
-them, through PEFT onto a fresh base. Writes OUT/table.txt, OUT/worst-SYSTEM.png with the worst failures, and OUT/evaluation.json. The last
-has strict, soft and geometric-mean accuracy, ParaBench's six axes, cycle consistency, diversity, KL to the base and paired differences to
-it. They are given by kind of prompt, split, tag, skill and number of atoms, with bootstrap intervals over prompts.
+--rollout.guidance 1, ... With the run's own settings, accuracies are those of its summary.json. Adapters are checked before anything is
+measured: every tensor there, none left over, all finite and of this policy.
+
+Writes OUT/table.txt, OUT/worst-SYSTEM.png with the worst failures, and OUT/evaluation.json. The last has strict, soft and geometric-mean
+accuracy, ParaBench's six axes, cycle consistency, diversity, KL to the base and paired differences to it. They are given by kind of prompt,
+split, tag, skill and number of atoms, with bootstrap intervals over prompts.
 """
 
 import sys
@@ -18,11 +20,15 @@ if not (__package__ or sys.flags.safe_path):
     import _root  # noqa: F401
 
 import argparse
+import os
 import time
 from typing import TYPE_CHECKING, Any
 
+from pararl.adapter_files import check
+from pararl.cli.input_checks import check_inputs
 from pararl.cli.parse import as_dict, parse
 from pararl.cli.program import options
+from pararl.cli.validation import policy_directory
 from pararl.config import Config
 from pararl.errors import fail, told
 from pararl.files import atomic_folder, write_json
@@ -34,18 +40,13 @@ if TYPE_CHECKING:
 
 def examine(config: Config, name: str, adapter: Path | None, args: argparse.Namespace) -> "Examination":
     """What the base (no adapter) or one adapter directory does."""
-    from peft import PeftModel
-
     import policies
+    from pararl.adapter import load
     from pararl.evaluation.examiner import Examiner
 
     # Anew for every system: PEFT leaves the layers of an earlier adapter in the model.
     policy = policies.load(config.policy.name)
-    model = None
-    if adapter is not None:
-        model = PeftModel.from_pretrained(policy.model, str(adapter))
-        # PEFT's new modules start in training mode.
-        policy.model.eval()
+    model = None if adapter is None else load(policy, adapter)
     if config.rollout.gpus:
         policy.to("cuda")
     return Examiner(config, policy, model, name).examine(config.eval.prompts, args.diversity, args.samples)
@@ -78,11 +79,9 @@ def main() -> None:
     given = ["--config", str(args.run / "config.yaml"), "--run.name", ""] if args.run else ["--policy.name", args.policy]
     config = parse([*given, *settings]).config
     # Folders with a dot in front are what a killed writer left.
-    adapters = sorted(p.parent for p in args.run.glob("adapters/[!.]*/adapter_model.safetensors")) if args.run else args.adapter
+    adapters = sorted(p for p in args.run.glob("adapters/[!.]*") if p.is_dir()) if args.run else args.adapter
     if args.run and not adapters:
         fail(f"{args.run} has no adapters yet: let an arm finish first (--resume {args.run})")
-    if missing := [folder for folder in adapters if not (folder / "adapter_model.safetensors").exists()]:
-        fail(f"{missing[0]} is no adapter directory: it has no adapter_model.safetensors (set --adapter)")
     systems = {"base": None} | {folder.name: folder for folder in adapters}
     if len(systems) <= len(adapters):
         fail(f"adapters are told apart by the names of their folders, which must differ and not be base: {', '.join(map(str, adapters))}")
@@ -90,14 +89,17 @@ def main() -> None:
     if out.exists():
         fail(f"{out} exists already and is never overwritten (set --out)")
 
+    for folder in adapters:
+        check(folder, policy_directory(config))
+    check_inputs(config)
+
     # Loads torch: what can be refused has been refused above.
-    from pararl.loop.preflight import current_folder_on_path
     from policies import cpu
 
     cpu.use(config.rollout.threads)
     began = time.monotonic()
-    with current_folder_on_path():  # a reward of the user's may lie there, as for a run
-        found = {name: examine(config, name, folder, args) for name, folder in systems.items()}
+    sys.path.append(os.getcwd())  # a reward of the user's may lie there, as for a run
+    found = {name: examine(config, name, folder, args) for name, folder in systems.items()}
     seconds = round(time.monotonic() - began, 1)
     shown = write(out, config, found, {"diversity": args.diversity, "samples": args.samples, "seconds": seconds})
     print(f"{shown}\n\nin {out}: evaluation.json, table.txt, worst-*.png")

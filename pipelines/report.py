@@ -21,6 +21,7 @@ from typing import Any
 from pararl.cli.program import options
 from pararl.errors import fail, told
 from pararl.files import atomic_path
+from pararl.readers import FileError, read_json, record_of
 
 
 def metric(report: dict[str, Any], path: str) -> float | None:
@@ -31,7 +32,22 @@ def metric(report: dict[str, Any], path: str) -> float | None:
             return None
         value = value[key]
     value = value.get("mean") if isinstance(value, dict) else value
-    return None if value is None else float(value)
+    return float(value) if isinstance(value, int | float) else None
+
+
+def evaluation_of(folder: Path) -> dict[str, Any]:
+    """What ``pipelines/evaluate.py`` wrote. Raises FileError for a file that cannot be read, or is another thing."""
+    file, remedy = folder / "evaluation.json", "make it anew with pipelines/evaluate.py"
+    evaluation = read_json(file, remedy, keys=("results",))
+    reports = [
+        split
+        for kinds in record_of(lambda results: [results["base"], *results.values()], evaluation["results"], file, remedy)
+        for splits in record_of(lambda kinds: kinds.values(), kinds, file, remedy)
+        for split in record_of(lambda splits: splits.values(), splits, file, remedy)
+    ]
+    if not reports or not all(isinstance(report, dict) for report in reports):
+        raise FileError(file, "holds no reports of kinds of prompts and splits", remedy)
+    return evaluation
 
 
 def metrics_of(evaluations: Sequence[dict[str, Any]], kinds: Sequence[str]) -> list[str]:
@@ -93,7 +109,7 @@ def main() -> None:
         fail(f"{missing[0]} has no evaluation.json: make it with pipelines/evaluate.py")
     if args.out and args.out.exists():
         fail(f"{args.out} exists already and is never overwritten (set --out)")
-    evaluations = [json.loads((folder / "evaluation.json").read_text(encoding="utf-8")) for folder in args.evaluations]
+    evaluations = [evaluation_of(folder) for folder in args.evaluations]
     if same := next(twice(args.evaluations, evaluations), None):
         fail(f"{same[1]} is the same evaluation as {same[0]}: it would count as two in the intervals; give every one once")
     # An interval over seeds is of one metric of one system in all of them.

@@ -14,7 +14,7 @@ from pathlib import Path
 if not (__package__ or sys.flags.safe_path):
     import _root  # noqa: F401
 
-import json
+import argparse
 import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -27,9 +27,11 @@ from pararl.cli.program import options
 from pararl.config import PER_ARM
 from pararl.errors import fail, told
 from pararl.files import atomic_path, write_json
+from pararl.readers import read_json, record_of
 
 if TYPE_CHECKING:
     from pararl.evaluation.study import SystemMetrics
+    from pararl.evaluation.summary import Summary
 
 HERE = Path(__file__).resolve().parent
 Setting = tuple[tuple[str, str], ...]
@@ -84,13 +86,21 @@ def run_seed(config: Path, out: Path, seed: int, overrides: list[str]) -> None:
         fail(f"{folder} ended with exit code {code}; run the same command again to go on from its last checkpoint")
 
 
+def summary_of(file: Path) -> "Summary":
+    """The summary of a finished run. Raises FileError where it cannot be read."""
+    from pararl.evaluation.summary import Summary
+
+    remedy = f"remove it, and run the same command again: {file.parent} writes it anew"
+    found: Summary = record_of(Summary.from_json, read_json(file, remedy), file, remedy)
+    return found
+
+
 def report(out: Path, seeds: list[int]) -> "SystemMetrics":
     """Write the table and the picture of the finished runs; returns their metrics."""
     from pararl.evaluation.study import LABELS, accuracy_of, bars, markdown, metrics
-    from pararl.evaluation.summary import Summary
     from pararl.tracking.plots import OVER_SEEDS, bars_png
 
-    summaries = [Summary.from_json(json.loads((out / f"seed-{seed}" / "summary.json").read_text(encoding="utf-8"))) for seed in seeds]
+    summaries = [summary_of(out / f"seed-{seed}" / "summary.json") for seed in seeds]
     found = metrics(summaries)
     text = markdown(found, seeds)
     with atomic_path(out / "results.md") as path:
@@ -126,6 +136,15 @@ def main() -> None:
     arms = parse(own).config.run.arms
     for setting in settings:
         parse([*own, *overrides_of(setting, arms)])  # every mistake is told before the first run
+    folders = [args.out / label(setting) / f"seed-{seed}" for setting in settings for seed in seeds]
+    for file in (folder / "summary.json" for folder in folders):
+        if file.exists():
+            summary_of(file)  # so that one that cannot be read is told before the first run
+    run_all(args, settings, seeds, overrides, arms)
+
+
+def run_all(args: argparse.Namespace, settings: list[Setting], seeds: list[int], overrides: list[str], arms: Sequence[str]) -> None:
+    """Make what is missing, setting by setting, and the tables."""
     found = []
     for setting in settings:
         out = args.out / label(setting)

@@ -1,6 +1,6 @@
 """What a directory's ``policy.json`` says beside the weights, and what every family's tasks have in common."""
 
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, ClassVar, Literal, Self
 
 from pararl.types import TASKS, Task
@@ -54,10 +54,24 @@ class Settings:
 
     @classmethod
     def read(cls, raw: dict[str, Any]) -> Self:
-        """The settings of a ``policy.json``."""
+        """The settings of a ``policy.json``. Raises KeyError, TypeError or ValueError for what is no such record."""
         values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in raw.items()}
-        return cls(**{**values, "specials": cls.specials_class(**raw["specials"])})
+        made = cls(**{**values, "specials": cls.specials_class(**raw["specials"])})
+        for entry in fields(cls):
+            value, usual = getattr(made, entry.name), entry.default
+            if usual is not MISSING and not _alike(value, usual):
+                raise ValueError(f"{entry.name} must be such as {usual!r}, got {value!r}")
+        return made
 
     def words(self, task: Task) -> int:
         """Tokens of the text that a task generates; 0 = none."""
         return self.answer_tokens if task in TEXT_ONLY else self.text_tokens if task == "interleaved" else 0
+
+
+def _alike(value: Any, usual: Any) -> bool:
+    """Whether a value is of the kind of the usual one; where that is None, a token is one too."""
+    if isinstance(usual, tuple):
+        return isinstance(value, tuple) and all(_alike(part, usual[0]) for part in value)
+    if usual is None:
+        return value is None or type(value) is int
+    return type(value) is type(usual) or (type(usual) is float and type(value) is int)

@@ -5,12 +5,13 @@ A release has no ``policy.json``: what it does not say about itself (layout, spe
 ``policies.export`` writes. No code of a repository is ever run.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pararl.policy_files import REMEDY
+from pararl.readers import read_json
 from pararl.releases import RELEASES, release_of
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ def find(
 ) -> Parts:
     """The parts of the policy ``name``; see ``policies.load``. Fetches from the hub what is not there."""
     directory = Path(name) if Path(name).is_dir() else CHECKPOINTS / name
-    saved = json.loads((directory / POLICY_FILE).read_text()) if (directory / POLICY_FILE).exists() else {}
+    file = directory / POLICY_FILE
+    saved = read_json(file, REMEDY, keys=("family", "settings")) if file.exists() else {}
     if saved and "release" not in saved:
         if text_tokenizer is not None:
             raise ValueError(f"{directory} is a saved policy, which holds its own text tokenizer (leave out text_tokenizer=)")
@@ -72,7 +74,7 @@ def find(
         raise FileNotFoundError(
             f"no policy {str(name)!r}: neither a directory with a {POLICY_FILE} nor one of {known}, nor a release: {', '.join(RELEASES)}"
         )
-    raw = json.loads(RELEASES[release].read_text())
+    raw = read_json(RELEASES[release])
     backbone = fetch(str(name))
     return Parts(
         raw["family"],

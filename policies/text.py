@@ -10,6 +10,8 @@ from tokenizers.normalizers import Lowercase
 from tokenizers.pre_tokenizers import Punctuation, Sequence, WhitespaceSplit
 from transformers import PreTrainedTokenizerFast
 
+from pararl.policy_files import REMEDY
+from pararl.readers import FileError, read_json
 from policies.canvas import Specials
 
 SPECIAL_TOKENS = {
@@ -78,7 +80,13 @@ def read_tokenizer(directory: Path, added: Words[str] = ()) -> PreTrainedTokeniz
     With these, every added token but a run of blanks is special, whatever the directory says: a text cannot spell it. A policy that is
     loaded with them samples none but an end token.
     """
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(directory)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        if (directory / name).exists():
+            read_json(directory / name, REMEDY)
+    try:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(directory)
+    except Exception as error:  # the tokenizers library raises nothing more special
+        raise FileError(directory, f"holds no text tokenizer that can be read: {type(error).__name__}: {error}", REMEDY) from error
     if added:
         # In the order of the release, whose ids stand behind those of the other repository.
         tokenizer.add_special_tokens({"pad_token": added[0]})

@@ -1,25 +1,25 @@
 """The reward protocol: TRL's signature, full scores beside it, and the checks that keep a failed reward from passing as a low one.
 
 A reward is called as TRL calls its reward functions, ``reward(prompts=..., completions=..., **columns) -> list[float | None]``. It returns
-one value per completion, None where it does not apply. Completions are ``pararl.types.Output``; the columns are the other fields of the
-prompts (``id``, ``task``, ``spec``, ``split``, ``image``), one entry per completion. A failure is an exception, never a 0.
+one value per completion, None where it does not apply. Completions are ``pararl.types.Output``, or what ``rewards/signature.py`` says. The
+columns are the other fields of the prompts (``id``, ``task``, ``spec``, ``split``, ``image``) and the keys of their specs, one entry per
+completion. A failure is an exception, never a 0.
 """
 
-import asyncio
-import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, SupportsFloat
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from pararl.types import Judgement, Output, Prompt, Rollout, Score
+from rewards.signature import columns_of
 
 Sample = tuple[Prompt, Output, Output]
 """A prompt with a known good and a known bad output."""
-Values = Sequence[float | None]
+LARGEST = 1e18
+"""Values beyond it are refused: float32 does not hold their squares."""
 
 
 class Reward(ABC):
@@ -37,62 +37,27 @@ class Reward(ABC):
 
     def __call__(self, prompts: Sequence[str], completions: Sequence[Output], **columns: Sequence[Any]) -> list[float | None]:
         """The soft scores, as TRL asks for them."""
-        scores = check_scores(self.name, self.score(prompts, completions, **columns), len(completions))
+        scores = check_scores(self.name, self.score(prompts, completions, **columns), len(completions), columns.get("id", ()))
         return [None if score is None else score.value for score in scores]
 
 
-class FunctionReward(Reward):
-    """A user's function with TRL's signature, sync or async, as a reward: its values become scores without strict or atoms.
+def check_scores(name: str, scores: Sequence[Score | None], completions: int, ids: Sequence[Any] = ()) -> list[Score | None]:
+    """The scores, if there is exactly one per completion and all that they hold is finite; else ValueError that names the reward.
 
-    Values may have any finite size; None stays None. Raises ValueError, naming the function, for another number of values than completions
-    and for a value that is not finite. A value that is not a number is a TypeError. What the function raises passes through.
+    ``ids`` of the prompts: what a completion is called by, beside its place.
     """
-
-    def __init__(self, function: Callable[..., Values | Awaitable[Values]], name: str | None = None) -> None:
-        """Wrap ``function``; ``name`` defaults to the function's own (its class's for a callable object)."""
-        self.function = function
-        self.name = name or (function.__name__ if inspect.isroutine(function) else type(function).__name__)
-
-    def score(self, prompts: Sequence[str], completions: Sequence[Output], **columns: Sequence[Any]) -> list[Score | None]:
-        """Call the function once with the whole batch, by keyword, and check what it returns."""
-        result = self.function(prompts=prompts, completions=completions, **columns)
-        values = _wait(result) if inspect.isawaitable(result) else result
-        if isinstance(values, str) or not isinstance(values, Iterable):
-            raise TypeError(f"reward {self.name} returned {type(values).__name__}: it must return a list with one value per completion")
-        scores = [None if value is None else Score(self._number(value)) for value in values]
-        return check_scores(self.name, scores, len(completions))
-
-    def _number(self, value: object) -> float:
-        if isinstance(value, SupportsFloat):  # Python and numpy numbers, 0-d arrays and tensors; not strings
-            return float(value)
-        raise TypeError(f"reward {self.name} returned a {type(value).__name__} ({value!r}) where a number or None was expected")
-
-
-def _wait(result: Awaitable[Values]) -> Values:
-    """The result of an awaitable, also from inside a running event loop (an async actor), where a thread of its own waits for it."""
-
-    async def wait() -> Values:
-        return await result
-
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(wait())
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(asyncio.run, wait()).result()
-
-
-def check_scores(name: str, scores: Sequence[Score | None], completions: int) -> list[Score | None]:
-    """The scores, if there is exactly one per completion and all that they hold is finite; else ValueError that names the reward."""
     if len(scores) != completions:
         raise ValueError(f"reward {name} returned {len(scores)} values for {completions} completions: it must return one for each")
     for place, score in enumerate(scores):
+        where = f"completion {place}{f' (prompt {ids[place]})' if len(ids) == completions else ''}"
         if score is not None and not math.isfinite(score.value):
-            raise ValueError(f"reward {name} returned {score.value} for completion {place}: return None where it does not apply, or raise")
+            raise ValueError(f"reward {name} returned {score.value} for {where}: return None where it does not apply, or raise")
+        if score is not None and abs(score.value) > LARGEST:
+            raise ValueError(f"reward {name} returned {score.value} for {where}: bring its values within {LARGEST:g}")
         for field, axes in (("credit", 2), ("words", 1)) if score is not None else ():
             given = getattr(score, field)
             if given is not None and not (isinstance(given, np.ndarray) and given.ndim == axes and np.isfinite(given).all()):
-                raise ValueError(f"reward {name}, completion {place}: {field} must be a finite numpy array of {axes} axes, got {given!r}")
+                raise ValueError(f"reward {name}, {where}: {field} must be a finite numpy array of {axes} axes, got {given!r}")
     return list(scores)
 
 
@@ -105,8 +70,9 @@ def score_outputs(reward: Reward, prompts: Sequence[Prompt], outputs: Sequence[O
         "split": [prompt.split for prompt in prompts],
         "image": [prompt.image for prompt in prompts],
     }
+    columns |= columns_of([prompt.spec for prompt in prompts])
     scores = reward.score(prompts=[prompt.text for prompt in prompts], completions=list(outputs), **columns)
-    return check_scores(reward.name, scores, len(outputs))
+    return check_scores(reward.name, scores, len(outputs), columns["id"])
 
 
 def score_rollouts(reward: Reward, rollouts: Sequence[Rollout]) -> list[Judgement]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModel, AutoProcessor
 
@@ -43,7 +44,7 @@ class ClipReward(Reward):
                 source, revision=revision, use_safetensors=True, trust_remote_code=False, output_loading_info=True
             )
             self.processor = AutoProcessor.from_pretrained(source, revision=revision, trust_remote_code=False)
-        except OSError as error:
+        except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError) as error:  # a release of any form
             cause = str(error).partition("\n")[0]
             raise ValueError(f"reward {self.name}: cannot load {source}{f' at {revision}' if revision else ''}: {cause}") from error
         self.kind = self.model.config.model_type

@@ -25,6 +25,7 @@ from pararl.cli.validation import validate
 from pararl.config import ARMS, PER_ARM, RENAMED, SECTIONS, SETTINGS, Config, ConfigError, arm_defaults, changed, flat
 from pararl.errors import fail
 from pararl.files import atomic_path
+from pararl.readers import parse_yaml, read_yaml, told
 
 ALONE = ("config", "resume", "plan", "help", "version")
 """Options that are no settings."""
@@ -177,30 +178,15 @@ def _options(argv: list[str]) -> Iterator[tuple[str, str]]:
 
 def _read(path: Path) -> dict[str, Any]:
     """The YAML file as ``{"section.key": value}``. Raises ConfigError when it is missing or not a mapping of settings."""
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - _Loader is a SafeLoader
-    except FileNotFoundError:
-        raise ConfigError(f"no configuration file {path} (set --config; by name there are {', '.join(configurations())})") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read {path}: {error}") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        problem = getattr(error, "problem", None) or str(error)
-        raise ConfigError(f"{path}{f', line {mark.line + 1}' if mark else ''}: not readable as YAML: {problem}") from None
+    if not path.exists():
+        raise ConfigError(f"no configuration file {path} (set --config; by name there are {', '.join(configurations())})")
+    content = read_yaml(path, "mend it, or set --config")
     if content is not None and not isinstance(content, dict):
-        raise ConfigError(f"{path} must hold sections of settings (learner: ...), got {content!r}")
-    return dict(_leaves(content or {}))
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML in which a key given twice is an error: PyYAML would silently keep the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for place, key in enumerate(keys):
-            if key in keys[:place]:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", node.value[place][0].start_mark)
-        return super().construct_mapping(node, deep)
+        raise ConfigError(f"{path} must hold sections of settings (learner: ...), got {told(content)}")
+    try:
+        return dict(_leaves(content or {}))
+    except RecursionError:
+        raise ConfigError(f"{path} holds a section that is part of itself (mend it, or set --config)") from None
 
 
 def _leaves(content: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -279,15 +265,15 @@ def _typed(parser: ArgumentParser, setting: str, key: str, value: Any, source: s
     section, _, name = setting.partition(".")
     try:
         if _is_list(setting) and isinstance(value, str):
-            value = yaml.safe_load(value) if value.startswith("[") else [part.strip() for part in value.split(",")]
+            value = parse_yaml(value) if value.startswith("[") else [part.strip() for part in value.split(",")]
         typed = getattr(getattr(parser.parse_object({section: {name: value}}), section), name)
-    except (argparse.ArgumentError, yaml.YAMLError):
+    except (argparse.ArgumentError, yaml.YAMLError, RecursionError, ValueError, TypeError):
         typed = None
     if typed is None:  # no setting is optional, so a YAML null is a mistake too
         origin, choices = typing.get_origin(SETTINGS[setting]), typing.get_args(SETTINGS[setting])
         words = {int: "a whole number", float: "a number", str: "text", bool: "true or false", tuple: "a list such as [a, b]"}
         wanted = f"one of {', '.join(choices)}" if origin is Literal else words[origin or SETTINGS[setting]]
-        raise ConfigError(f"{key} {source} must be {wanted}, got {value!r}")
+        raise ConfigError(f"{key} {source} must be {wanted}, got {told(value)}")
     return typed
 
 

@@ -14,6 +14,7 @@ from pararl.config import ARMS, PER_ARM, Config, ConfigError, checking, flat, me
 from pararl.data.quotas import quotas, task_shares
 from pararl.plan.shapes import held_bytes
 from pararl.policy_files import family_of, settings_of
+from pararl.readers import FileError
 from pararl.releases import RELEASES, release_of
 from pararl.steps import CUTS, shared_steps
 from pararl.types import TASKS, Kind
@@ -262,6 +263,8 @@ def _policy(config: Config) -> list[str]:
     name, directory = config.policy.name, policy_directory(config)
     try:
         settings, traits, family = settings_of(name, directory), traits_of(name, directory), family_of(name, directory)
+    except FileError as error:
+        return [f"policy.name: {error}"]
     except ConfigError as error:
         return [str(error)]
     if settings is None or traits is None or family is None:

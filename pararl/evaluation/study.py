@@ -47,11 +47,15 @@ def metrics(summaries: Sequence[Summary]) -> SystemMetrics:
     """Intervals per system, the base first: ``id`` and ``ood`` strict and soft accuracy, KL, reward calls and seconds. ``<kind>, <split>``
     is the strict accuracy of a kind and split, or the soft one where the reward has no strict notion.
 
-    Raises ValueError where the runs do not hold the same arms.
+    Raises ValueError where the runs do not hold the same arms, kinds of prompts and splits.
     """
     arms = list(summaries[0].arms)
     if any(set(s.arms) != set(arms) for s in summaries):
         raise ValueError("the runs of a study must hold the same arms; finish the unfinished ones with --resume")
+    measured: list[BaseResult | ArmResult] = [*(s.base for s in summaries), *(r for s in summaries for r in s.arms.values())]
+    forms = [{kind: set(splits) for kind, splits in result.kinds.items()} for result in measured]
+    if any(kinds != forms[0] for kinds in forms):
+        raise ValueError("the runs of a study must measure the same kinds of prompts and splits: give those of one study")
     out = {"base": _accuracies([s.base for s in summaries])}
     for arm in arms:
         results = [s.arms[arm] for s in summaries]

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from pararl.arms import ARM_SPECS
@@ -20,6 +20,7 @@ from pararl.loop import checkpoint
 from pararl.loop.idle import idle_reason, idle_warning
 from pararl.loop.session import Session
 from pararl.loop.source import ScoredRollouts, Source, Stream
+from pararl.readers import FileError, record_of
 from pararl.tracking.progress import Progress
 from pararl.types import Judgement, Metrics, Prompt, Receipt
 
@@ -216,12 +217,15 @@ class ArmRun:
         )
 
     def _restore(self) -> None:
-        found = checkpoint.load(self.checkpoint_path)
+        found = checkpoint.load_arm(self.checkpoint_path, [field.name for field in fields(Counters)])
         if found is not None:
             arrays, facts = found
-            self.learner.load_state(arrays, facts["learner"])
-            self.counters = Counters(**facts["counters"])
-            self.source.curriculum.load_state(facts["curriculum"])
+            try:
+                self.learner.load_state(arrays, facts["learner"])
+            except (RuntimeError, ValueError) as error:
+                raise FileError(self.checkpoint_path, f"does not fit the learner: {error}", checkpoint.REMEDY) from error
+            self.counters = record_of(lambda own: Counters(**own), facts["counters"], self.checkpoint_path, checkpoint.REMEDY)
+            record_of(self.source.curriculum.load_state, facts["curriculum"], self.checkpoint_path, checkpoint.REMEDY)
         # An arm that was killed before its first checkpoint begins anew, so that all its rows go.
         self.session.tracker.truncate(self.arm, self.counters.update if found else -1)
         self.session.tracker.start(self.arm)

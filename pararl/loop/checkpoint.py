@@ -1,19 +1,21 @@
 """What a run needs to go on after a kill: safetensors and JSON, each written as a whole or not at all."""
 
-import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from pararl.files import atomic_folder, latest, write_json
+from pararl.readers import FileError, read_arrays, read_json, record_of
 from pararl.types import Judgement, Latents, Output, Prompt, Rollout, Score, Segment
 
 STATE, TENSORS = "state.json", "tensors.safetensors"
+REMEDY = "remove its folder, and --resume makes it anew"
+"""What helps against a checkpoint that cannot be read."""
 KINDS_OF_SEGMENTS: dict[str, type[Segment] | type[Latents]] = {"tokens": Segment, "latents": Latents}
 
 
@@ -25,11 +27,37 @@ def save(directory: Path, arrays: Mapping[str, np.ndarray], facts: Mapping[str, 
 
 
 def load(directory: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
-    """Arrays and facts that ``save`` wrote, or None where nothing was saved yet."""
+    """Arrays and facts that ``save`` wrote, or None where nothing was saved yet. Raises FileError for files that are not whole."""
     place = latest(directory)
     if not (place / STATE).exists():
         return None
-    return load_file(place / TENSORS), json.loads((place / STATE).read_text(encoding="utf-8"))
+    return read_arrays(place / TENSORS, REMEDY), read_json(place / STATE, REMEDY)
+
+
+def load_arm(directory: Path, counters: Collection[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
+    """The checkpoint of an arm, or None where there is none yet.
+
+    Raises FileError where something of it is missing or not a number: the learner's facts, the ``counters``, the place in the curriculum,
+    an adapter and a reference of the same shapes.
+    """
+    found = load(directory)
+    if found is None:
+        return None
+    (arrays, facts), place = found, latest(directory)
+    for name, keys in (("learner", ("version", "reference_version")), ("counters", counters), ("curriculum", ())):
+        part = facts.get(name)
+        if not isinstance(part, dict) or not all(type(part.get(key)) in (int, float) for key in keys):
+            raise FileError(place / STATE, f"is no checkpoint of an arm: {name} is missing or of another form", REMEDY)
+    file, parts = place / TENSORS, dict[str, dict[str, tuple[int, ...]]]()
+    for name, array in arrays.items():
+        kind, _, rest = name.partition(".")
+        parts.setdefault(kind, {})[rest] = array.shape
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise FileError(file, f"has numbers that are not finite in {name}", REMEDY)
+    adapter, reference = parts.get("adapter", {}), parts.get("reference", {})
+    if not adapter or (reference and reference != adapter) or parts.keys() - {"adapter", "reference", "moments"}:
+        raise FileError(file, "does not hold the adapter of an arm, its reference and its moments", REMEDY)
+    return arrays, facts
 
 
 def save_rollouts(directory: Path, rollouts: Sequence[Rollout], judgements: Sequence[Judgement]) -> None:
@@ -73,10 +101,12 @@ def _parts(kind: type[Segment] | type[Latents]) -> list[str]:
 
 
 def load_rollouts(directory: Path) -> tuple[list[Rollout], list[Judgement]] | None:
-    """Rollouts and judgements that ``save_rollouts`` wrote, or None where there are none."""
+    """Rollouts and judgements that ``save_rollouts`` wrote, or None where there are none. Raises FileError for what is no such thing."""
     found = load(directory)
-    if found is None:
-        return None
+    return None if found is None else record_of(_rollouts, found, latest(directory), REMEDY)
+
+
+def _rollouts(found: tuple[dict[str, np.ndarray], dict[str, Any]]) -> tuple[list[Rollout], list[Judgement]]:
     arrays, facts = found
     prompts = [
         Prompt(

@@ -1,27 +1,23 @@
 """What this machine must have for a run, checked before Ray or any actor starts. A mistake is a line within seconds, not an actor that
 fails.
 
-Nothing here loads torch, unless a reward of the user's own does.
+Nothing here loads torch.
 """
 
 import os
-import sys
 import tempfile
-import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 
-import rewards
+from pararl.cli.input_checks import input_problems
 from pararl.config import Config, ConfigError
 from pararl.rollout.actors import lacking_gpus, starts_own_ray
 from pararl.tracking.tracking import resolve_mode
-from rewards import names
 
 
 def preflight(config: Config, folder: Path) -> None:
     """Raise one ConfigError with everything that keeps ``config`` from running here with its results in ``folder``."""
-    problems = [*unwritable(folder), *tracking(config), *unloadable(config)]
+    problems = [*unwritable(folder), *tracking(config), *input_problems(config)]
     # A cluster has other GPUs than this machine: start_ray asks it once it is joined.
     if starts_own_ray() and (count := gpus(os.environ)) is not None and (told := lacking_gpus(config, count, "this machine")):
         problems.append(told)
@@ -45,39 +41,6 @@ def tracking(config: Config) -> Iterator[str]:
         resolve_mode(config.track.mode, os.environ)
     except ValueError as error:
         yield str(error)
-
-
-def unloadable(config: Config) -> Iterator[str]:
-    """What is wrong with the rewards of the user's own, imported as their workers will do it."""
-    for key, name in (("reward.name", config.reward.name), ("eval.reward", config.eval.reward)):
-        if not names.is_own(name):
-            continue
-        try:
-            with current_folder_on_path():
-                rewards.own(name)
-        except ValueError as error:
-            yield f"{key}: {error} (set --{key})"
-        except (Exception, SystemExit) as error:  # whatever the user's module does when it is imported
-            yield f"{key}: reward {name!r} cannot be loaded: {type(error).__name__}: {error} ({place_of(error)}; mend it, or set --{key})"
-
-
-@contextmanager
-def current_folder_on_path() -> Iterator[None]:
-    """Ray lets its workers import from the current folder as well; so does this, for as long as it lasts."""
-    before = list(sys.path)
-    sys.path.append(os.getcwd())
-    try:
-        yield
-    finally:
-        sys.path[:] = before
-
-
-def place_of(error: BaseException) -> str:
-    """File and line of an error: where it was raised, or what cannot be parsed."""
-    if isinstance(error, SyntaxError) and error.filename:
-        return f"{error.filename}, line {error.lineno}"
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{last.filename}, line {last.lineno}"
 
 
 def gpus(environ: Mapping[str, str], devices: Path = Path("/dev")) -> int | None:

@@ -5,9 +5,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from pararl.config import RENAMED, ConfigError
+from pararl.config import RENAMED
 from pararl.evaluation.summary import Summary, table
-from pararl.files import atomic_path, read_lines, write_json
+from pararl.files import METRIC_ROW, atomic_path, read_lines, write_json
+from pararl.readers import read_json, record_of
 
 LAST = "curves.png"
 """What a run writes last: where it is, nothing is left to do."""
@@ -20,11 +21,8 @@ def finished(folder: Path, arms: Sequence[str]) -> Summary | None:
     file = folder / "summary.json"
     if not (file.exists() and (folder / LAST).exists()):
         return None
-    try:
-        summary = Summary.from_json(json.loads(file.read_text(encoding="utf-8")))
-    # JSON that is no summary fails as one of the latter two, where a record is looked for in it.
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{file} is no summary of a run: {error} (remove it, and --resume {folder} writes it anew)") from error
+    remedy = f"remove it, and --resume {folder} writes it anew"
+    summary: Summary = record_of(Summary.from_json, read_json(file, remedy), file, remedy)
     return summary if set(arms) <= summary.arms.keys() else None
 
 
@@ -45,17 +43,17 @@ def rename_arms(folder: Path) -> None:
             for old, new in ((was, now), (f".{was}.old", f".{now}.old")):
                 if (folder / place / old).exists():
                     os.replace(folder / place / old, folder / place / new)
-        rows = read_lines(folder / "metrics.jsonl")
+        rows = read_lines(folder / "metrics.jsonl", METRIC_ROW)
         if any(row["arm"] == was for row in rows):
             with atomic_path(folder / "metrics.jsonl") as part:
                 lines = (json.dumps({**row, "arm": now if row["arm"] == was else row["arm"]}) for row in rows)
                 part.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         ids = folder / "wandb" / "ids.json"
-        if ids.exists() and was in (kept := json.loads(ids.read_text(encoding="utf-8"))):
+        if ids.exists() and was in (kept := read_json(ids, "delete it: W&B then shows a new run")):
             write_json(ids, {now if arm == was else arm: run for arm, run in kept.items()})
         result = folder / "results" / f"{was}.json"
         if result.exists():
-            found = json.loads(result.read_text(encoding="utf-8"))
+            found = read_json(result, "remove it: the arm is then measured again")
             # The new one first: a kill in between leaves both, and this is done again.
             write_json(result.with_stem(now), {**found, "adapter": str(Path("adapters") / now)})
             result.unlink()

@@ -1,6 +1,5 @@
 """One run: its folder, its workers and what its arms share. The loop itself is in ``pipelines/pararl.py``."""
 
-import json
 import signal
 import time
 import traceback
@@ -21,11 +20,12 @@ from pararl.errors import in_words
 from pararl.evaluation.evaluation import CANARY, Evaluation, eval_sampling, evaluate
 from pararl.evaluation.study import LABELS
 from pararl.evaluation.summary import ArmResult, BaseResult, Kinds, SplitResult, Summary, pooled
-from pararl.files import claimed, read_lines, write_json
+from pararl.files import METRIC_ROW, claimed, read_lines, write_json
 from pararl.loop import checkpoint
 from pararl.loop.preflight import preflight
 from pararl.loop.resumed import LAST, closing, rename_arms
 from pararl.loop.stopping import Stop
+from pararl.readers import read_json, record_of
 from pararl.rollout.actors import start_ray
 from pararl.rollout.fleet import Fleet, RayFleet
 from pararl.rollout.reward_workers import RayRewardWorkers, RewardWorkers
@@ -39,6 +39,8 @@ from rewards import Calibration, names
 
 SHOWN = 16
 """Prompts on the sheets of samples, or track.images where that is more."""
+AGAIN = "remove it, and --resume makes it anew"
+"""What helps against a result of a run that cannot be read."""
 
 
 class RunError(RuntimeError):
@@ -61,6 +63,17 @@ class Measured:
     samples: list[SampleRow]
     during: Metrics = field(default_factory=dict)
     """The same policy on the prompts of the small evaluations during training alone, so that these have a beginning and an end."""
+
+    @classmethod
+    def of(cls, kept: tuple[Mapping[str, np.ndarray], Mapping[str, Any]]) -> "Measured":
+        """From the arrays and facts that ``Session.measure`` keeps."""
+        arrays, facts = kept
+        kinds = {kind: {split: SplitResult(**r) for split, r in results.items()} for kind, results in facts["kinds"].items()}
+        rows = []
+        for i, fact in enumerate(facts["samples"]):
+            cell = Sample(arrays.get(f"image.{i}"), **{**fact["cell"], "failed": tuple(fact["cell"]["failed"])})
+            rows.append(SampleRow(fact["prompt"], (cell,), arrays.get(f"shown.{i}")))
+        return cls(kinds, rows, facts.get("during", {}))  # earlier versions kept none
 
     @property
     def id(self) -> SplitResult:
@@ -164,7 +177,7 @@ class Session:
         if not (count and names.is_clip(self.config.reward.name)):
             return None
         if path.exists():
-            return Calibration(**json.loads(path.read_text(encoding="utf-8")))
+            return cast(Calibration, record_of(lambda kept: Calibration(**kept), read_json(path, AGAIN), path, AGAIN))
         # One of its own, so that no arm's cursor moves.
         curriculum, prompts = Curriculum(self.config), list[Prompt]()
         while len(prompts) < count:
@@ -191,13 +204,7 @@ class Session:
         found = checkpoint.load(self.folder / "results" / name)
         if found is None:
             return None
-        arrays, facts = found
-        kinds = {kind: {split: SplitResult(**r) for split, r in results.items()} for kind, results in facts["kinds"].items()}
-        rows = []
-        for i, fact in enumerate(facts["samples"]):
-            cell = Sample(arrays.get(f"image.{i}"), **{**fact["cell"], "failed": tuple(fact["cell"]["failed"])})
-            rows.append(SampleRow(fact["prompt"], (cell,), arrays.get(f"shown.{i}")))
-        return Measured(kinds, rows, facts.get("during", {}))  # earlier versions kept none
+        return cast(Measured, record_of(Measured.of, found, self.folder / "results" / name, checkpoint.REMEDY))
 
     def measure(self, name: str, version: int) -> tuple[Measured, Evaluation]:
         """Evaluate on every split and keep the result under ``name``."""
@@ -225,7 +232,7 @@ class Session:
     def finished(self, arm: str) -> ArmResult | None:
         """The result of an arm that an earlier attempt at this run has finished."""
         path = self.folder / "results" / f"{arm}.json"
-        return ArmResult.from_json(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+        return record_of(ArmResult.from_json, read_json(path, AGAIN), path, AGAIN) if path.exists() else None
 
     def finish(self, results: Mapping[str, ArmResult]) -> Summary:
         """Write ``summary.json`` and the pictures, that of LAST at the end; print the table."""
@@ -235,7 +242,7 @@ class Session:
         write_json(self.folder / "summary.json", summary.to_json())
         self.draw_samples(list(results))
         self.draw_kinds(summary)
-        curves_png(self.folder / LAST, read_lines(self.tracker.metrics_path), base=base.id.metrics("id"))
+        curves_png(self.folder / LAST, read_lines(self.tracker.metrics_path, METRIC_ROW), base=base.id.metrics("id"))
         self.say(closing(self.folder, summary))
         return summary
 

@@ -4,7 +4,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pararl.config import ConfigError
-from pararl.policy_files import description, family_of, image_shape, read_json, weight_bytes
+from pararl.policy_files import REMEDY, description, family_of, image_shape, weight_bytes
+from pararl.readers import read_json
 from pararl.releases import release_of
 from pararl.types import Kind
 from policies.traits import ANSWERS, TRAITS, Counted, traits_of
@@ -121,14 +122,14 @@ def shape_of(name: str, directory: Path) -> ModelShape:
     # A ConfigError is a ValueError, and says already what is wrong and what to do.
     except ConfigError:
         raise
-    except (KeyError, OSError, TypeError, ValueError) as error:
+    except (KeyError, OSError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
         what = f"{type(error).__name__}: {error}"
         raise ConfigError(f"policy.name: {directory} does not tell the sizes of its policy ({what}; set --policy.name)") from error
 
 
 def _backbone(directory: Path) -> ModelShape:
     """The sizes in a backbone's ``config.json``."""
-    model = read_json(directory / "config.json")
+    model = read_json(directory / "config.json", REMEDY)
     return ModelShape(
         width=model["d_model"],
         layers=model["n_layers"],
@@ -158,6 +159,6 @@ def held_bytes(name: str, directory: Path) -> int | None:
     """Bytes of a weight of the backbone as the checkpoint holds it; None where its files do not tell."""
     file = directory / "config.json"
     if file.is_file():
-        return weight_bytes(read_json(file))
+        return weight_bytes(read_json(file, REMEDY))
     traits = traits_of(name, directory) if release_of(name) else None
     return ModelShape().weight_bytes if traits and traits.counted else None

@@ -1,6 +1,5 @@
 """One stage of a pretraining: the model, its optimiser and its curve, from which an interrupted training goes on; and the record of it."""
 
-import json
 import platform
 import sys
 from dataclasses import dataclass
@@ -10,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from pararl import optimizer_state
 from pararl.files import atomic_folder, atomic_path, latest, write_json
+from pararl.readers import FileError, read_json, read_tensors
 
 STATE, TENSORS = "state.json", "tensors.safetensors"
 
@@ -69,22 +69,26 @@ class PretrainingState:
         return {"steps": self.steps, "lr": self.lr, "seed": self.seed, "batch": self.batch}
 
     def _resume(self, place: Path) -> None:
-        facts = json.loads((place / STATE).read_text())
+        remedy = "delete its folder: the stage begins anew"
+        facts = read_json(place / STATE, remedy, keys=("step", "seconds", "curve", *self.recipe()))
         for option, asked in self.recipe().items():
             if facts[option] != asked:
                 raise SystemExit(
                     f"{self.folder} holds a training with --{option} {facts[option]}, not {asked}: delete it, or ask for the same"
                 )
-        tensors = load_file(place / TENSORS)
-        self.model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
+        tensors = read_tensors(place / TENSORS, remedy)
         moments = {key.removeprefix("optimizer."): value for key, value in tensors.items() if key.startswith("optimizer.")}
-        optimizer_state.load_tensors(self.optimizer, moments)
+        try:
+            self.model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
+            optimizer_state.load_tensors(self.optimizer, moments)
+        except (RuntimeError, ValueError) as error:
+            raise FileError(place / TENSORS, f"holds no training of this model: {error}", remedy) from error
         self.step, self.seconds, self.curve = facts["step"], facts["seconds"], facts["curve"]
 
     def record(self, out: Path, name: str, result: dict[str, Any]) -> None:
         """Add this stage's command, machine, curve and result to OUT/training.json, and draw the curve to OUT/<name>.png."""
         path = out / "training.json"
-        stages = json.loads(path.read_text()) if path.exists() else {}
+        stages = read_json(path, "move it away: it is written anew") if path.exists() else {}
         stages[name] = {
             "command": "python pipelines/pretrain.py " + " ".join(sys.argv[1:]),
             "seed": self.seed,

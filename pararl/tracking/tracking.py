@@ -15,7 +15,6 @@ What a resume does, so that no history holds two values for one update:
   and their first values stay; rows that never reached it are sent.
 """
 
-import json
 import math
 import netrc
 import os
@@ -29,7 +28,8 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from urllib.parse import urlsplit
 
 from pararl.config import TrackConfig
-from pararl.files import append_line, keep_lines, read_lines, write_json
+from pararl.files import METRIC_ROW, append_line, keep_lines, read_lines, write_json
+from pararl.readers import read_json
 from pararl.tracking.pictures import SampleRow, picture_of
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Tracker:
         self._run_dir, self._config, self._group, self._resolved = run_dir.resolve(), config, group, resolved
         # The file covers a kill before the first checkpoint: the restarted arm must not appear as a second run.
         self._ids_path = self._run_dir / "wandb" / "ids.json"
-        kept = json.loads(self._ids_path.read_text(encoding="utf-8")) if self._ids_path.exists() else {}
+        kept = read_json(self._ids_path, "delete it: W&B then shows a new run") if self._ids_path.exists() else {}
         self._ids: dict[str, str] = {**kept, **(resume_ids or {})}
         self._arm = ""
         self._update = -1
@@ -85,7 +85,7 @@ class Tracker:
         """
         if self._arm == arm:
             raise RuntimeError(f"truncate({arm!r}) after start: the rows were already sent to W&B; truncate first")
-        return keep_lines(self.metrics_path, lambda row: row["arm"] != arm or row["update"] <= update)
+        return keep_lines(self.metrics_path, lambda row: row["arm"] != arm or row["update"] <= update, METRIC_ROW)
 
     def start(self, arm: str) -> None:
         """Begin or resume reporting `arm`, and print where its W&B run is. Raises RuntimeError while another arm is open."""
@@ -93,7 +93,7 @@ class Tracker:
             raise RuntimeError(f"start({arm!r}) while {self._arm!r} is open: finish it first")
         self._run_dir.mkdir(parents=True, exist_ok=True)
         keep_lines(self.metrics_path, lambda row: True)  # a kill may have left half a line, to which nothing must be appended
-        rows = [row for row in read_lines(self.metrics_path) if row["arm"] == arm]
+        rows = [row for row in read_lines(self.metrics_path, METRIC_ROW) if row["arm"] == arm]
         self._arm = arm
         self._update = max((row["update"] for row in rows), default=-1)
         # More metrics may come for the update that a resume goes on from; those that it has are not logged twice.

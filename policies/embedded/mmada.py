@@ -10,13 +10,14 @@ from policies.image.magvitv2 import MAGVITv2
 from policies.policy import Policy
 from policies.settings import Settings
 from policies.text import word_tokenizer
+from policies.weights import read_model
 
 LLADA = {"d_model": 128, "n_layers": 4, "n_heads": 4, "mlp_hidden_size": 384, "max_sequence_length": 128}
 
 
 def new_mmada(directory: Path, words: Sequence[str]) -> Policy:
     """An untrained MMaDA policy around the image tokenizer in a directory."""
-    images = MAGVITv2.from_pretrained(directory)
+    images = read_model(MAGVITv2, directory)
     tokenizer, specials = word_tokenizer(words)
     rows = len(tokenizer) + images.codebook_size
     config = MMadaConfig(**LLADA, embedding_size=rows, mask_token_id=specials.mask, codebook_size=images.codebook_size, num_vq_tokens=16)

@@ -10,6 +10,7 @@ from policies.image.magvitv2 import MAGVITv2
 from policies.policy import Policy
 from policies.settings import Settings
 from policies.text import SHOWO_TOKENS, word_tokenizer
+from policies.weights import read_model
 
 PHI = {
     "hidden_size": 128,
@@ -23,7 +24,7 @@ PHI = {
 
 def new_showo(directory: Path, words: Sequence[str]) -> Policy:
     """An untrained Show-o policy around the image tokenizer in a directory, in the released layout: MASK is the last row."""
-    images = MAGVITv2.from_pretrained(directory)
+    images = read_model(MAGVITv2, directory)
     rows = len(word_tokenizer(words, SHOWO_TOKENS, 0)[0])
     mask = rows + images.codebook_size
     tokenizer, specials = word_tokenizer(words, SHOWO_TOKENS, mask)

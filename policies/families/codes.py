@@ -6,13 +6,15 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
+from pararl.policy_files import REMEDY
+from pararl.readers import record_of
 from policies.codec import TextCodec
 from policies.image.base import ImageTokenizer
 from policies.image.codec import CodeImages
 from policies.image.magvitv2 import MAGVITv2, MAGVITv2Config
 from policies.layout import Layout
 from policies.settings import Settings
-from policies.weights import load_exactly
+from policies.weights import load_exactly, read_config
 
 MAGVITV2_FILES = ("model.safetensors", "pytorch_model.safetensors", "pytorch_model.bin")
 """Weights of an image tokenizer, as saved here and as released (``showlab/magvitv2``)."""
@@ -20,7 +22,8 @@ MAGVITV2_FILES = ("model.safetensors", "pytorch_model.safetensors", "pytorch_mod
 
 def read_magvitv2(directory: Path) -> MAGVITv2:
     """The image tokenizer in a directory. Raises ValueError where its weights are not exactly those of the model."""
-    model = MAGVITv2(MAGVITv2Config.from_pretrained(directory))
+    config = read_config(MAGVITv2Config, directory)
+    model: MAGVITv2 = record_of(MAGVITv2, config, directory / "config.json", REMEDY)
     load_exactly(model, directory, MAGVITV2_FILES)
     return model
 

@@ -7,9 +7,11 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from pararl.policy_files import REMEDY, checked_settings
+from pararl.readers import record_of
 from policies.policy import Policy
 from policies.settings import Settings
-from policies.sources import Parts
+from policies.sources import POLICY_FILE, Parts
 from policies.text import read_tokenizer
 from policies.weights import read_model
 
@@ -33,7 +35,8 @@ class Family:
     def load(self, parts: Parts) -> Policy:
         """Read a policy from where its parts lie. Raises ValueError where weights are not exactly those of the model, and where the
         text or the image tokenizer is another one than the backbone's."""
-        settings = self.settings.read(parts.settings)
+        file = parts.backbone / POLICY_FILE
+        settings: Settings = record_of(self.settings.read, checked_settings({"settings": parts.settings}, file), file, REMEDY)
         released, text = parts.text_size is not None, parts.text or parts.backbone
         model = read_model(self.backbone, parts.backbone, released, dtype=parts.dtype, device_map=parts.device_map)
         tokenizer = read_tokenizer(text, parts.added)

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from pararl.policy_files import REMEDY
+from pararl.readers import read_json, record_of
 from policies.weights import load_exactly
 
 
@@ -27,7 +29,7 @@ class AmusedVQ(nn.Module):
             from diffusers import VQModel
         except ImportError as error:
             raise ImportError("the image tokenizer of MMaDA-Parallel-A is diffusers': pip install 'pararl[diffusers]'") from error
-        model = VQModel.from_config(VQModel.load_config(directory))
+        model = record_of(VQModel.from_config, read_json(directory / "config.json", REMEDY), directory / "config.json", REMEDY)
         load_exactly(model, directory, ("diffusion_pytorch_model.safetensors", "model.safetensors"))
         return cls(model)
 

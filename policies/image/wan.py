@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pararl.policy_files import REMEDY
+from pararl.readers import read_json, record_of
 from policies.weights import load_exactly
 
 
@@ -36,7 +38,7 @@ class WanVAE(nn.Module):
             from diffusers import AutoencoderKLWan
         except ImportError as error:
             raise ImportError("the VAE of Show-o2 is diffusers': pip install 'pararl[diffusers]'") from error
-        model = AutoencoderKLWan.from_config(AutoencoderKLWan.load_config(directory))
+        model = record_of(AutoencoderKLWan.from_config, read_json(directory / "config.json", REMEDY), directory / "config.json", REMEDY)
         load_exactly(model, directory, ("diffusion_pytorch_model.safetensors", "model.safetensors"))
         return cls(model)
 

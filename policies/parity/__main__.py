@@ -49,7 +49,7 @@ def attempt(directory: Path) -> Comparison | str:
             return compare(directory)
     except (ValueError, OSError) as error:
         return str(error)
-    except (KeyError, IndexError, RuntimeError, SafetensorError) as error:
+    except (KeyError, IndexError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         return f"{type(error).__name__}: {error}"
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
+
+from pararl.readers import read_json, read_tensors, read_text
 
 LOGITS, LOSSES, PROBABILITIES, PIXELS, PIXELS_FULL = 2e-4, 1e-4, 2e-5, 1e-4, 1e-3
 """Largest differences that still count as the same, absolute; agreeing implementations come to 1e-5. Ids and counts must be equal."""
@@ -113,17 +114,17 @@ def read_case(directory: Path) -> Case:
     """The case in ``directory``. Raises ValueError where there is none that is known."""
     for name in ("schedules", "prompts"):
         if (directory / f"{name}.json").exists():
-            return Case(directory, name, json.loads((directory / f"{name}.json").read_text()), Recorded({}), {}, {})
+            return Case(directory, name, read_json(directory / f"{name}.json"), Recorded({}), {}, {})
     if any((directory / f"{name}.json").exists() for name in LISTS):
-        lists = {path.stem: json.loads(path.read_text()) for path in sorted(directory.glob("*.json"))}
+        lists = {path.stem: read_json(path) for path in sorted(directory.glob("*.json"))}
         return Case(directory, "released_keys", lists, Recorded({}), {}, {})
     if not (directory / "config.json").exists() or not (directory / "cases.safetensors").exists():
         known = ", ".join(f"{name}.json" for name in ("schedules", "prompts", *LISTS))
         raise ValueError(f"{directory} holds no recorded case: none of {known}, and no config.json with cases.safetensors")
-    config = json.loads((directory / "config.json").read_text())
-    tensors = Recorded(load_file(directory / "cases.safetensors"))
+    config = read_json(directory / "config.json")
+    tensors = Recorded(read_tensors(directory / "cases.safetensors"))
     readme = directory / "README.md"
-    text = readme.read_text() if readme.exists() else ""
+    text = read_text(readme) if readme.exists() else ""
     family = _family(config, tensors)
     if family is None:
         raise ValueError(f"{directory} holds a case of no known family (model_type {config.get('model_type')!r})")

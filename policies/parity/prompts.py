@@ -4,7 +4,6 @@ A recorded text is numbers, each the id that it stands for. A text that is too l
 what is left of it. Behind a text the release fills the row, with ``<eos>`` (MMaDA) or with padding (Show-o).
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
@@ -16,6 +15,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import PreTrainedTokenizerFast
 
+from pararl.readers import read_json
 from pararl.releases import RELEASES
 from pararl.types import Prompt, Task
 from policies.canvas import pad_left
@@ -99,7 +99,7 @@ def compare(case: Case) -> Comparison:
         if family not in KINDS:
             found.unread.append(family)
             continue
-        settings = Settings.read(json.loads(RELEASES[KINDS[family][0]].read_text())["settings"])
+        settings = Settings.read(read_json(RELEASES[KINDS[family][0]])["settings"])
         recording = Recording(family, raw, settings)
         _specials(found, recording)
         for kind, entry in raw["cases"].items():

@@ -1,6 +1,5 @@
 """Show-o: masks, logits, greedy answers, text-to-image with the recorded draws fed back, and the training losses."""
 
-import json
 from dataclasses import dataclass
 from functools import partial
 
@@ -8,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pararl.readers import read_json
 from policies.attention.masks import Omni, omni
 from policies.backbones.showo import Showo, ShowoConfig
 from policies.families.showo import image_blocks
@@ -43,7 +43,7 @@ def compare(case: Case) -> Comparison:
 def read(case: Case) -> Showo:
     """The model of a case; the sizes of its Phi are in a file of their own, where they are not the released ones."""
     phi = case.directory / "phi_config.json"
-    sizes = json.loads(phi.read_text()) if phi.exists() else None
+    sizes = read_json(phi) if phi.exists() else None
     model = Showo(ShowoConfig(**case.config, phi=sizes))
     load_exactly(model, case.directory, ("model.safetensors",))
     return model.eval()

@@ -1,6 +1,5 @@
 """Show-o2: masks, logits and velocities of whole sequences; the ODE and greedy text as they are sampled here, behind a prefix read once."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pararl.readers import read_json
 from policies.attention.masks import at_places, omni
 from policies.backbones.showo2 import Showo2
 from policies.backbones.showo2_config import Showo2Config
@@ -24,10 +24,10 @@ SECTIONS = {"llm_config": "qwen2_config.json", "clip_config": "siglip_vision_con
 
 def read(directory: Path) -> Showo2:
     """The model of a case. Raises ValueError where its weights are not exactly those of its configuration."""
-    config = json.loads((directory / "config.json").read_text())
+    config = dict(read_json(directory / "config.json"))
     for section, name in SECTIONS.items():
         if (directory / name).exists():
-            config[section] = json.loads((directory / name).read_text())
+            config[section] = read_json(directory / name)
     model = Showo2(Showo2Config(**config)).eval()
     load_exactly(model, directory, ("model.safetensors",))
     return model

@@ -5,6 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from pipelines import report as program
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -61,3 +65,18 @@ def test_an_unknown_metric_is_told_with_those_there_are(tmp_path: Path) -> None:
     assert report(given, "--metrics", "strct", "--kinds", "t2i")[1].rstrip().endswith("there are n")
     for known in ("strict", "axes.output_alignment", "n"):
         assert report(given, "--metrics", known)[0] == 0, "what is listed can be asked for"
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "{}", '{"results": {}}', '{"results": {"base": 3}}', '{"results": {"base": {"t2i": {"id": 1}}}}']
+)
+def test_an_evaluation_that_is_none_is_one_line(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "evaluation.json").write_text(text)
+    monkeypatch.setattr("sys.argv", ["report.py", str(tmp_path)])
+    with pytest.raises(SystemExit) as stopped:
+        program.main()
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and error.count("\n") == 1
+    assert str(tmp_path / "evaluation.json") in error and "pipelines/evaluate.py" in error

@@ -3,8 +3,10 @@
 import json
 from pathlib import Path
 
+import pytest
 import yaml
 
+from pipelines import study
 from tests.pipelines.programs import SMOKE, finish, start
 
 
@@ -35,3 +37,17 @@ def test_a_study_tells_mistakes_before_the_first_run(tmp_path: Path) -> None:
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 2 and "--seeds '0,0'" in output and len(output.strip().splitlines()) == 1
     assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"seed": 0, "base": 3, "arms": {}}', "[" * 100_000])
+def test_a_summary_that_is_none_is_told_before_the_first_run(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "seed-1").mkdir()
+    (tmp_path / "seed-1" / "summary.json").write_text(text)
+    monkeypatch.setattr(study, "run_seed", lambda *_: pytest.fail("a run was started"))
+    monkeypatch.setattr("sys.argv", ["study.py", "--seeds", "0,1", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit) as stopped:
+        study.main()
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and error.count("\n") == 1 and str(tmp_path / "seed-1" / "summary.json") in error

@@ -196,7 +196,7 @@ def test_load_finds_scenes_and_the_users_own(module: str) -> None:
         ("", ("''", "module:function")),
         (":half", ("':half'", "module:function")),
         ("module_nobody_has:half", ("'module_nobody_has'",)),
-        ("module_nobody_has.py:half", ("module_nobody_has:half",)),
+        ("module_nobody_has.py:half", ("module_nobody_has.py",)),
         ("users_own_rewards.part:half", ("'users_own_rewards.part'",)),
         ("users_own_rewards:third", ("'users_own_rewards'", "'third'")),
         ("users_own_rewards:number", ("'users_own_rewards:number'", "int")),

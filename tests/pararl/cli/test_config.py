@@ -75,7 +75,7 @@ def test_values_have_their_declared_types() -> None:
         ("--learner.lr 1 2", "'2' --learner.lr"),
         ("job.yaml", "'job.yaml'"),
         ("--config gone.yaml", "gone.yaml --config"),
-        ("--config .", "read ."),
+        ("--config .", "folder ."),
         ("--config a.yaml --config b.yaml", "--config once"),
         ("--resume gone", "--resume gone/config.yaml"),
     ],

@@ -114,11 +114,12 @@ def test_a_policy_directory_is_a_policy(elsewhere: Path) -> None:
     ("content", "told"),
     [
         ("{", "is not JSON: Expecting"),
-        ("[1]", "is not a JSON object"),
+        ("[1]", "holds a list where a JSON object is expected"),
         ("{}", "has no settings"),
         ('{"settings": []}', "has no settings"),
-        ('{"settings": {"tasks": []}}', "names no family"),
-        ('{"family": "gpt", "settings": {"tasks": []}}', "names the unknown family 'gpt' (known: mmada, "),
+        ('{"family": "mmada", "settings": {"grid": [4], "text_block": 0}}', "has settings that cannot be: text_block 0, grid [4]"),
+        ('{"settings": {"grid": [4, 4]}}', "names no family"),
+        ('{"family": "gpt", "settings": {"grid": [4, 4]}}', "names the unknown family 'gpt' (known: mmada, "),
     ],
 )
 def test_a_broken_policy_file_is_told_in_one_line(elsewhere: Path, content: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:

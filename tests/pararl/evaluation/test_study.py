@@ -78,6 +78,13 @@ def test_runs_with_other_arms_are_refused() -> None:
         metrics([one, replace(one, arms={"pararl": one.arms["pararl"]})])
 
 
+def test_runs_that_measured_something_else_are_refused() -> None:
+    one, two = summary(0, 0.5, 0.4), summary(1, 0.5, 0.4)
+    more = replace(two, base=replace(two.base, kinds={**two.base.kinds, "edit": {"id": split(0.5)}}))
+    with pytest.raises(ValueError, match="the same kinds of prompts and splits"):
+        metrics([one, more])
+
+
 def test_kinds_of_prompts_have_rows_with_gains_paired_by_seed() -> None:
     def run(seed: int, t2i: float, i2t: float) -> Summary:
         one = summary(seed, 0.7, 0.4)
