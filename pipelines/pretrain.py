@@ -34,6 +34,8 @@ from tqdm import tqdm
 
 import policies
 from pararl import scenes
+from pararl.cli.parse import fail
+from pararl.config import ConfigError
 from pararl.data.quotas import quotas
 from pararl.pretraining.recipes import FAMILIES, Recipe
 from pararl.pretraining.state import PretrainingState
@@ -198,7 +200,10 @@ def main() -> None:
         torch.set_num_threads(args.threads)
     else:
         cpu.use(args.threads)
-    STAGES[args.stage](args)
+    try:
+        STAGES[args.stage](args)
+    except ConfigError as error:
+        fail(str(error))
 
 
 if __name__ == "__main__":

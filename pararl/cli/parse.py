@@ -288,13 +288,15 @@ def _typed(parser: ArgumentParser, setting: str, key: str, value: Any, source: s
         if _is_list(setting) and isinstance(value, str):
             value = parse_yaml(value) if value.startswith("[") else [part.strip() for part in value.split(",")]
         typed = getattr(getattr(parser.parse_object({section: {name: value}}), section), name)
-    except (argparse.ArgumentError, yaml.YAMLError, RecursionError, ValueError, TypeError):
+    except (argparse.ArgumentError, yaml.YAMLError, RecursionError, ValueError, TypeError, AttributeError, KeyError):
         typed = None
     if typed is None:  # no setting is optional, so a YAML null is a mistake too
         origin, choices = typing.get_origin(SETTINGS[setting]), typing.get_args(SETTINGS[setting])
         words = {int: "a whole number", float: "a number", str: "text", bool: "true or false", tuple: "a list such as [a, b]"}
         wanted = f"one of {', '.join(choices)}" if origin is Literal else words[origin or SETTINGS[setting]]
         raise ConfigError(f"{key} {source} must be {wanted}, got {told(value)}")
+    if any("\ud800" <= mark <= "\udfff" for text in (typed if isinstance(typed, tuple) else (typed,)) for mark in str(text)):
+        raise ConfigError(f"{key} {source} must be text in UTF-8, got {told(value)}")
     return typed
 
 

@@ -13,7 +13,7 @@ from pararl.cli.trl_checks import trl_problems
 from pararl.config import ARMS, PER_ARM, Config, ConfigError, checking, flat, measuring
 from pararl.data.quotas import quotas, task_shares
 from pararl.plan.shapes import held_bytes
-from pararl.policy_files import family_of, settings_of
+from pararl.policy_files import check_files, family_of, settings_of
 from pararl.readers import FileError
 from pararl.releases import RELEASES, release_of
 from pararl.steps import CUTS, shared_steps
@@ -351,6 +351,10 @@ def _files(config: Config) -> list[str]:
             continue
         if lacking := [part for part in READ if not (directory / part).is_file()]:
             return [*problems, f"policy.name: {directory} lacks {', '.join(lacking)}, which Policy.save writes (set --policy.name)"]
+        try:
+            check_files(config.policy.name, directory)
+        except FileError as error:
+            return [*problems, f"policy.name: {error}"]
         if told := unfit(prompts, directory):
             problems.append(f"{key}: {'; '.join(told[:3])}{f'; and {len(told) - 3} more' if len(told) > 3 else ''}")
     return problems

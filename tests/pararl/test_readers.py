@@ -6,6 +6,7 @@ import pickle
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -201,7 +202,7 @@ def test_weights_in_parts_must_all_be_there(tmp_path: Path) -> None:
     assert [file.name for file in weight_files(tmp_path)] == ["one.safetensors", "two.safetensors"]
     (tmp_path / "two.safetensors").unlink()
     refused(lambda: weight_files(tmp_path), tmp_path / "two.safetensors", "missing")
-    wrong: dict[str, object]
+    wrong: Any
     for wrong in ({}, {"weight_map": {}}, {"weight_map": []}, {"weight_map": {"a": 3}}, {"weight_map": {"a": "../secret"}}):
         index.write_text(json.dumps(wrong))
         refused(lambda: weight_files(tmp_path), index, "weight_map")

@@ -70,7 +70,7 @@ def test_genevals_own_lines_are_read_and_checked(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "line 2: Expecting"),
+        ("{", "line 2 is not JSON: Expecting"),
         ("[1]", "line 2: a record must be a JSON object"),
         ('{"include":[{"class":"circle"}]}', "line 2: a record needs a 'prompt'"),
         ('{"prompt":"a dog","include":[{"class":"dog"}]}', r"line 2: spec include\[0\]: unknown class 'dog'"),
