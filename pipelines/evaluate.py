@@ -87,6 +87,7 @@ def main() -> None:
     except ConfigError as error:
         fail(str(error))
 
+    sys.path.append(str(Path.cwd()))  # as Ray lets its workers import from here
     from policies import cpu
 
     cpu.use(config.rollout.threads)

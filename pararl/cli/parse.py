@@ -281,6 +281,8 @@ def _is_list(key: str) -> bool:
 
 def _typed(parser: ArgumentParser, setting: str, key: str, value: Any, source: str) -> Any:
     """``value`` in the declared type of ``setting``, which the user wrote as ``key``. Raises ConfigError."""
+    if any("\ud800" <= mark <= "\udfff" for mark in str(value)):  # bytes of another encoding, which no file of ours could hold
+        raise ConfigError(f"{key} {source} must be text in UTF-8, got {told(value)}")
     if type(value) is SETTINGS[setting]:
         return value
     section, _, name = setting.partition(".")
@@ -295,8 +297,6 @@ def _typed(parser: ArgumentParser, setting: str, key: str, value: Any, source: s
         words = {int: "a whole number", float: "a number", str: "text", bool: "true or false", tuple: "a list such as [a, b]"}
         wanted = f"one of {', '.join(choices)}" if origin is Literal else words[origin or SETTINGS[setting]]
         raise ConfigError(f"{key} {source} must be {wanted}, got {told(value)}")
-    if any("\ud800" <= mark <= "\udfff" for text in (typed if isinstance(typed, tuple) else (typed,)) for mark in str(text)):
-        raise ConfigError(f"{key} {source} must be text in UTF-8, got {told(value)}")
     return typed
 
 
