@@ -20,7 +20,6 @@ if not (__package__ or sys.flags.safe_path):
     import _root  # noqa: F401
 
 import argparse
-import os
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -93,12 +92,12 @@ def main() -> None:
         check(folder, policy_directory(config))
     check_inputs(config)
 
+    sys.path.append(str(Path.cwd()))  # as Ray lets its workers import from here
     # Loads torch: what can be refused has been refused above.
     from policies import cpu
 
     cpu.use(config.rollout.threads)
     began = time.monotonic()
-    sys.path.append(os.getcwd())  # a reward of the user's may lie there, as for a run
     found = {name: examine(config, name, folder, args) for name, folder in systems.items()}
     seconds = round(time.monotonic() - began, 1)
     shown = write(out, config, found, {"diversity": args.diversity, "samples": args.samples, "seconds": seconds})

@@ -90,16 +90,17 @@ def imported(name: str) -> Looked:
 
 
 def _unreachable(name: str) -> str | None:
-    """What is wrong with a model of the hub, whose configuration is fetched where it is not cached; None = nothing."""
+    """What is wrong with a model of the hub that is not cached: one question to the hub says whether it is there; None = nothing."""
     source, revision = names.clip_model(name)
     if Path(source).is_dir():
         return None
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 
     try:
-        hf_hub_download(source, "config.json", revision=revision, etag_timeout=5)
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        if isinstance(try_to_load_from_cache(source, "config.json", revision=revision), str):
+            return None
+        get_hf_file_metadata(hf_hub_url(source, "config.json", revision=revision), timeout=5)
+    except Exception as error:  # of the hub, and of whatever library carries its requests
         return (
             f"reward {name!r}: the hub does not give {source} ({type(error).__name__}): check name and revision, or fetch it where there"
             f" is a network (hf download {source}) and name its folder, {names.CLIP}DIRECTORY"

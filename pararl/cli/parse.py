@@ -260,6 +260,8 @@ def _is_list(key: str) -> bool:
 
 def _typed(parser: ArgumentParser, setting: str, key: str, value: Any, source: str) -> Any:
     """``value`` in the declared type of ``setting``, which the user wrote as ``key``. Raises ConfigError."""
+    if any("\ud800" <= mark <= "\udfff" for mark in str(value)):  # bytes of another encoding, which no file of ours could hold
+        raise ConfigError(f"{key} {source} must be text in UTF-8, got {told(value)}")
     if type(value) is SETTINGS[setting]:
         return value
     section, _, name = setting.partition(".")
@@ -267,7 +269,7 @@ def _typed(parser: ArgumentParser, setting: str, key: str, value: Any, source: s
         if _is_list(setting) and isinstance(value, str):
             value = parse_yaml(value) if value.startswith("[") else [part.strip() for part in value.split(",")]
         typed = getattr(getattr(parser.parse_object({section: {name: value}}), section), name)
-    except (argparse.ArgumentError, yaml.YAMLError, RecursionError, ValueError, TypeError):
+    except (argparse.ArgumentError, yaml.YAMLError, RecursionError, ValueError, TypeError, AttributeError, KeyError):
         typed = None
     if typed is None:  # no setting is optional, so a YAML null is a mistake too
         origin, choices = typing.get_origin(SETTINGS[setting]), typing.get_args(SETTINGS[setting])

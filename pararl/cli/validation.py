@@ -13,7 +13,7 @@ from pararl.cli.trl_checks import trl_problems
 from pararl.config import ARMS, PER_ARM, Config, ConfigError, checking, flat, measuring
 from pararl.data.quotas import quotas, task_shares
 from pararl.plan.shapes import held_bytes
-from pararl.policy_files import family_of, settings_of
+from pararl.policy_files import check_files, family_of, settings_of
 from pararl.readers import FileError
 from pararl.releases import RELEASES, release_of
 from pararl.steps import CUTS, shared_steps
@@ -40,6 +40,8 @@ _SEED: Bound = ("between 0 and 2**32 - 1", lambda value: 0 <= value < 2**32)
 
 LONGEST_NAME = 255
 """Bytes of a name on the file systems in use. Where the folder above is not there yet, nothing says so until a run makes its own."""
+LONGEST_PATH = 4095
+"""Bytes of a whole path."""
 READ = ("tokenizer.json", "tokenizer_config.json", "image_tokenizer/config.json")
 """What is read of a policy to tell whether it can read the user's prompts."""
 BOUNDS: dict[str, Bound] = {
@@ -161,7 +163,8 @@ def _lists(config: Config) -> list[str]:
 
 def _names(config: Config) -> list[str]:
     """What is wrong with the settings that name one thing."""
-    problems = []
+    if problems := _too_long(config):
+        return problems
     for key, reward in (("reward.name", config.reward.name), ("eval.reward", config.eval.reward)):
         # One of the user's own is imported by the reward worker, which says what is wrong with it.
         wrong = rewards.names.problem(reward) if reward or key == "reward.name" else None
@@ -173,12 +176,6 @@ def _names(config: Config) -> list[str]:
     name = config.run.name
     if name in (".", "..") or name != name.strip() or any(mark in name for mark in "/\\\0\n"):
         problems.append(f"run.name must be a plain folder name, got {name!r} (the folder above it is --run.dir)")
-    problems += [
-        f"{key}: a name of a folder has at most {LONGEST_NAME} bytes, got one of {len(part.encode())} (set --{key})"
-        for key, value in (("run.dir", config.run.dir), ("run.name", name))
-        for part in Path(value).parts
-        if len(part.encode()) > LONGEST_NAME
-    ]
     embedded, policy = embedded_policies(), config.policy.name
     if policy not in embedded and not release_of(policy) and not (policy and Path(policy).is_dir()):
         known_policies = ", ".join(embedded) or "none"
@@ -192,6 +189,18 @@ def _names(config: Config) -> list[str]:
 def embedded_policies() -> list[str]:
     """The names of the policies that come with the program."""
     return sorted(path.name for path in EMBEDDED.iterdir() if path.is_dir()) if EMBEDDED.is_dir() else []
+
+
+def _too_long(config: Config) -> list[str]:
+    """Names that no file system takes: even asking for them is an error."""
+    keys = ("run.dir", "run.name", "policy.name", "reward.name", "eval.reward", "curriculum.file", "eval.file")
+    values = flat(config)
+    longest = {key: max((len(part.encode()) for part in Path(values[key]).parts), default=0) for key in keys}
+    return [
+        f"{key}: a name of a folder or file has at most {LONGEST_NAME} bytes, got one of {longest[key]} (set --{key})"
+        for key in keys
+        if longest[key] > LONGEST_NAME
+    ] + [f"{key}: a path has at most {LONGEST_PATH} bytes (set --{key})" for key in keys if len(values[key].encode()) > LONGEST_PATH]
 
 
 def _overrides(config: Config) -> list[str]:
@@ -362,6 +371,10 @@ def _files(config: Config) -> list[str]:
             continue
         if lacking := [part for part in READ if not (directory / part).is_file()]:
             return [*problems, f"policy.name: {directory} lacks {', '.join(lacking)}, which Policy.save writes (set --policy.name)"]
+        try:
+            check_files(config.policy.name, directory)
+        except FileError as error:
+            return [*problems, f"policy.name: {error}"]
         if told := unfit(prompts, directory):
             problems.append(f"{key}: {'; '.join(told[:3])}{f'; and {len(told) - 3} more' if len(told) > 3 else ''}")
     return problems

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pararl.config import ConfigError
 from pararl.policy_files import REMEDY, description, family_of, image_shape, weight_bytes
-from pararl.readers import read_json
+from pararl.readers import FileError, read_json
 from pararl.releases import release_of
 from pararl.types import Kind
 from policies.traits import ANSWERS, TRAITS, Counted, traits_of
@@ -129,8 +129,9 @@ def shape_of(name: str, directory: Path) -> ModelShape:
 
 def _backbone(directory: Path) -> ModelShape:
     """The sizes in a backbone's ``config.json``."""
-    model = read_json(directory / "config.json", REMEDY)
-    return ModelShape(
+    file = directory / "config.json"
+    model = read_json(file, REMEDY)
+    found = ModelShape(
         width=model["d_model"],
         layers=model["n_layers"],
         heads=model["n_heads"],
@@ -139,6 +140,10 @@ def _backbone(directory: Path) -> ModelShape:
         rows=model.get("embedding_size") or model["vocab_size"],
         weight_bytes=weight_bytes(model),
     )
+    sizes = (found.width, found.layers, found.heads, found.kv_heads, found.mlp, found.rows)
+    if not all(type(size) is int and size >= 1 for size in sizes):
+        raise FileError(file, f"has sizes that cannot be: {sizes}", REMEDY)
+    return found
 
 
 def _images(shape: ModelShape, directory: Path, tokens: int) -> ModelShape:

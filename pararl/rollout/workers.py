@@ -99,6 +99,10 @@ class RolloutWorker:
         with computing(self.threads):
             # Before the adapter is there: what the base says, whatever becomes of the adapter.
             self.base_canary = self.policy.canary()
+        if not self.base_canary.isfinite().all():  # or the first adapter would be blamed
+            raise ValueError(
+                f"{self.name}: the base {settings.policy} gives logits that are not finite: check its weights, or set policy.dtype"
+            )
         # The worker keeps no random adapter of its own: A is the learner's as soon as one is loaded, and until then B is 0.
         self.model = adapter.attach(self.policy, settings.rank, settings.alpha)
         self.canary = self.base_canary

@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 import numpy as np
 
+from pararl.readers import parse_json, read_text
 from pararl.scenes.pixels import render
 from pararl.scenes.scoring import check_spec, input_scene
 from pararl.types import Prompt, Task
@@ -69,18 +70,18 @@ def read_jsonl(path: str | Path) -> list[Prompt]:
     """
     prompts: list[Prompt] = []
     lines: dict[str, int] = {}
-    with Path(path).open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                prompt = from_record(json.loads(line), default_id=f"line-{number}")
-            except ValueError as error:
-                raise ValueError(f"{path}, line {number}: {error}") from error
-            if prompt.id in lines:
-                raise ValueError(f"{path}, line {number}: id {prompt.id!r} was already used in line {lines[prompt.id]}")
-            lines[prompt.id] = number
-            prompts.append(prompt)
+    for number, line in enumerate(read_text(Path(path)).split("\n"), start=1):
+        if not line.strip():
+            continue
+        record = parse_json(line, Path(path), "mend that line", number)
+        try:
+            prompt = from_record(record, default_id=f"line-{number}")
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: {error}") from error
+        if prompt.id in lines:
+            raise ValueError(f"{path}, line {number}: id {prompt.id!r} was already used in line {lines[prompt.id]}")
+        lines[prompt.id] = number
+        prompts.append(prompt)
     if not prompts:
         raise ValueError(f"{path} holds no prompt")
     return prompts

@@ -266,3 +266,21 @@ def test_both_names_of_an_arm_are_one_arm_twice(elsewhere: Path, capsys: pytest.
         cli.parse(["--run.arms", "output,online_dpo"])
     assert "run.arms names 'online_dpo' more than once" in capsys.readouterr().err
     assert cli.parse(["--run.name", "output", "--run.dir", "output"]).config.run.name == "output"
+
+
+STRANGE = ("[" * 5000, "!!bool x", "!!timestamp x", "2026-99-99", "9" * 5000, "&a [*a]", "\ud800", "[a, {b: c}]", "x" * 5000)
+"""Values that PyYAML, jsonargparse or the file system trip over."""
+
+
+@pytest.mark.parametrize("key", ["learner.lr", "run.arms", "policy.name"])
+def test_a_strange_value_is_one_line_on_the_command_line_and_in_a_file(key: str, complaint: Complaint) -> None:
+    section, _, name = key.partition(".")
+    for value in STRANGE:
+        assert key in complaint([f"--{key}", value]), value[:20]
+        if value != "\ud800":
+            assert complaint(["--config", written(f"{section}:\n  {name}: {value}\n")])
+
+
+@pytest.mark.parametrize("text", ["a: &a {b: *a}", "&a [*a]", "- " * 5000, "policy: !!set {a, b}", "? {a: 1}\n: 2", "a: !!bool x"])
+def test_a_file_that_holds_itself_or_no_settings_is_one_line(text: str, complaint: Complaint) -> None:
+    assert "job.yaml" in complaint(["--config", written(text)])
