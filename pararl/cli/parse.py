@@ -46,8 +46,8 @@ ORDER = {key: place + len(SETTINGS) * (key in INHERITED) for place, key in enume
 """Where ``--help`` shows each setting."""
 ON_COMMAND_LINE = "on the command line"
 FREE_ON_RESUME = tuple(
-    "run.dir run.name run.checkpoint_every rollout.workers rollout.gpus reward.workers learner.gpus learner.gradient_checkpointing "
-    "track.mode track.project".split()
+    "run.dir run.name run.checkpoint_every run.timeout rollout.workers rollout.gpus reward.workers reward.timeout learner.gpus "
+    "learner.gradient_checkpointing track.mode track.project".split()
 )
 """Settings that a resumed run may change, because its figures do not depend on them."""
 

@@ -1,0 +1,148 @@
+"""The Ray of a run: a cluster that is asked first whether it answers, or one of our own on this machine.
+
+Ray itself waits minutes for a cluster that does not answer, and tells neither a refused token nor a socket path that is too long. What
+asks it beforehand uses inner parts of Ray 2.60, here and nowhere else.
+"""
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import grpc
+import ray
+from ray.exceptions import AuthenticationError
+
+from pararl.config import Config, ConfigError
+from pararl.rollout.waiting import watched
+
+JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""What Ray sets for a job, which runs on the cluster that it was submitted to."""
+PATIENCE = 5.0
+"""Seconds that a cluster has to answer."""
+
+
+def asked_for(environ: Mapping[str, str]) -> str | None:
+    """The cluster that a run is to join: host:port, ray://host:port, or auto, which is any on this machine. None = none: as without an
+    address, a Ray of its own is started for ``RAY_ADDRESS=local``."""
+    address = environ.get("RAY_ADDRESS", "")
+    return None if address == "local" else address or ("auto" if JOB in environ else None)
+
+
+def starts_own_ray() -> bool:
+    """Whether ``start_ray`` starts a private Ray on this machine, whose GPUs are then all there are."""
+    return not ray.is_initialized() and asked_for(os.environ) is None
+
+
+def start_ray(config: Config) -> None:
+    """Connect to the cluster of this process (``RAY_ADDRESS``, or a Ray job's own), else start a private one on this machine.
+
+    Raises ConfigError where that fails, or the cluster has fewer GPUs than the run needs: Ray would wait for them for ever.
+    ``unreachable`` says beforehand, and sooner, what is wrong with a cluster.
+    """
+    if not ray.is_initialized():
+        _connect()
+    if told := lacking_gpus(config, ray.cluster_resources().get("GPU", 0.0), "the Ray cluster"):
+        raise ConfigError(told)
+
+
+def _connect() -> None:
+    # Errors of actors come back as exceptions; the rest of their output stays in Ray's log folder, out of the way of the progress bar.
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    asked = asked_for(os.environ)
+    try:
+        if asked is None:
+            # One CPU, because our actors claim none and Ray would start an idle process for every CPU it is told of.
+            with watched("Ray to start"):
+                ray.init(address="local", num_cpus=1, include_dashboard=False, **quiet)
+        else:
+            with watched(f"the Ray cluster at {asked}"):
+                ray.init(address=asked if asked != "auto" else _found(), **quiet)  # an existing cluster refuses resource counts
+    except Exception as error:  # of every kind, Exception itself among them
+        where = f"Ray cannot be started, in {temp_folder()}" if asked is None else f"the Ray cluster at {asked} cannot be joined"
+        raise ConfigError(f"{where}: {error}{f' ({error.__cause__})' if error.__cause__ else ''}") from error
+
+
+def lacking_gpus(config: Config, there: float, where: str) -> str | None:
+    """What is wrong with a run on ``where``, which has so many GPUs; None = nothing."""
+    rollout, learner = config.rollout, config.learner
+    wanted = rollout.workers * rollout.gpus + learner.gpus
+    if wanted <= there:
+        return None
+    return (
+        f"rollout.workers {rollout.workers} x rollout.gpus {rollout.gpus} + learner.gpus {learner.gpus} = {wanted:g} GPUs, but {where} has "
+        f"{there:g} (set --rollout.gpus, --rollout.workers or --learner.gpus)"
+    )
+
+
+def unreachable() -> str | None:
+    """What is wrong with the cluster that this process is to join, which has ``PATIENCE`` seconds to answer; None = nothing."""
+    asked = asked_for(os.environ)
+    if asked is None or ray.is_initialized():
+        return None
+    client, host_port = asked.startswith("ray://"), asked.removeprefix("ray://")
+    host, _, port = host_port.rpartition(":")
+    if asked != "auto" and not (host and "/" not in host_port and port.isdecimal() and 0 < int(port) < 2**16):
+        return f"RAY_ADDRESS={asked}: an address is host:port, ray://host:port, auto or local (that of a dashboard, http://..., is none)"
+    try:
+        address = _found() if asked == "auto" else host_port
+        where = f"RAY_ADDRESS={asked}" + (f", which is {address} here" if asked == "auto" else "")
+        _ask(address, client)
+    except ConnectionError as error:
+        return f"RAY_ADDRESS={asked}: there is no Ray cluster on this machine (start one, or unset RAY_ADDRESS): {error}"
+    except AuthenticationError as error:
+        return f"RAY_AUTH_MODE={os.environ.get('RAY_AUTH_MODE')}, but {_token(os.environ)} cannot be read: {str(error).partition('. ')[0]}"
+    except grpc.RpcError as error:
+        code, told = error.code(), f"{error.code().name}: {error.details()}"
+        if code == grpc.StatusCode.UNAUTHENTICATED:
+            return f"{where}: the Ray cluster refuses {_token(os.environ)} (give this shell the token of the one that started the cluster)"
+        if code == grpc.StatusCode.UNIMPLEMENTED:
+            port_of = "the port of `ray start --ray-client-server-port`, 10001" if client else "the port of `ray start --port`, 6379"
+            return f"{where}: something answers there that is not what this address is for: {port_of} unless set otherwise ({told})"
+        return f"{where}: no Ray cluster answers there within {PATIENCE:g} s (start one, or unset RAY_ADDRESS): {told}"
+    return None
+
+
+def _found() -> str:
+    """The address of the cluster on this machine, as Ray finds it for ``auto``. Raises ConnectionError where there is none."""
+    from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+    from ray._private.services import canonicalize_bootstrap_address
+
+    address = canonicalize_bootstrap_address("auto")
+    assert address is not None
+    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    return address
+
+
+def _ask(address: str, client: bool) -> None:
+    """One call of the cluster at ``address``, with the token and the TLS of Ray's own. Raises grpc.RpcError or AuthenticationError."""
+    from ray._private.gcs_utils import create_gcs_channel
+    from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc, ray_client_pb2, ray_client_pb2_grpc
+
+    with create_gcs_channel(address) as channel:
+        if client:
+            ping = ray_client_pb2.ClusterInfoRequest(type=ray_client_pb2.ClusterInfoType.PING)
+            ray_client_pb2_grpc.RayletDriverStub(channel).ClusterInfo(ping, timeout=PATIENCE)
+        else:
+            alive = gcs_service_pb2.CheckAliveRequest()
+            gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel).CheckAlive(alive, timeout=PATIENCE)
+
+
+def _token(environ: Mapping[str, str]) -> str:
+    """Where the token of this process comes from, in words."""
+    mode = environ.get("RAY_AUTH_MODE")
+    if mode is None or mode.lower() != "token":
+        return f"a process without a token: RAY_AUTH_MODE is {mode or 'not set'} (export RAY_AUTH_MODE=token)"
+    if "RAY_AUTH_TOKEN" in environ:
+        return "the token of RAY_AUTH_TOKEN"
+    if "RAY_AUTH_TOKEN_PATH" in environ:
+        return f"the token of RAY_AUTH_TOKEN_PATH={environ['RAY_AUTH_TOKEN_PATH']}"
+    return f"the token in {Path(environ.get('HOME', '~')) / '.ray' / 'auth_token'}"
+
+
+def temp_folder() -> Path:
+    """Where a Ray that this process starts keeps its sockets and logs."""
+    from ray._common.utils import get_default_ray_temp_dir
+
+    return Path(get_default_ray_temp_dir())
