@@ -53,8 +53,8 @@ class Actors:
     """Actors that each hold an object of one class. Ray must run: see ``start_ray``.
 
     Ray restarts one that dies and repeats its call, unless ``options`` say otherwise. An error of an actor comes back as RuntimeError
-    (SyncError, RewardError where it was one) that names the actor and what it was asked. A call whose time is up ends its actor and raises
-    TimedOut.
+    (SyncError, RewardError where it was one) that names the actor and what it was asked. A call whose time is up raises TimedOut and ends
+    the actors, because a process that hangs would keep this one from its own end.
     """
 
     def __init__(self, kind: Callable[..., Any], named: Sequence[tuple[str, Sequence[Any]]], start: Limit, **options: Any) -> None:
@@ -64,9 +64,10 @@ class Actors:
         self.handles: list[Any] = [actor.remote(kind, *arguments) for _, arguments in named]
         self.waiter = Waiter()
         self._starting = [
-            Pending(handle.ready.remote(), handle, worker, worker, name, "start", start)
+            Pending(handle.ready.remote(), worker, worker, name, "start", start)
             for worker, (handle, name) in enumerate(zip(self.handles, self.names, strict=True))
         ]
+        self._unanswered = set(self._starting)
 
     def ready(self) -> None:
         """Wait until every object is made. Raises RuntimeError with the cause when one cannot be."""
@@ -81,7 +82,7 @@ class Actors:
         left = deque(enumerate(calls))
         sent = [self._send(worker, *left.popleft()) for worker in range(min(len(self.handles), len(left)))]
         while sent:
-            done = self.waiter.finished(sent)
+            done = self._finished(sent)
             sent.remove(done)
             if left:  # at once, not when the caller comes back for more
                 sent.append(self._send(done.worker, *left.popleft()))
@@ -93,7 +94,10 @@ class Actors:
         return self._all([self._send(worker, place, call) for place, (call, worker) in enumerate(zip(calls, workers, strict=False))])
 
     def close(self) -> None:
-        """End the actors."""
+        """End the actors, whatever they are at."""
+        for call in self._unanswered:
+            ray.cancel(call.ref)  # else Ray says on the terminal that it would be repeated
+        self._unanswered.clear()
         for handle in self.handles:
             ray.kill(handle)
         self.handles = []
@@ -101,7 +105,19 @@ class Actors:
     def _send(self, worker: int, place: int, call: Call) -> Pending:
         handle = self.handles[worker]
         ref = handle.call.remote(call.method, *call.arguments)
-        return Pending(ref, handle, worker, place, self.names[worker], call.doing, call.limit)
+        sent = Pending(ref, worker, place, self.names[worker], call.doing, call.limit)
+        self._unanswered.add(sent)
+        return sent
+
+    def _finished(self, sent: Sequence[Pending]) -> Pending:
+        """``Waiter.finished``."""
+        try:
+            done = self.waiter.finished(sent)
+        except TimedOut:
+            self.close()
+            raise
+        self._unanswered.discard(done)
+        return done
 
     def _all(self, sent: Sequence[Pending]) -> list[Any]:
         """The results in the order of ``sent``; waits for all, so that no other failure turns up later, and raises the first.
@@ -112,7 +128,7 @@ class Actors:
         queues = {worker: deque(call for call in sent if call.worker == worker) for worker in range(len(self.handles))}
         while heads := [queue[0] for queue in queues.values() if queue]:
             try:
-                done = self.waiter.finished(heads)
+                done = self._finished(heads)
             except TimedOut as error:
                 raise errors[min(errors)] if errors else error from None
             queue = queues[done.worker]

@@ -77,31 +77,46 @@ def lacking_gpus(config: Config, there: float, where: str) -> str | None:
 
 
 def unreachable() -> str | None:
-    """What is wrong with the cluster that this process is to join, which has ``PATIENCE`` seconds to answer; None = nothing."""
+    """What is wrong with the cluster that this process is to join; None = nothing, or it is to join none."""
     asked = asked_for(os.environ)
-    if asked is None or ray.is_initialized():
-        return None
-    client, host_port = asked.startswith("ray://"), asked.removeprefix("ray://")
-    host, _, port = host_port.rpartition(":")
-    if asked != "auto" and not (host and "/" not in host_port and port.isdecimal() and 0 < int(port) < 2**16):
-        return f"RAY_ADDRESS={asked}: an address is host:port, ray://host:port, auto or local (that of a dashboard, http://..., is none)"
+    return None if asked is None or ray.is_initialized() else problem_at(asked)
+
+
+def problem_at(asked: str) -> str | None:
+    """What is wrong with the cluster at the address ``asked``, which has ``PATIENCE`` seconds to answer; None = nothing."""
+    where, client, address = f"RAY_ADDRESS={asked}", asked.startswith("ray://"), asked.removeprefix("ray://")
     try:
-        address = _found() if asked == "auto" else host_port
-        where = f"RAY_ADDRESS={asked}" + (f", which is {address} here" if asked == "auto" else "")
+        if asked == "auto":
+            address = _found()
+            where = f"{where}, here {address}"
+        elif not _is_address(address):
+            return f"{where}: an address is host:port, ray://host:port, auto or local (that of a dashboard, http://..., is none)"
         _ask(address, client)
-    except ConnectionError as error:
-        return f"RAY_ADDRESS={asked}: there is no Ray cluster on this machine (start one, or unset RAY_ADDRESS): {error}"
+    except ConnectionError:
+        return f"{where}: no Ray cluster runs on this machine (start one, or unset RAY_ADDRESS)"
     except AuthenticationError as error:
-        return f"RAY_AUTH_MODE={os.environ.get('RAY_AUTH_MODE')}, but {_token(os.environ)} cannot be read: {str(error).partition('. ')[0]}"
+        return f"RAY_AUTH_MODE=token, but there is no token: {str(error).partition('. ')[0]} (see docs/ray.md)"
     except grpc.RpcError as error:
-        code, told = error.code(), f"{error.code().name}: {error.details()}"
-        if code == grpc.StatusCode.UNAUTHENTICATED:
-            return f"{where}: the Ray cluster refuses {_token(os.environ)} (give this shell the token of the one that started the cluster)"
-        if code == grpc.StatusCode.UNIMPLEMENTED:
-            port_of = "the port of `ray start --ray-client-server-port`, 10001" if client else "the port of `ray start --port`, 6379"
-            return f"{where}: something answers there that is not what this address is for: {port_of} unless set otherwise ({told})"
-        return f"{where}: no Ray cluster answers there within {PATIENCE:g} s (start one, or unset RAY_ADDRESS): {told}"
+        return f"{where}: {_refusal(error, client)}"
     return None
+
+
+def _is_address(text: str) -> bool:
+    host, _, port = text.rpartition(":")
+    return bool(host) and "/" not in text and port.isdecimal() and 0 < int(port) < 2**16
+
+
+def _refusal(error: Any, client: bool) -> str:
+    """What an error of a call of the cluster says."""
+    code = error.code()
+    if code == grpc.StatusCode.UNAUTHENTICATED:
+        return _refused_token(os.environ)
+    if code == grpc.StatusCode.DEADLINE_EXCEEDED:
+        return f"no Ray cluster answers there within {PATIENCE:g} s (start one, or unset RAY_ADDRESS)"
+    if code == grpc.StatusCode.UNIMPLEMENTED:
+        port = "of `ray start --ray-client-server-port`, by default 10001" if client else "of `ray start --port`, by default 6379"
+        return f"what answers there is no Ray cluster (the port must be that {port}): {error.details()}"
+    return f"no Ray cluster answers there (start one, or unset RAY_ADDRESS): {error.details()}"
 
 
 def _found() -> str:
@@ -129,16 +144,14 @@ def _ask(address: str, client: bool) -> None:
             gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel).CheckAlive(alive, timeout=PATIENCE)
 
 
-def _token(environ: Mapping[str, str]) -> str:
-    """Where the token of this process comes from, in words."""
+def _refused_token(environ: Mapping[str, str]) -> str:
+    """What is said where the cluster refuses the token of this process: where that came from, in the order in which Ray looks."""
     mode = environ.get("RAY_AUTH_MODE")
     if mode is None or mode.lower() != "token":
-        return f"a process without a token: RAY_AUTH_MODE is {mode or 'not set'} (export RAY_AUTH_MODE=token)"
-    if "RAY_AUTH_TOKEN" in environ:
-        return "the token of RAY_AUTH_TOKEN"
-    if "RAY_AUTH_TOKEN_PATH" in environ:
-        return f"the token of RAY_AUTH_TOKEN_PATH={environ['RAY_AUTH_TOKEN_PATH']}"
-    return f"the token in {Path(environ.get('HOME', '~')) / '.ray' / 'auth_token'}"
+        return f"the Ray cluster wants a token, and RAY_AUTH_MODE is {mode or 'not set'} here (export RAY_AUTH_MODE=token)"
+    file = environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token"
+    source = "of RAY_AUTH_TOKEN" if "RAY_AUTH_TOKEN" in environ else f"in {file}"
+    return f"the Ray cluster refuses the token {source} (set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH, to that of the cluster)"
 
 
 def temp_folder() -> Path:

@@ -40,7 +40,6 @@ class Pending:
     """A call that was sent to an actor."""
 
     ref: Any
-    handle: Any
     worker: int
     """Place of the actor among others."""
     place: int
@@ -65,10 +64,7 @@ class Waiter:
         self.quiet_until = 0.0
 
     def finished(self, sent: Sequence[Pending]) -> Pending:
-        """One of ``sent`` that has an answer, or an error; waits for it.
-
-        Raises TimedOut where the time of one is up first, and ends its actor: a process that hangs would keep this one from its own end.
-        """
+        """One of ``sent`` that has an answer, or an error; waits for it. Raises TimedOut where the time of one is up first."""
         oldest = min(sent, key=lambda call: call.began)
         next_line = max(oldest.began + FIRST, self.quiet_until)
         while True:
@@ -80,8 +76,6 @@ class Waiter:
                 return next(call for call in sent if call.ref == done[0])
             now = time.monotonic()
             if overdue := [call for call in sent if call.end <= now]:
-                for call in overdue:
-                    ray.kill(call.handle)
                 raise TimedOut(timed_out(overdue[0]))
             if next_line <= now:
                 others = f", and for {len(sent) - 1} more" if len(sent) > 1 else ""
