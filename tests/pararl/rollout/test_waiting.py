@@ -89,8 +89,8 @@ def test_an_actor_that_does_not_start_in_time_is_told(ray_cluster: None) -> None
 
 
 def test_the_time_of_a_call_runs_from_when_its_actor_is_free_for_it(pair: Actors) -> None:
-    # Four calls a worker, each within the limit, all of them together beyond it.
-    assert pair.in_turn([sleep(0.6, Limit(1.0, "reward.timeout"))] * 8) == [0.6] * 8
+    # Two calls a worker, each within the limit, both together beyond it.
+    assert pair.in_turn([sleep(1.2, Limit(1.5, "reward.timeout"))] * 4) == [1.2] * 4
 
 
 def test_an_answer_that_came_while_nobody_waited_is_not_too_late(pair: Actors) -> None:
