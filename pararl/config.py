@@ -61,6 +61,9 @@ class RunConfig:
     patience: int = 20
     """Updates in a row that teach nothing (no pair, no spread of rewards, no gradient) after which an arm ends the run; 0 = never. The
     terminal and W&B tell of them from the fifth on."""
+    timeout: float = 3600.0
+    """Seconds that a worker or the learner may take to start, for a chunk of rollouts or for an update, before the run ends with an error;
+    0 = any. After 30 s a line tells what is waited for."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,7 @@ class RolloutConfig(SamplingOptions):
     chunk: int = 64
     """Rollouts denoised in one batch. Results depend on it by rounding only."""
     gpus: float = 0.0
-    """GPUs of each rollout actor (may be a fraction)."""
+    """GPUs of each rollout actor: 0 to 1, a fraction where several share one."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,8 @@ class RewardConfig:
     SigLIP model."""
     workers: int = 1
     """Reward actors."""
+    timeout: float = 600.0
+    """Seconds that a reward may take to score a chunk (`rollout.chunk`) of rollouts before the run ends with an error; 0 = any."""
     calibration: int = 256
     """Outputs of the base for training prompts; their mean and deviation standardise a CLIP reward. One deviation below the mean or more is
     0, one above or more is 1. 0 = not standardised. Other rewards have a scale of their own."""
@@ -208,7 +213,7 @@ class LearnerConfig(DrawingOptions):
     threads: int = 2
     """Threads of the learner."""
     gpus: float = 0.0
-    """GPUs of the learner."""
+    """GPUs of the learner: 0 to 1."""
     text_weight: float = 1.0
     """Weight of the text modality in the sum of per-modality log-likelihoods."""
     image_weight: float = 1.0

@@ -33,9 +33,8 @@ BARE = ("plan", "help", "version")
 """Those among them that may stand without a value."""
 ON_COMMAND_LINE = "on the command line"
 FREE_ON_RESUME = tuple(
-    "run.dir run.name run.checkpoint_every run.patience rollout.workers rollout.gpus reward.workers "
-    "learner.gpus learner.gradient_checkpointing "
-    "track.mode track.project".split()
+    "run.dir run.name run.checkpoint_every run.patience run.timeout rollout.workers rollout.gpus reward.workers reward.timeout "
+    "learner.gpus learner.gradient_checkpointing track.mode track.project".split()
 )
 """Settings that a resumed run may change, because its figures do not depend on them."""
 

@@ -33,7 +33,7 @@ _ANY: Bound = ("a number", lambda value: True)
 _POSITIVE: Bound = ("> 0", lambda value: value > 0)
 _AT_LEAST_0: Bound = (">= 0", lambda value: value >= 0)
 _AT_LEAST_1: Bound = (">= 1", lambda value: value >= 1)
-_GPUS: Bound = ("a whole number, or a fraction below 1", lambda value: 0 <= value and (value < 1 or value == int(value)))
+_GPUS: Bound = (">= 0 and <= 1, because a process uses one GPU", lambda value: 0 <= value <= 1)
 _SHARE: Bound = (">= 0 and <= 1", lambda value: 0 <= value <= 1)
 _LOWEST: Bound = ("between 0 and 1, or -1 for the policy's own", lambda value: value == -1 or 0 <= value <= 1)
 _SEED: Bound = ("between 0 and 2**32 - 1", lambda value: 0 <= value < 2**32)
@@ -49,6 +49,7 @@ BOUNDS: dict[str, Bound] = {
     "run.updates": _AT_LEAST_1,
     "run.checkpoint_every": _AT_LEAST_1,
     "run.patience": _AT_LEAST_0,
+    "run.timeout": _AT_LEAST_0,
     "policy.lora_rank": _AT_LEAST_1,
     "policy.lora_alpha": _AT_LEAST_1,
     "rollout.prompts": _AT_LEAST_1,
@@ -68,6 +69,7 @@ BOUNDS: dict[str, Bound] = {
     "rollout.chunk": _AT_LEAST_1,
     "rollout.gpus": _GPUS,
     "reward.workers": _AT_LEAST_1,
+    "reward.timeout": _AT_LEAST_0,
     "reward.calibration": ("0, or >= 2 (one score has no deviation)", lambda value: value == 0 or value >= 2),
     "reward.step_mix": _SHARE,
     "prefer.credit": (">= 0", lambda value: value >= 0),

@@ -1,7 +1,6 @@
 """The learner as the loop sees it: in a process of its own under Ray, or in this one."""
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -94,62 +93,45 @@ class LocalLearner:
         """Nothing to end: the learner goes with this object."""
 
 
-class LearnerActor:
-    """A LocalLearner in a process of its own, made by the first call so that a failure to start comes back as one clear error."""
-
-    def __init__(self, config: Config, arm: Arm) -> None:
-        self._arguments = config, arm
-
-    @cached_property
-    def learner(self) -> LocalLearner:
-        return LocalLearner(*self._arguments)
-
-    def call(self, method: str, *args: Any) -> Any:
-        """Call a method of the learner."""
-        return getattr(self.learner, method)(*args)
-
-
 class RayLearner:
     """A learner in an actor: it keeps torch, and any GPU, out of the driver. The actor is not restarted: its state comes from a
     checkpoint."""
 
     def __init__(self, config: Config, arm: Arm) -> None:
-        import ray
+        from pararl.rollout.actors import Actors
+        from pararl.rollout.waiting import Limit
 
-        from pararl.rollout.actors import actor_options
+        self.limit = Limit(config.run.timeout, "run.timeout")
+        options = {"threads": config.learner.threads, "gpus": config.learner.gpus, "restarts": 0, "retries": 0}
+        self.actors = Actors(LocalLearner, [("the learner", (config, arm))], self.limit, **options)
 
-        options = actor_options(config.learner.threads, config.learner.gpus, restarts=0, retries=0)
-        self._actor: Any = ray.remote(**options)(LearnerActor).remote(config, arm)
+    def _call(self, method: str, doing: str, *args: Any) -> Any:
+        from pararl.rollout.actors import Call
 
-    def _call(self, method: str, *args: Any) -> Any:
-        from pararl.rollout.actors import result_of
-
-        return result_of(self._actor.call.remote(method, *args), f"learner failed in {method}")
+        return self.actors.every(Call(method, args, doing, self.limit))[0]
 
     def ready(self) -> None:
         """See ``LocalLearner``, here and below."""
-        self._call("ready")
+        self.actors.ready()
 
     def update(self, rollouts: Sequence[Rollout], feedback: Feedback) -> Metrics:
-        return self._call("update", rollouts, feedback)
+        return self._call("update", "make an update", rollouts, feedback)
 
     def adapter(self) -> AdapterBuffer:
-        return self._call("adapter")
+        return self._call("adapter", "give its adapter")
 
     def kl(self, rollouts: Sequence[Rollout]) -> Metrics:
-        return self._call("kl", rollouts)
+        return self._call("kl", "measure the KL to the base", rollouts)
 
     def state(self) -> State:
-        return self._call("state")
+        return self._call("state", "give its state")
 
     def load_state(self, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
-        self._call("load_state", dict(arrays), dict(facts))
+        self._call("load_state", "go on from a checkpoint", dict(arrays), dict(facts))
 
     def save(self, directory: Path, told: Told | None = None) -> None:
-        self._call("save", directory.resolve(), told)
+        self._call("save", "save the adapter", directory.resolve(), told)
 
     def close(self) -> None:
         """End the actor."""
-        import ray
-
-        ray.kill(self._actor)
+        self.actors.close()

@@ -26,7 +26,7 @@ from pararl.loop.preflight import preflight
 from pararl.loop.resumed import LAST, closing, rename_arms
 from pararl.loop.stopping import Stop
 from pararl.readers import read_json, record_of
-from pararl.rollout.actors import start_ray
+from pararl.rollout.cluster import start_ray
 from pararl.rollout.fleet import Fleet, RayFleet
 from pararl.rollout.reward_workers import RayRewardWorkers, RewardWorkers
 from pararl.sampling import sampling_of

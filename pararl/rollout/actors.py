@@ -1,9 +1,10 @@
-"""Ray and its actors: how they are started, what they run under, and how their results and errors come back."""
+"""Ray actors: what they run under, how they are asked, and how their results and errors come back."""
 
-import logging
 import os
+import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import cycle
 from pathlib import Path
@@ -11,15 +12,22 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
-from ray.util import ActorPool
 
-from pararl.config import Config, ConfigError
 from pararl.rollout.reward_worker import RewardError
+from pararl.rollout.waiting import Limit, Pending, TimedOut, Waiter
 from pararl.sync import SyncError
 from pararl.terminal import NO_BARS
 
-CLUSTER = ("RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR")
-"""Environment variables of which either says that there is a cluster: the user's choice, and a Ray job's own."""
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What an actor is asked."""
+
+    method: str
+    arguments: Sequence[Any]
+    doing: str
+    """The same in words, for errors and for lines on what is waited for: "load the adapter"."""
+    limit: Limit
 
 
 class Shell:
@@ -41,63 +49,107 @@ class Shell:
         """What a method of the object returns."""
         return getattr(self.held, method)(*arguments)
 
-    def numbered(self, place: int, method: str, *arguments: Any) -> tuple[int, Any]:
-        """The same with the place of the call among others."""
-        return place, self.call(method, *arguments)
-
 
 class Actors:
-    """Actors that each hold an object of one class. Ray restarts one that dies and repeats its call; it must run: see ``start_ray``.
+    """Actors that each hold an object of one class. Ray must run: see ``start_ray``.
 
-    Errors are those of ``result_of``, with what was asked in front.
+    Ray restarts one that dies and repeats its call, unless ``options`` say otherwise. An error of an actor comes back as RuntimeError
+    (SyncError, RewardError where it was one) that names the actor and what it was asked. A call whose time is up raises TimedOut and ends
+    the actors, because a process that hangs would keep this one from its own end.
     """
 
-    def __init__(self, kind: Callable[..., Any], named: Sequence[tuple[str, Sequence[Any]]], **options: Any) -> None:
+    def __init__(self, kind: Callable[..., Any], named: Sequence[tuple[str, Sequence[Any]]], start: Limit, **options: Any) -> None:
         """Start an actor ``kind(*arguments)`` for each (name, arguments), with ``actor_options(**options)``; ``ready`` waits for them."""
         actor: Any = ray.remote(**actor_options(**options))(Shell)
         self.names = [name for name, _ in named]
         self.handles: list[Any] = [actor.remote(kind, *arguments) for _, arguments in named]
-        self._ready = [handle.ready.remote() for handle in self.handles]
+        self.waiter = Waiter()
+        self._starting = [
+            Pending(handle.ready.remote(), worker, worker, name, "start", start)
+            for worker, (handle, name) in enumerate(zip(self.handles, self.names, strict=True))
+        ]
+        self._unanswered = set(self._starting)
 
     def ready(self) -> None:
         """Wait until every object is made. Raises RuntimeError with the cause when one cannot be."""
-        results_of(self._ready, [f"{name} could not start" for name in self.names])
+        self._all(self._starting)
 
-    def every(self, what: str, method: str, *arguments: Any) -> list[Any]:
-        """The results of one call of each actor; its errors say that the actor ``what``."""
-        return results_of([handle.call.remote(method, *arguments) for handle in self.handles], [f"{name} {what}" for name in self.names])
+    def every(self, call: Call) -> list[Any]:
+        """What each actor answers."""
+        return self._all([self._send(worker, worker, call) for worker in range(len(self.handles))])
 
-    def whoever_is_free(self, what: str, method: str, calls: Iterable[Sequence[Any]]) -> Iterator[tuple[int, Any]]:
-        """One call for each of the arguments ``calls``, by any actor that is free; yields (place of the call, result) as they finish."""
-        pool = ActorPool(self.handles)
-        # ActorPool does not tell which call a result is of, so each call brings its place back.
-        results = pool.map_unordered(lambda handle, given: handle.numbered.remote(given[0], method, *given[1]), list(enumerate(calls)))
-        while pool.has_next():
-            with _told(what):
-                result = next(results)
-            # Outside the block: an error of whoever takes the result is not the actor's.
-            yield result
+    def whoever_is_free(self, calls: Iterable[Call]) -> Iterator[tuple[int, Any]]:
+        """Each call by any actor that is free; yields (place of the call, result) as they finish."""
+        left = deque(enumerate(calls))
+        sent = [self._send(worker, *left.popleft()) for worker in range(min(len(self.handles), len(left)))]
+        while sent:
+            done = self._finished(sent)
+            sent.remove(done)
+            if left:  # at once, not when the caller comes back for more
+                sent.append(self._send(done.worker, *left.popleft()))
+            yield done.place, _result(done)
 
-    def in_turn(self, what: str, method: str, calls: Iterable[Sequence[Any]]) -> list[Any]:
-        """One call for each of ``calls``, sent as soon as its arguments come; the results in the same order.
-
-        Not by ActorPool: it sends a call that had to wait when a result is taken, but we are waiting for the next arguments then.
-        """
-        sent = [handle.call.remote(method, *given) for given, handle in zip(calls, cycle(self.handles), strict=False)]
-        return results_of(sent, [what] * len(sent))
+    def in_turn(self, calls: Iterable[Call]) -> list[Any]:
+        """The calls by one actor after the other, each sent as soon as it comes; the results in the order of the calls."""
+        workers = cycle(range(len(self.handles)))
+        return self._all([self._send(worker, place, call) for place, (call, worker) in enumerate(zip(calls, workers, strict=False))])
 
     def close(self) -> None:
-        """End the actors."""
+        """End the actors, whatever they are at."""
+        for call in self._unanswered:
+            ray.cancel(call.ref)  # else Ray says on the terminal that it would be repeated
+        self._unanswered.clear()
         for handle in self.handles:
             ray.kill(handle)
         self.handles = []
 
+    def _send(self, worker: int, place: int, call: Call) -> Pending:
+        handle = self.handles[worker]
+        ref = handle.call.remote(call.method, *call.arguments)
+        sent = Pending(ref, worker, place, self.names[worker], call.doing, call.limit)
+        self._unanswered.add(sent)
+        return sent
 
-@contextmanager
-def _told(what: str) -> Iterator[None]:
-    """Errors of actors as one line: RuntimeError (SyncError, RewardError where it was one) with ``what`` and the actor's error."""
+    def _finished(self, sent: Sequence[Pending]) -> Pending:
+        """``Waiter.finished``."""
+        try:
+            done = self.waiter.finished(sent)
+        except TimedOut:
+            self.close()
+            raise
+        self._unanswered.discard(done)
+        return done
+
+    def _all(self, sent: Sequence[Pending]) -> list[Any]:
+        """The results in the order of ``sent``; waits for all, so that no other failure turns up later, and raises the first.
+
+        An actor answers its calls one by one, so the time of a call runs from the answer to the one before it.
+        """
+        results, errors = [None] * len(sent), dict[int, RuntimeError]()
+        queues = {worker: deque(call for call in sent if call.worker == worker) for worker in range(len(self.handles))}
+        while heads := [queue[0] for queue in queues.values() if queue]:
+            try:
+                done = self._finished(heads)
+            except TimedOut as error:
+                raise errors[min(errors)] if errors else error from None
+            queue = queues[done.worker]
+            queue.popleft()
+            if queue:
+                queue[0].began = time.monotonic()
+            try:
+                results[done.place] = _result(done)
+            except RuntimeError as error:
+                errors[done.place] = error
+        if errors:
+            raise errors[min(errors)]
+        return results
+
+
+def _result(call: Pending) -> Any:
+    """What the actor answered. Raises its error in one line: RuntimeError, or SyncError or RewardError where it was one."""
+    what = f"{call.who} could not {call.doing}"
     try:
-        yield
+        return ray.get(call.ref)
     except RayTaskError as error:
         if isinstance(error.cause, (SyncError, RewardError)):
             raise type(error.cause)(f"{what}: {error.cause}") from error
@@ -106,67 +158,6 @@ def _told(what: str) -> Iterator[None]:
         raise RuntimeError(f"{what}: its process died and could not be brought back: {error}") from error
     except RayError as error:
         raise RuntimeError(f"{what}: {type(error).__name__}: {error}") from error
-
-
-def result_of(ref: ray.ObjectRef, what: str) -> Any:
-    """The result of an actor call. Raises RuntimeError (SyncError, RewardError where it was one) with ``what`` and the actor's error."""
-    with _told(what):
-        return ray.get(ref)
-
-
-def results_of(refs: Sequence[ray.ObjectRef], whats: Sequence[str]) -> list[Any]:
-    """``result_of`` each; waits for all, so that no other failure turns up later, and raises the first."""
-    results, errors = [], []
-    for ref, what in zip(refs, whats, strict=True):
-        try:
-            results.append(result_of(ref, what))
-        except RuntimeError as error:
-            errors.append(error)
-    if errors:
-        raise errors[0]
-    return results
-
-
-def starts_own_ray() -> bool:
-    """Whether ``start_ray`` starts a private Ray on this machine, whose GPUs are then all there are."""
-    return not (ray.is_initialized() or any(name in os.environ for name in CLUSTER))
-
-
-def start_ray(config: Config) -> None:
-    """Connect to the cluster of this process (``RAY_ADDRESS``, or a Ray job's own), else start a private one on this machine.
-
-    Raises ConfigError where no cluster answers, or it has fewer GPUs than the run needs: Ray would wait for them for ever.
-    """
-    if not ray.is_initialized():
-        _connect()
-    if told := lacking_gpus(config, ray.cluster_resources().get("GPU", 0.0), "the Ray cluster"):
-        raise ConfigError(told)
-
-
-def lacking_gpus(config: Config, there: float, where: str) -> str | None:
-    """What is wrong with a run on ``where``, which has so many GPUs; None = nothing."""
-    rollout, learner = config.rollout, config.learner
-    wanted = rollout.workers * rollout.gpus + learner.gpus
-    if wanted <= there:
-        return None
-    return (
-        f"rollout.workers {rollout.workers} x rollout.gpus {rollout.gpus} + learner.gpus {learner.gpus} = {wanted:g} GPUs, but {where} has "
-        f"{there:g} (set --rollout.gpus, --rollout.workers or --learner.gpus)"
-    )
-
-
-def _connect() -> None:
-    # Errors of actors come back as exceptions; the rest of their output stays in Ray's log folder, out of the way of the progress bar.
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if any(name in os.environ for name in CLUSTER):
-        try:
-            ray.init(**quiet)  # an existing cluster refuses resource counts
-        except ConnectionError as error:
-            address = os.environ.get("RAY_ADDRESS", "its own cluster")
-            raise ConfigError(f"no Ray cluster answers at {address} (start one, or unset RAY_ADDRESS): {error}") from error
-        return
-    # One CPU, because our actors claim none and Ray would start an idle process for every CPU it is told of.
-    ray.init(address="local", num_cpus=1, include_dashboard=False, **quiet)
 
 
 def actor_env(threads: int) -> dict[str, str]:

@@ -12,7 +12,8 @@ import ray
 
 from pararl import sync
 from pararl.config import Config
-from pararl.rollout.actors import Actors
+from pararl.rollout.actors import Actors, Call
+from pararl.rollout.waiting import Limit
 from pararl.rollout.workers import Request, RolloutWorker, WorkerSettings, rollout_seed
 from pararl.sync import AdapterBuffer
 from pararl.types import Prompt, Receipt, Rollout
@@ -124,7 +125,8 @@ class RayFleet(Fleet):
         super().__init__(config)
         rollout, settings = config.rollout, WorkerSettings.of(config)
         named = [(name, (settings, name)) for name in (f"rollout-{i}" for i in range(rollout.workers))]
-        self.actors = Actors(RolloutWorker, named, threads=rollout.threads, gpus=rollout.gpus)
+        self.limit = Limit(config.run.timeout, "run.timeout")
+        self.actors = Actors(RolloutWorker, named, self.limit, threads=rollout.threads, gpus=rollout.gpus)
 
     def ready(self) -> None:
         self.actors.ready()
@@ -133,9 +135,9 @@ class RayFleet(Fleet):
         self.actors.close()
 
     def _run(self, calls: list[tuple[Any, ...]]) -> Iterator[tuple[int, list[Rollout]]]:
-        return self.actors.whoever_is_free("sampling rollouts failed", "generate", calls)
+        return self.actors.whoever_is_free([Call("generate", call, f"sample {len(call[0])} rollouts", self.limit) for call in calls])
 
     def _load(self, adapter: AdapterBuffer) -> tuple[list[str], Any, list[Receipt]]:
         # Once into the object store; workers on the same machine read it where it lies.
         ref = ray.put(adapter)
-        return self.actors.names, ref, self.actors.every("did not load the adapter", "load", ref)
+        return self.actors.names, ref, self.actors.every(Call("load", (ref,), "load the adapter", self.limit))

@@ -5,9 +5,10 @@ from collections.abc import Iterable, Sequence
 from itertools import tee
 
 from pararl.config import Config
-from pararl.rollout.actors import Actors
+from pararl.rollout.actors import Actors, Call
 from pararl.rollout.fleet import Chunk
 from pararl.rollout.reward_worker import RewardWorker, reward_calls
+from pararl.rollout.waiting import Limit
 from pararl.types import Judgement, Rollout
 from rewards import names
 
@@ -75,9 +76,11 @@ class RayRewardWorkers(RewardWorkers):
     def __init__(self, config: Config) -> None:
         """Start the actors; ``ready`` waits for them."""
         super().__init__(config.reward.workers)
+        self.limit, self.chunk = Limit(config.reward.timeout, "reward.timeout"), config.rollout.chunk
         # Absolute, because actors run in folders of their own.
-        named = (f"reward {config.reward.name!r}", (names.absolute(config.reward.name),))
-        self.actors = Actors(RewardWorker, [named] * self.workers, threads=1)
+        name, start = names.absolute(config.reward.name), Limit(config.run.timeout, "run.timeout")
+        which = [f", worker {worker} of {self.workers}" if self.workers > 1 else "" for worker in range(1, self.workers + 1)]
+        self.actors = Actors(RewardWorker, [(f"reward {config.reward.name!r}{worker}", (name,)) for worker in which], start, threads=1)
 
     def ready(self) -> None:
         self.actors.ready()
@@ -86,4 +89,9 @@ class RayRewardWorkers(RewardWorkers):
         self.actors.close()
 
     def _run(self, chunks: Iterable[list[Rollout]]) -> list[list[Judgement]]:
-        return self.actors.in_turn("scoring failed", "score", ((rollouts,) for rollouts in chunks))
+        return self.actors.in_turn(self._scoring(rollouts) for rollouts in chunks)
+
+    def _scoring(self, rollouts: list[Rollout]) -> Call:
+        """Evaluations give every worker its share at once, which may be several chunks long."""
+        limit = self.limit.times(-(-len(rollouts) // self.chunk))
+        return Call("score", (rollouts,), f"score {len(rollouts)} rollouts", limit)

@@ -65,7 +65,8 @@ def test_a_reward_that_fails_ends_the_run_with_one_line_and_keeps_it(tmp_path: P
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (("--rollout.gpus", "64"), "--learner.gpus"),
+        (("--rollout.workers", "64", "--rollout.gpus", "1"), "--learner.gpus"),
+        (("--rollout.gpus", "64"), "rollout.gpus"),
         (("--track.mode", "online"), "wandb login"),
         (("--reward.name", "nobody:reward"), "'nobody'"),
         (("--reward.name", "mine:gone"), "'gone'"),
@@ -74,7 +75,7 @@ def test_a_reward_that_fails_ends_the_run_with_one_line_and_keeps_it(tmp_path: P
     ],
 )
 def test_what_is_lacking_is_told_in_one_line_before_ray_starts_or_a_folder_is_made(
-    options: tuple[str, str], told: str, tmp_path: Path
+    options: tuple[str, ...], told: str, tmp_path: Path
 ) -> None:
     (tmp_path / "mine.py").write_text(REWARD)
     (tmp_path / "mine_too.py").write_text("import nothing_of_that_name\n")

@@ -146,7 +146,9 @@ def test_saved_settings_read_back_equal(elsewhere: Path) -> None:
 def test_resume_takes_the_saved_settings_and_refuses_others(complaint: Complaint, elsewhere: Path) -> None:
     config = cli.parse(["--learner.lr", "3e-4", "--run.name", "first"]).config
     cli.save(config, elsewhere / "outputs" / "moved" / "config.yaml")
-    invocation = cli.parse(["--resume", "outputs/moved", "--track.mode", "disabled", "--learner.lr", "3e-4"])
+    free = ["--track.mode", "disabled", "--reward.timeout", "5", "--run.timeout", "0"]
+    invocation = cli.parse(["--resume", "outputs/moved", *free, "--learner.lr", "3e-4"])
+    assert (invocation.config.reward.timeout, invocation.config.run.timeout) == (5.0, 0.0)
     assert invocation.resume == Path("outputs/moved") and invocation.config.learner.lr == 3e-4
     assert (invocation.config.run.dir, invocation.config.run.name, invocation.config.track.mode) == ("outputs", "moved", "disabled")
     assert all(word in complaint(["--resume", "outputs/moved", "--learner.lr", "0.1"]) for word in ("learner.lr", "0.0003", "0.1"))

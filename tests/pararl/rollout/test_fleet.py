@@ -15,8 +15,9 @@ import torch
 
 from pararl import scenes, sync
 from pararl.config import Config, changed
-from pararl.rollout.actors import Actors
+from pararl.rollout.actors import Actors, Call
 from pararl.rollout.fleet import Fleet, LocalFleet, RayFleet, chunks_of, in_order, requests_of
+from pararl.rollout.waiting import Limit
 from pararl.rollout.workers import rollout_seed
 from pararl.sync import AdapterBuffer, SyncError
 from pararl.types import Prompt, Rollout
@@ -27,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[3]
 SAMPLING = Sampling(steps=4, recorded=2)
 PROMPTS = [scenes.prompt("train", 0), scenes.prompt("id", 1, task="interleaved"), scenes.prompt("train", 2)]
 GROUP = 5
+LIMIT = Limit(120.0, "run.timeout")
 
 
 @pytest.fixture(scope="module")
@@ -185,35 +187,39 @@ def helpers(ray_cluster: None) -> Iterator[Actors]:
             time.sleep(seconds)
             return os.getpid()
 
-    started = Actors(Helper, [("one", ()), ("two", ())], threads=3)
+    started = Actors(Helper, [("one", ()), ("two", ())], LIMIT, threads=3)
     started.ready()
     yield started
     started.close()
 
 
+def work(seconds: float) -> Call:
+    return Call("work", (seconds,), "work", LIMIT)
+
+
 def test_a_worker_that_is_free_takes_the_next_call(helpers: Actors) -> None:
-    pids = helpers.every("did not work", "work", 0.0)
-    done = list(helpers.whoever_is_free("working failed", "work", [(s,) for s in (3.0, 0.0, 0.0, 0.0, 0.0)]))
+    pids = helpers.every(work(0.0))
+    done = list(helpers.whoever_is_free(map(work, (3.0, 0.0, 0.0, 0.0, 0.0))))
     slow = done[-1][1]
     (quick,) = set(pids) - {slow}
     assert done == [(1, quick), (2, quick), (3, quick), (4, quick), (0, slow)]
 
 
 def test_calls_in_turn_keep_their_order_whoever_is_slow(helpers: Actors) -> None:
-    first, second = helpers.every("did not work", "work", 0.0)
-    assert helpers.in_turn("working failed", "work", [(0.5,), (0.0,), (0.0,)]) == [first, second, first]
+    first, second = helpers.every(work(0.0))
+    assert helpers.in_turn(map(work, (0.5, 0.0, 0.0))) == [first, second, first]
 
 
 def test_an_error_names_the_actor_and_the_others_are_waited_for(helpers: Actors) -> None:
-    with pytest.raises(RuntimeError, match=telling("one cannot work", "ValueError", "sleep length")):
-        helpers.every("cannot work", "work", -1.0)
-    with pytest.raises(RuntimeError, match=telling("working failed", "ValueError", "sleep length")):
-        list(helpers.whoever_is_free("working failed", "work", [(0.0,), (-1.0,), (0.0,)]))
-    assert len(set(helpers.every("did not work", "work", 0.0))) == 2, "both live on"
+    with pytest.raises(RuntimeError, match=telling("one could not work", "ValueError", "sleep length")):
+        helpers.every(work(-1.0))
+    with pytest.raises(RuntimeError, match=telling("could not work", "ValueError", "sleep length")):
+        list(helpers.whoever_is_free(map(work, (0.0, -1.0, 0.0))))
+    assert len(set(helpers.every(work(0.0)))) == 2, "both live on"
 
 
 def test_actors_get_their_threads_their_allocator_and_our_packages(helpers: Actors) -> None:
-    seen = helpers.every("did not tell", "environment")[0]
+    seen = helpers.every(Call("environment", (), "tell", LIMIT))[0]
     assert {seen[f"{name}_NUM_THREADS"] for name in ("OMP", "MKL", "OPENBLAS")} == {"3"}
     assert seen["MALLOC_MMAP_MAX_"] == "0" and int(seen["MALLOC_TRIM_THRESHOLD_"]) == 100_000_000_000
     assert int(seen["MALLOC_TOP_PAD_"]) == 1_000_000_000 and seen["TOKENIZERS_PARALLELISM"] == "false"
@@ -223,7 +229,7 @@ def test_actors_get_their_threads_their_allocator_and_our_packages(helpers: Acto
 JOIN = """
 import ray
 from pararl.config import Config
-from pararl.rollout.actors import start_ray
+from pararl.rollout.cluster import start_ray
 start_ray(Config())
 print("gcs", ray.get_runtime_context().gcs_address, "cpus", int(ray.cluster_resources()["CPU"]))
 """
