@@ -7,14 +7,13 @@ import datasets
 import numpy as np
 import pytest
 from PIL import Image
-from tokenizers import Tokenizer
-from tokenizers.models import BPE
 
 import policies
 from pararl import scenes
-from pararl.data.prompts import read_prompts, unfit
+from pararl.config import ConfigError
+from pararl.data.fits import Texts
+from pararl.data.prompts import read_prompts
 from pararl.types import KINDS, Prompt
-from policies import Policy
 
 # The form of GenEval's evaluation_metadata.jsonl: nothing but tag, include, exclude and prompt.
 GENEVAL = [
@@ -55,7 +54,7 @@ def test_a_file_from_windows_is_read_and_one_in_another_encoding_is_told_with_it
     place.write_bytes(b"\xef\xbb\xbf" + b"\r\n".join(json.dumps(row).encode() for row in GENEVAL) + b"\r\n")
     assert [p.text for p in read_prompts(str(place))] == ["two circles", "a red cross left of a square"]
     place.write_bytes(json.dumps(GENEVAL[0]).encode("utf-16"))
-    with pytest.raises(ValueError, match=r"own\.jsonl, line 1 is not UTF-8.*save it as UTF-8"):
+    with pytest.raises(ValueError, match=r"own\.jsonl, line 1: not UTF-8 \(UTF-16, it seems\); save the file as UTF-8"):
         read_prompts(str(place))
 
 
@@ -114,14 +113,14 @@ def test_a_bad_record_is_named_with_its_line(tmp_path: Path, row: object, told: 
 
 
 def test_what_is_not_there_or_holds_nothing_is_told(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no file .*gone\.jsonl"):
+    with pytest.raises(ConfigError, match=r"no file .*gone\.jsonl"):
         read_prompts(str(tmp_path / "gone.jsonl"))
-    with pytest.raises(FileNotFoundError, match=r"is no \.jsonl"):
+    with pytest.raises(ConfigError, match=r"is no \.jsonl"):
         read_prompts("gone")
     with pytest.raises(ValueError, match="holds no prompt"):
         read_prompts(lines(tmp_path / "empty.jsonl", []))
     (tmp_path / "broken.jsonl").write_text("{\n")
-    with pytest.raises(ValueError, match="line 1 is not JSON"):
+    with pytest.raises(ValueError, match="line 1: not JSON"):
         read_prompts(str(tmp_path / "broken.jsonl"))
 
 
@@ -129,23 +128,8 @@ def test_specs_of_other_worlds_are_left_to_other_rewards(tmp_path: Path) -> None
     clock = {"tag": "counting", "include": [{"class": "clock", "count": 2}], "prompt": "a photo of two clocks"}
     (prompt,) = read_prompts(lines(tmp_path / "own.jsonl", [clock]), reward="mine:judge")
     assert prompt.spec["include"] == clock["include"]
-    (told,) = unfit([prompt], policies.CHECKPOINTS / "scenes-mmada")
-    assert told == "prompt prompt-1: the vocabulary of scenes-mmada has no 'photo', 'clocks'"
-
-
-def test_texts_too_long_and_images_of_another_size_are_told_before_anything_starts(tmp_path: Path) -> None:
-    directory = policies.CHECKPOINTS / "scenes-mmada"
-    black = np.zeros((32, 32, 3), np.uint8)
-    fits = [Prompt("a", "t2i", "red " * 32), Prompt("b", "i2t", "red " * 31, image=black), Prompt("c", "edit", "red", image=black)]
-    assert unfit(fits, directory) == []
-    policy = policies.load(directory)
-    assert isinstance(policy, Policy)
-    policy.layout.canvas(fits[:1]), policy.layout.canvas(fits[1:2])
-    misfits = [Prompt("a", "t2i", "red " * 33), Prompt("b", "i2t", "red " * 32, image=black), Prompt("c", "edit", "red", image=black[:16])]
-    assert [line.split(":")[0].split(" has")[0] for line in unfit(misfits, directory)] == ["prompt a", "prompt b", "prompt c"]
-    for prompt in misfits:
-        with pytest.raises(ValueError, match=f"prompt {prompt.id}"):
-            policy.layout.canvas([prompt])
+    with pytest.raises(ValueError, match="prompt prompt-1: the vocabulary of scenes-mmada has no 'photo', 'clocks'"):
+        Texts(policies.CHECKPOINTS / "scenes-mmada").check(prompt)
 
 
 def test_values_that_are_not_json_are_refused_while_reading(tmp_path: Path) -> None:
@@ -155,39 +139,3 @@ def test_values_that_are_not_json_are_refused_while_reading(tmp_path: Path) -> N
     data.to_parquet(str(tmp_path / "own.parquet"))
     with pytest.raises(ValueError, match="row 0: a record may hold JSON values only"):
         read_prompts(str(tmp_path / "own.parquet"), reward="mine:judge")
-
-
-def test_the_length_of_a_prompt_is_what_show_o2_reads_its_text_and_its_dialogue_apart(tmp_path: Path) -> None:
-    """A tokenizer that joins the mark at the text's end with the line break behind it counts one token less."""
-    bpe = Tokenizer(BPE({"a": 0, "?": 1, "\n": 2, "?\n": 3}, [("?", "\n")]))
-    bpe.save(str(tmp_path / "tokenizer.json"))
-    (tmp_path / "image_tokenizer").mkdir()
-    vae = {"model_type": "continuous_vae", "encoder": {"ch_mult": [1]}, "decoder": {"ch": 1, "ch_mult": [1]}}
-    told = {}
-    for family in ("showo2", "mmada"):
-        settings = {"grid": [1, 1], "dialogue": "{text}\n", "prompt_tokens": 2}
-        for name, content in (
-            ("policy.json", {"family": family, "settings": settings}),
-            ("tokenizer_config.json", {}),
-            ("config.json", {"patch_size": 1}),
-            ("image_tokenizer/config.json", vae),
-        ):
-            (tmp_path / name).write_text(json.dumps(content))
-        told[family] = unfit([Prompt("p", "i2t", "a?", image=np.zeros((1, 1, 3), np.uint8))], tmp_path)
-    assert told["mmada"] == [] and "prompt p has 3 tokens, more than the 2" in told["showo2"][0]
-
-
-def test_the_length_of_a_prompt_that_is_a_message_is_that_with_its_system_message(tmp_path: Path) -> None:
-    Tokenizer(BPE({"a": 0, "b": 1}, [])).save(str(tmp_path / "tokenizer.json"))
-    (tmp_path / "image_tokenizer").mkdir()
-    settings = {"grid": [1, 1], "dialogue": "{system}{text}", "prompt_tokens": 3, "system_new": "b", "system_edit": "bb"}
-    for name, content in (
-        ("policy.json", {"family": "mmada_parallel_a", "settings": settings}),
-        ("tokenizer_config.json", {}),
-        ("image_tokenizer/config.json", {"_class_name": "VQModel", "block_out_channels": [1], "num_vq_embeddings": 1}),
-    ):
-        (tmp_path / name).write_text(json.dumps(content))
-    shown = np.zeros((1, 1, 3), np.uint8)
-    assert unfit([Prompt("p", "t2i", "aa"), Prompt("q", "edit", "a", image=shown)], tmp_path) == []
-    told = unfit([Prompt("p", "t2i", "aaa"), Prompt("q", "edit", "aa", image=shown)], tmp_path)
-    assert [line.partition(",")[0] for line in told] == ["prompt p has 4 tokens", "prompt q has 4 tokens"]
