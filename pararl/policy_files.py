@@ -6,8 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pararl.config import ConfigError
+from pararl.config import Config, ConfigError
 from pararl.releases import RELEASES, release_of
+
+EMBEDDED = Path(__file__).resolve().parents[1] / "policies" / "checkpoints"
+"""One folder per embedded policy. Looked up as files, because importing ``policies`` would load torch."""
+
+
+def policy_directory(config: Config) -> Path:
+    """Where the policy's files lie."""
+    return Path(config.policy.name) if Path(config.policy.name).is_dir() else EMBEDDED / config.policy.name
 
 
 def settings_of(name: str, directory: Path) -> Mapping[str, Any] | None:

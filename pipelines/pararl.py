@@ -12,12 +12,12 @@ if not (__package__ or sys.flags.safe_path):
 from typing import TYPE_CHECKING
 
 from pararl.cli.parse import fail, parse
-from pararl.cli.validation import policy_directory
 from pararl.config import Arm, Config, ConfigError
 from pararl.plan.gpus import gpu
 from pararl.plan.plan import Plan, refusal
 from pararl.plan.shapes import shape_of
 from pararl.plan.text import describe
+from pararl.policy_files import policy_directory
 
 if TYPE_CHECKING:
     from pararl.evaluation.summary import ArmResult

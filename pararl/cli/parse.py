@@ -143,7 +143,8 @@ def _invocation(argv: list[str], default: Path | None) -> Invocation:
         parser.set_defaults(flat(config))
         parser.print_help()
         raise SystemExit(0)
-    validate(config, files=plan is None)
+    for told in validate(config, files=plan is None):
+        note(told)
     if resume:
         _same_run(base, config, resume)
         return Invocation(config, resume.name, resume, plan)

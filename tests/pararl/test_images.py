@@ -236,6 +236,6 @@ def test_padding_shows_all_of_a_picture_on_white() -> None:
 
 def test_a_picture_of_the_right_size_is_left_as_it_is_and_another_is_refused() -> None:
     for how in ("refuse", "crop", "pad"):
-        assert fitted(PIXELS_RGB, (20, 30), how) is PIXELS_RGB  # type: ignore[arg-type]
+        assert fitted(PIXELS_RGB, (20, 30), how) is PIXELS_RGB
     with pytest.raises(ValueError, match=r"\[20, 30\] pixels, \[30, 20\] are read .*curriculum.image_fit"):
         fitted(PIXELS_RGB, (30, 20), "refuse")
