@@ -92,7 +92,11 @@ class CurriculumConfig:
     canaries: tuple[str, ...] = ()
     """Tags of prompts that are never trained on, only measured (split canary), to show forgetting."""
     file: str = ""
-    """The user's prompts in place of the scene world's: FILE.jsonl in GenEval's format, or a data set; see pararl/data/prompts.py."""
+    """The user's prompts in place of the scene world's: FILE.jsonl in GenEval's or TRL's format, or a data set; see
+    docs/prompts_and_rewards.md."""
+    image_fit: Literal["refuse", "crop", "pad"] = "refuse"
+    """What becomes of pictures of another size than the policy's, in `curriculum.file` and `eval.file`. refuse: they are an error. crop:
+    the middle of the policy's shape is taken and resized. pad: the whole is resized, and white is put around it."""
     rest: bool = True
     """Whether a prompt of `curriculum.file` sits out a pass after its group had no spread."""
 

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pararl.config import Config
 from pararl.readers import FileError, read_json, record_of, weight_files
-from pararl.releases import RELEASES, release_of
+from pararl.releases import EMBEDDED, RELEASES, release_of
 from pararl.types import TASKS
 
 REMEDY = "copy the policy again, or set --policy.name"
@@ -16,6 +17,11 @@ COUNTS = ("prompt_tokens", "text_tokens", "text_block", "answer_tokens", "answer
 
 IMAGE_WEIGHTS = ("model.safetensors", "pytorch_model.safetensors", "diffusion_pytorch_model.safetensors", "pytorch_model.bin")
 """What the weights of an image tokenizer are called, by us and by those who release them."""
+
+
+def policy_directory(config: Config) -> Path:
+    """Where the policy's files lie."""
+    return Path(config.policy.name) if Path(config.policy.name).is_dir() else EMBEDDED / config.policy.name
 
 
 def settings_of(name: str, directory: Path) -> Mapping[str, Any] | None:

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 from pararl.cli.help import CONFIGS
 from pararl.cli.parse import parse
-from pararl.cli.validation import policy_directory
 from pararl.config import Arm, Config
 from pararl.errors import fail, told
 from pararl.plan.gpus import gpu
 from pararl.plan.plan import Plan, refusal
 from pararl.plan.shapes import shape_of
 from pararl.plan.text import describe
+from pararl.policy_files import policy_directory
 from pararl.terminal import no_bars_in_logs
 
 if TYPE_CHECKING:

@@ -125,7 +125,8 @@ def _invocation(argv: list[str], default: Path | None) -> Invocation:
     if topic is not None:
         print(help_text(topic, program(), flat(config), {action.dest: action.help or "" for action in parser._actions}))
         raise SystemExit(0)
-    validate(config, files=plan is None)
+    for line in validate(config, files=plan is None):
+        note(line)
     if resume:
         _same_run(base, config, resume)
         return Invocation(config, resume.name, resume, plan)

@@ -1,30 +1,33 @@
 """What a configuration must satisfy, checked before a model is loaded or an actor started."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import rewards.names
+from pararl import policy_files
 from pararl.arms import ARM_SPECS
 from pararl.cli.arm_checks import arm_problems
 from pararl.cli.family_checks import family_problems
 from pararl.cli.trl_checks import trl_problems
-from pararl.config import ARMS, PER_ARM, Config, ConfigError, checking, flat, measuring
+from pararl.config import ARMS, PER_ARM, Config, ConfigError, flat, measuring
 from pararl.data.quotas import quotas, task_shares
 from pararl.plan.shapes import held_bytes
-from pararl.policy_files import check_files, family_of, settings_of
+from pararl.policy_files import check_files, family_of, policy_directory, settings_of
 from pararl.readers import FileError
 from pararl.releases import RELEASES, release_of
 from pararl.steps import CUTS, shared_steps
-from pararl.types import TASKS, Kind
+from pararl.types import TASKS, Kind, Prompt
 from policies.traits import ANSWERS, Traits, traits_of
+
+if TYPE_CHECKING:
+    from pararl.data.own import Key
 
 SPLITS = ("id", "ood_pair", "ood_rel", "ood_count", "ood_ops", "para", "canary")
 """The splits of the scene world (``pararl/scenes``) that a policy is measured on; all but the first and the last are held out. Kinds of
 prompts that have no such split are left out of it."""
-EMBEDDED = Path(__file__).resolve().parents[2] / "policies" / "checkpoints"
-"""One folder per embedded policy. Looked up as files, because importing ``policies`` would load torch."""
 
 Bound = tuple[str, Callable[[float], bool]]
 """A range in words, and whether a number lies in it."""
@@ -42,8 +45,6 @@ LONGEST_NAME = 255
 """Bytes of a name on the file systems in use. Where the folder above is not there yet, nothing says so until a run makes its own."""
 LONGEST_PATH = 4095
 """Bytes of a whole path."""
-READ = ("tokenizer.json", "tokenizer_config.json", "image_tokenizer/config.json")
-"""What is read of a policy to tell whether it can read the user's prompts."""
 BOUNDS: dict[str, Bound] = {
     "run.seed": _SEED,
     "run.updates": _AT_LEAST_1,
@@ -104,19 +105,21 @@ BOUNDS: dict[str, Bound] = {
 """The range of every number in the configuration."""
 
 
-def validate(config: Config, files: bool = True) -> None:
+def validate(config: Config, files: bool = True) -> list[str]:
     """Raise one ConfigError with everything in ``config`` that cannot be; loads and starts nothing.
 
-    ``files``: whether the user's prompt files are read as well.
+    ``files``: whether the user's prompt files are read as well. Returns what can be, but should be known.
     """
     values = flat(config)
     numbers = [_out_of_range(key, key, values[key]) for key in BOUNDS]
     problems = [problem for problem in numbers if problem] + _steps(config) + _lists(config) + _names(config) + _overrides(config)
     # One after the other: later checks compute with numbers and names that earlier ones have found sound.
     problems = problems or _curriculum(config) or arm_problems(config)
-    problems = problems or _policy(config) + (_files(config) if files else [])
-    if problems:
-        raise ConfigError("; ".join(problems))
+    problems = problems or _policy(config)
+    wrong, notes = _files(config) if files and not problems else ([], [])
+    if problems + wrong:
+        raise ConfigError("; ".join(problems + wrong))
+    return notes
 
 
 def _out_of_range(name: str, key: str, value: float) -> str | None:
@@ -190,7 +193,7 @@ def _names(config: Config) -> list[str]:
 
 def embedded_policies() -> list[str]:
     """The names of the policies that come with the program."""
-    return sorted(path.name for path in EMBEDDED.iterdir() if path.is_dir()) if EMBEDDED.is_dir() else []
+    return sorted(path.name for path in policy_files.EMBEDDED.iterdir() if path.is_dir()) if policy_files.EMBEDDED.is_dir() else []
 
 
 def _too_long(config: Config) -> list[str]:
@@ -331,54 +334,69 @@ def _one_dtype(config: Config) -> list[str]:
     ]
 
 
-def policy_directory(config: Config) -> Path:
-    """Where the policy's files lie."""
-    return Path(config.policy.name) if Path(config.policy.name).is_dir() else EMBEDDED / config.policy.name
+def _files(config: Config) -> tuple[list[str], list[str]]:
+    """What is wrong with the user's prompt files, and what should be known of them: read here, so that a bad line is told before any worker
+    starts."""
+    sources: dict[Key, str] = {"curriculum.file": config.curriculum.file, "eval.file": config.eval.file}
+    sources = {key: source for key, source in sources.items() if source}
+    if not sources:
+        return [], []
+    from pararl.data.fits import READ, Texts
+    from pararl.data.own import Own, in_both
 
-
-def _files(config: Config) -> list[str]:
-    """What is wrong with the user's prompt files: read here, so that a bad line is told before any worker starts."""
-    problems: list[str] = []
-    directory = policy_directory(config)
-    for key, source, kinds in (
-        ("curriculum.file", config.curriculum.file, quotas_of(config)),
-        # An evaluation takes what there is behind eval.first, but not nothing.
-        ("eval.file", config.eval.file, dict.fromkeys(task_shares(config.eval.tasks or config.curriculum.tasks), 1 + config.eval.first)),
-    ):
-        if not source:
-            continue
-        from pararl.data.prompts import paired, read_prompts, unfit
-
+    name, directory = config.policy.name, policy_directory(config)
+    # A release's tokenizer may still be on the hub; its vocabulary is open.
+    lacking = [] if release_of(name) else [part for part in READ if not (directory / part).is_file()]
+    texts = None
+    if not lacking and not release_of(name):
         try:
-            prompts = read_prompts(source, checking(config) if key == "curriculum.file" else measuring(config))
-        except (ValueError, OSError) as error:
+            check_files(name, directory)
+        except FileError as error:
+            return [f"policy.name: {error}"], []
+        texts = Texts(directory)
+    problems: list[str] = []
+    found: dict[str, list[Prompt]] = {}
+    for key in sources:
+        try:
+            found[key] = Own.of(config, key).prompts(texts)
+        except ConfigError as error:
             problems.append(f"{key}: {error}")
             continue
-        if key == "curriculum.file":
-            prompts = [prompt for prompt in prompts if prompt.spec.get("tag") not in config.curriculum.canaries]
-        for kind, count in kinds.items():
-            found = sum(prompt.kind == kind for prompt in prompts)
-            if found < count:
-                problems.append(
-                    f"{key}: {count} prompts of kind {kind} are wanted, {source} has {found} (set --{key} or --curriculum.tasks)"
-                )
-        pairing = [arm for arm in config.run.arms if ARM_SPECS[arm].paired]  # type: ignore[index]
-        if key == "curriculum.file" and pairing and (shared := len(paired(prompts)["t2i"])) < (wanted := config.rollout.prompts // 2):
+        problems += _too_few(config, key, found[key])
+    if lacking:
+        problems.append(f"policy.name: {directory} lacks {', '.join(lacking)}, which Policy.save writes (set --policy.name)")
+    both = in_both(*found.values()) if len(found) == 2 else []
+    if not both:
+        return problems, []
+    return problems, [
+        f"{len(both)} of the {len(found['eval.file'])} prompts in eval.file are in curriculum.file as well, first {both[0].id}: "
+        "measured on them, a policy is measured on what it was trained on"
+    ]
+
+
+def _too_few(config: Config, key: "Key", prompts: Sequence[Prompt]) -> list[str]:
+    """Kinds of prompts, or pairs of them, of which a file has fewer than a batch or an evaluation takes."""
+    if key == "curriculum.file":
+        source, kinds = config.curriculum.file, quotas_of(config)
+        prompts = [prompt for prompt in prompts if prompt.spec.get("tag") not in config.curriculum.canaries]
+    else:
+        measured = task_shares(config.eval.tasks or config.curriculum.tasks)
+        source, kinds = config.eval.file, dict.fromkeys(measured, 1 + config.eval.first)
+    counts = Counter(prompt.kind for prompt in prompts)
+    problems = [
+        f"{key}: {count} prompts of kind {kind} are wanted, {source} has {counts[kind]} (set --{key} or --curriculum.tasks)"
+        for kind, count in kinds.items()
+        if counts[kind] < count
+    ]
+    pairing = [arm for arm in config.run.arms if ARM_SPECS[arm].paired]  # type: ignore[index]
+    if key == "curriculum.file" and pairing:
+        from pararl.data.prompts import paired
+
+        if (shared := len(paired(prompts)["t2i"])) < (wanted := config.rollout.prompts // 2):
             problems.append(
                 f"{key}: arm {pairing[0]} wants {wanted} pairs of prompts of kinds i2t and t2i with the same id, {source} has {shared} "
                 f"(set --{key} or --run.arms)"
             )
-        # A release's tokenizer may still be on the hub; its vocabulary is open.
-        if release_of(config.policy.name):
-            continue
-        if lacking := [part for part in READ if not (directory / part).is_file()]:
-            return [*problems, f"policy.name: {directory} lacks {', '.join(lacking)}, which Policy.save writes (set --policy.name)"]
-        try:
-            check_files(config.policy.name, directory)
-        except FileError as error:
-            return [*problems, f"policy.name: {error}"]
-        if told := unfit(prompts, directory):
-            problems.append(f"{key}: {'; '.join(told[:3])}{f'; and {len(told) - 3} more' if len(told) > 3 else ''}")
     return problems
 
 

@@ -8,8 +8,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from pararl import scenes
-from pararl.config import Config, checking
-from pararl.data.prompts import paired, read_prompts
+from pararl.config import Config
+from pararl.data.own import Own
+from pararl.data.prompts import paired
 from pararl.data.quotas import PAIRED, quotas, task_shares
 from pararl.types import Kind, Prompt
 
@@ -142,7 +143,7 @@ class Curriculum:
             endless = EndlessPaired if pairs else Endless
             self.cursors = {kind: endless(kind, config.run.seed, c.canaries) for kind in self.shares}
             return
-        own = [p for p in read_prompts(c.file, checking(config)) if p.spec.get("tag") not in c.canaries]
+        own = [p for p in Own.of(config, "curriculum.file").prompts() if p.spec.get("tag") not in c.canaries]
         of_kind = paired(own) if pairs else {kind: [p for p in own if p.kind == kind] for kind in self.shares}
         # Pairs stay together: they are drawn in the same order, and neither side rests alone.
         self.cursors = {kind: Finite(of_kind[kind], config.run.seed, c.rest and not pairs) for kind in self.shares}

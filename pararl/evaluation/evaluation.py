@@ -10,8 +10,8 @@ from typing import TypeVar
 import numpy as np
 
 from pararl import scenes
-from pararl.config import Config, RolloutConfig, measuring
-from pararl.data.prompts import read_prompts
+from pararl.config import Config, RolloutConfig
+from pararl.data.own import Own
 from pararl.data.quotas import task_shares
 from pararl.evaluation.summary import Kinds, SplitResult, pooled
 from pararl.options import Sampling
@@ -97,7 +97,7 @@ def split_prompts(split: str, kind: Kind, count: int, config: Config) -> list[Pr
     """
     # The user's prompts have no held-out splits: all of them are the split id.
     if config.eval.file:
-        own = [p for p in _own_prompts(config.eval.file, measuring(config)) if p.kind == kind]
+        own = [p for p in _own_prompts(Own.of(config, "eval.file")) if p.kind == kind]
         return own[config.eval.first : config.eval.first + count] if split == "id" else []
     canaries = set(config.curriculum.canaries) & set(scenes.TAGS[kind])
     if split == CANARY:
@@ -120,8 +120,8 @@ def _first(count: int, split: str, kind: Kind, config: Config, tags: set[str]) -
 
 @cache
 # Every evaluation of a run asks for them, and pictures take time to read.
-def _own_prompts(file: str, reward: str) -> list[Prompt]:
-    return read_prompts(file, reward)
+def _own_prompts(source: Own) -> list[Prompt]:
+    return source.prompts()
 
 
 def eval_sampling(rollout: RolloutConfig) -> Sampling:

@@ -9,8 +9,8 @@ from pararl.cli.parse import as_dict
 from pararl.config import Config, changed, for_arm
 from pararl.evaluation.summary import ArmResult, BaseResult, SplitResult
 
-LEFT_OUT = {"run": ("dir", "name", "checkpoint_every")}
-"""Settings that say where a run lies, not what it does."""
+LEFT_OUT = {"run": ("dir", "name", "checkpoint_every", "patience", "timeout"), "reward": ("timeout",)}
+"""Settings that say where a run lies and when it gives up, not what it does."""
 
 
 def told(config: Config, arm: str, base: BaseResult, result: ArmResult, commit: str) -> Told:

@@ -14,6 +14,7 @@ import numpy as np
 from pararl.readers import parse_json, read_text
 from pararl.scenes.pixels import render
 from pararl.scenes.scoring import check_spec, input_scene
+from pararl.scenes.spec import check_keys
 from pararl.types import Prompt, Task
 
 _OWN = ("id", "task", "prompt", "split")
@@ -33,10 +34,11 @@ def _input_image(task: Task, spec: Mapping[str, Any]) -> np.ndarray | None:
     return None if scene is None else render(scene)
 
 
-def from_record(record: Any, default_id: str) -> Prompt:
+def from_record(record: Any, default_id: str, shared: bool = False) -> Prompt:
     """The prompt of one line. GenEval's own records lack id, task and split: they get ``default_id``, ``t2i`` and ``user``.
 
-    Raises ValueError when the record is not one of this world.
+    ``shared``: whether other rewards read the spec too, so that keys which are unknown here may be theirs. Raises ValueError when the
+    record is not one of this world.
     """
     if not isinstance(record, dict):
         raise ValueError(f"a record must be a JSON object, got {type(record).__name__}")
@@ -46,6 +48,8 @@ def from_record(record: Any, default_id: str) -> Prompt:
     if task not in get_args(Task):
         raise ValueError(f"unknown task {task!r}: use one of {', '.join(get_args(Task))}")
     spec = {key: value for key, value in record.items() if key not in _OWN}
+    if not shared:
+        check_keys(spec)
     check_spec(task, spec)
     return Prompt(str(record.get("id", default_id)), task, text, spec, str(record.get("split", "user")), _input_image(task, spec))
 

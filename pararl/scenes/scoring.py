@@ -10,6 +10,7 @@ from pararl.scenes.changes import Change, read_changes, read_source
 from pararl.scenes.edit_verify import UNREADABLE, Outcome, edit_atoms, edit_credit, judge
 from pararl.scenes.pixels import Parsed, parse
 from pararl.scenes.plans import blame, parse_plan
+from pararl.scenes.possible import check_possible
 from pararl.scenes.rewording import check_rewording, read_text
 from pararl.scenes.spec import read_spec
 from pararl.scenes.verify import align, verify, verify_plan
@@ -157,7 +158,7 @@ def read_answer(spec: Mapping[str, Any]) -> str:
 
 
 def check_spec(task: Task, spec: Mapping[str, Any]) -> None:
-    """Raise ValueError, naming the entry, when a spec is none that an output of that task can be scored by."""
+    """Raise ValueError, naming the entry, when no output of that task can be scored by a spec, or none could satisfy it."""
     source = input_scene(task, spec)
     if "answer" in spec and task in ("i2t", "t2t"):
         read_answer(spec)
@@ -166,7 +167,7 @@ def check_spec(task: Task, spec: Mapping[str, Any]) -> None:
     elif task in ("edit", "t2t") or "edit" in spec:
         read_changes(spec)
     elif source is None:
-        read_spec(spec)
+        check_possible(read_spec(spec))
 
 
 def input_scene(task: Task, spec: Mapping[str, Any]) -> Scene | None:

@@ -15,6 +15,11 @@ from pararl.scenes.grammar import Description, Group, Wording
 from pararl.scenes.words import NUMBERS, PLURALS, article, noun
 from pararl.scenes.world import COLOURS, RELATIONS, SHAPES
 
+KEYS = ("tag", "include", "exclude", "closed", "atoms", "edit", "source", "answer", "text")
+"""The keys of the specs of all tasks."""
+ENTRY_KEYS = ("class", "count", "color", "position")
+"""Those of an entry of ``include``; one of ``exclude`` has no position."""
+
 
 @dataclass(frozen=True, slots=True)
 class Include:
@@ -136,6 +141,12 @@ def read_spec(spec: Mapping[str, Any]) -> Requirement:
     )
 
 
+def check_keys(spec: Mapping[str, Any]) -> None:
+    """Raise ValueError for a key that no scorer of this world reads: it may be misspelt."""
+    if unknown := [key for key in spec if key not in KEYS]:
+        raise ValueError(f"unknown key {unknown[0]!r} in the spec; this world reads {', '.join(KEYS)}")
+
+
 def _asked(spec: Mapping[str, Any]) -> tuple[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]]:
     include, exclude = _entries(spec, "include"), _entries(spec, "exclude")
     if not include and not exclude:
@@ -151,6 +162,9 @@ def _entries(spec: Mapping[str, Any], key: str) -> Sequence[Mapping[str, Any]]:
 
 
 def _selector(entry: Mapping[str, Any], where: str) -> tuple[int, int | None, int]:
+    known = ENTRY_KEYS if where.startswith("include") else ENTRY_KEYS[:-1]
+    if unknown := [key for key in entry if key not in known]:
+        raise ValueError(f"spec {where}: unknown key {unknown[0]!r}; an entry has {', '.join(known)}")
     shape, colour = entry.get("class"), entry.get("color")
     if not isinstance(shape, str) or shape not in _SHAPE_INDEX:
         raise ValueError(f"spec {where}: unknown class {shape!r}; this world has {', '.join(SHAPES)}")

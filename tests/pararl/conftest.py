@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from pararl import policy_files
 from pararl.cli import parse as cli
-from pararl.cli import validation
 
 Complaint = Callable[[list[str]], str]
 
@@ -18,7 +18,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "checkpoints" / "scenes-mmada").mkdir(parents=True)
     settings = {"family": "mmada", "settings": {"text_tokens": 24, "text_block": 12}}
     (tmp_path / "checkpoints" / "scenes-mmada" / "policy.json").write_text(json.dumps(settings))
-    monkeypatch.setattr(validation, "EMBEDDED", tmp_path / "checkpoints")
+    monkeypatch.setattr(policy_files, "EMBEDDED", tmp_path / "checkpoints")
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pararl import policy_files
 from pararl.cli import parse as cli
-from pararl.cli import validation
 from pararl.config import SETTINGS, Config, ConfigError, arm_defaults, changed, for_arm
 from tests.pararl.conftest import Complaint, written
 
@@ -220,7 +220,7 @@ def test_a_configuration_that_is_not_there_is_told_with_those_that_are(complaint
 @pytest.fixture
 def shipped(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The configurations, beside the policies that they name."""
-    monkeypatch.setattr(validation, "EMBEDDED", ROOT / "policies" / "checkpoints")
+    monkeypatch.setattr(policy_files, "EMBEDDED", ROOT / "policies" / "checkpoints")
     return sorted((ROOT / "pipelines" / "configs").glob("*.yaml"))
 
 

@@ -1,21 +1,19 @@
 """The user's prompts: the same records from JSON lines and from data sets, and one clear error for what cannot be."""
 
 import json
-import re
 from pathlib import Path
 
 import datasets
 import numpy as np
 import pytest
 from PIL import Image
-from tokenizers import Tokenizer
-from tokenizers.models import BPE
 
 import policies
 from pararl import scenes
-from pararl.data.prompts import read_prompts, unfit
+from pararl.config import ConfigError
+from pararl.data.fits import Texts
+from pararl.data.prompts import read_prompts
 from pararl.types import KINDS, Prompt
-from policies import Policy
 from tests.wording import telling
 
 # The form of GenEval's evaluation_metadata.jsonl: nothing but tag, include, exclude and prompt.
@@ -116,9 +114,9 @@ def test_a_bad_record_is_named_with_its_line(tmp_path: Path, row: object, told: 
 
 
 def test_what_is_not_there_or_holds_nothing_is_told(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=telling(tmp_path / "gone.jsonl")):
+    with pytest.raises(ConfigError, match=telling(tmp_path / "gone.jsonl")):
         read_prompts(str(tmp_path / "gone.jsonl"))
-    with pytest.raises(FileNotFoundError, match=telling("gone", ".jsonl")):
+    with pytest.raises(ConfigError, match=telling("gone", ".jsonl")):
         read_prompts("gone")
     with pytest.raises(ValueError, match=telling("empty.jsonl")):
         read_prompts(lines(tmp_path / "empty.jsonl", []))
@@ -131,23 +129,8 @@ def test_specs_of_other_worlds_are_left_to_other_rewards(tmp_path: Path) -> None
     clock = {"tag": "counting", "include": [{"class": "clock", "count": 2}], "prompt": "a photo of two clocks"}
     (prompt,) = read_prompts(lines(tmp_path / "own.jsonl", [clock]), reward="mine:judge")
     assert prompt.spec["include"] == clock["include"]
-    (told,) = unfit([prompt], policies.CHECKPOINTS / "scenes-mmada")
-    assert told == "prompt prompt-1: the vocabulary of scenes-mmada has no 'photo', 'clocks'"
-
-
-def test_texts_too_long_and_images_of_another_size_are_told_before_anything_starts(tmp_path: Path) -> None:
-    directory = policies.CHECKPOINTS / "scenes-mmada"
-    black = np.zeros((32, 32, 3), np.uint8)
-    fits = [Prompt("a", "t2i", "red " * 32), Prompt("b", "i2t", "red " * 31, image=black), Prompt("c", "edit", "red", image=black)]
-    assert unfit(fits, directory) == []
-    policy = policies.load(directory)
-    assert isinstance(policy, Policy)
-    policy.layout.canvas(fits[:1]), policy.layout.canvas(fits[1:2])
-    misfits = [Prompt("a", "t2i", "red " * 33), Prompt("b", "i2t", "red " * 32, image=black), Prompt("c", "edit", "red", image=black[:16])]
-    assert [bool(re.search(telling(p.id), line)) for p, line in zip(misfits, unfit(misfits, directory), strict=True)] == [True] * 3
-    for prompt in misfits:
-        with pytest.raises(ValueError, match=telling(prompt.id)):
-            policy.layout.canvas([prompt])
+    with pytest.raises(ValueError, match="prompt prompt-1: the vocabulary of scenes-mmada has no 'photo', 'clocks'"):
+        Texts(policies.CHECKPOINTS / "scenes-mmada").check(prompt)
 
 
 def test_values_that_are_not_json_are_refused_while_reading(tmp_path: Path) -> None:
@@ -157,39 +140,3 @@ def test_values_that_are_not_json_are_refused_while_reading(tmp_path: Path) -> N
     data.to_parquet(str(tmp_path / "own.parquet"))
     with pytest.raises(ValueError, match=telling("row 0")):
         read_prompts(str(tmp_path / "own.parquet"), reward="mine:judge")
-
-
-def test_the_length_of_a_prompt_is_what_show_o2_reads_its_text_and_its_dialogue_apart(tmp_path: Path) -> None:
-    """A tokenizer that joins the mark at the text's end with the line break behind it counts one token less."""
-    bpe = Tokenizer(BPE({"a": 0, "?": 1, "\n": 2, "?\n": 3}, [("?", "\n")]))
-    bpe.save(str(tmp_path / "tokenizer.json"))
-    (tmp_path / "image_tokenizer").mkdir()
-    vae = {"model_type": "continuous_vae", "encoder": {"ch_mult": [1]}, "decoder": {"ch": 1, "ch_mult": [1]}}
-    told = {}
-    for family in ("showo2", "mmada"):
-        settings = {"grid": [1, 1], "dialogue": "{text}\n", "prompt_tokens": 2}
-        for name, content in (
-            ("policy.json", {"family": family, "settings": settings}),
-            ("tokenizer_config.json", {}),
-            ("config.json", {"patch_size": 1}),
-            ("image_tokenizer/config.json", vae),
-        ):
-            (tmp_path / name).write_text(json.dumps(content))
-        told[family] = unfit([Prompt("p", "i2t", "a?", image=np.zeros((1, 1, 3), np.uint8))], tmp_path)
-    assert told["mmada"] == [] and re.search(telling("p", 3, 2), told["showo2"][0])
-
-
-def test_the_length_of_a_prompt_that_is_a_message_is_that_with_its_system_message(tmp_path: Path) -> None:
-    Tokenizer(BPE({"a": 0, "b": 1}, [])).save(str(tmp_path / "tokenizer.json"))
-    (tmp_path / "image_tokenizer").mkdir()
-    settings = {"grid": [1, 1], "dialogue": "{system}{text}", "prompt_tokens": 3, "system_new": "b", "system_edit": "bb"}
-    for name, content in (
-        ("policy.json", {"family": "mmada_parallel_a", "settings": settings}),
-        ("tokenizer_config.json", {}),
-        ("image_tokenizer/config.json", {"_class_name": "VQModel", "block_out_channels": [1], "num_vq_embeddings": 1}),
-    ):
-        (tmp_path / name).write_text(json.dumps(content))
-    shown = np.zeros((1, 1, 3), np.uint8)
-    assert unfit([Prompt("p", "t2i", "aa"), Prompt("q", "edit", "a", image=shown)], tmp_path) == []
-    told = unfit([Prompt("p", "t2i", "aaa"), Prompt("q", "edit", "aa", image=shown)], tmp_path)
-    assert [bool(re.search(telling(name, 4, 3), line)) for name, line in zip("pq", told, strict=True)] == [True, True]

@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 import shutil
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import torch
 import policies
 from pararl import adapter
 from pararl.config import ConfigError
-from pararl.data.prompts import unfit
+from pararl.data.fits import Texts, image_size
 from pararl.plan.shapes import ModelShape, held_bytes, shape_of
 from pararl.policy_files import image_shape
 from pararl.releases import RELEASES, release_of
@@ -143,9 +142,8 @@ def test_a_saved_policy_of_the_parallel_a_family_is_read_like_any_other(tmp_path
         )
         assert weights <= shape.image_weights < 1.2 * weights
     side = 32 * policy.layout.images.module.factor
-    sizes = [np.zeros((n, n, 3), np.uint8) for n in (side, side + 1)]
-    prompts = [Prompt(f"{len(image)}", "edit", "w5 w6", image=image) for image in sizes]
-    assert unfit(prompts, saved) == [f"prompt {side + 1}: its image has [{side + 1}, {side + 1}] pixels, saved reads [{side}, {side}]"]
+    assert image_size(str(saved), saved) == image_size(str(copy), copy) == (side, side)
+    Texts(saved).check(Prompt("p", "edit", "w5 w6", image=np.zeros((side, side, 3), np.uint8)))
 
 
 def test_a_magvitv2_whose_configuration_names_no_sizes_is_the_released_one(tmp_path: Path) -> None:
@@ -182,11 +180,13 @@ def test_prompts_that_a_saved_showo_does_not_read_are_told(name: str, side: int,
     read = most
     while try_prefix(policy, Prompt("x", "i2t", "w5 " * read, image=shown), [0]) is None:
         read -= 1
-    fits = [Prompt("a", "t2i", "w5 " * most), Prompt("b", "i2t", "w5 " * read, image=shown)]
-    assert unfit(fits, saved) == []
-    misfits = [Prompt("a", "t2i", "w5 " * (most + 1)), Prompt("b", "i2t", "w5 " * (read + 1), image=shown[:-1])]
-    tokens = [("a", most + 1, most, "saved"), ("b", most + 1, most, "saved"), ("b", f"[{side - 1}, {side}]", f"[{side}, {side}]", "saved")]
-    assert [bool(re.search(telling(*wanted), line)) for wanted, line in zip(tokens, unfit(misfits, saved), strict=True)] == [True] * 3
+    assert image_size(str(saved), saved) == image_size(f"showlab/{name}", Path("not there")) == (side, side)
+    texts = Texts(saved)
+    texts.check(Prompt("a", "t2i", "w5 " * most))
+    texts.check(Prompt("b", "i2t", "w5 " * read, image=shown))
+    for prompt in (Prompt("a", "t2i", "w5 " * (most + 1)), Prompt("b", "i2t", "w5 " * (read + 1), image=shown)):
+        with pytest.raises(ValueError, match=f"prompt {prompt.id} has {most + 1} tokens, more than the {most} that saved reads"):
+            texts.check(prompt)
 
 
 @pytest.mark.parametrize("name", ["scenes-showo", "showlab/show-o-512x512", "showlab/show-o2-7B@0123abc"])
