@@ -64,27 +64,3 @@ def write_jsonl(path: str | Path, prompts: Iterable[Prompt]) -> None:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
-
-
-def read_jsonl(path: str | Path) -> list[Prompt]:
-    """The prompts of a file; empty lines are skipped.
-
-    Raises ValueError that names file and line for a bad record or a second prompt of the same id. No prompt at all is a ValueError too.
-    """
-    prompts: list[Prompt] = []
-    lines: dict[str, int] = {}
-    with Path(path).open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                prompt = from_record(json.loads(line), default_id=f"line-{number}")
-            except ValueError as error:
-                raise ValueError(f"{path}, line {number}: {error}") from error
-            if prompt.id in lines:
-                raise ValueError(f"{path}, line {number}: id {prompt.id!r} was already used in line {lines[prompt.id]}")
-            lines[prompt.id] = number
-            prompts.append(prompt)
-    if not prompts:
-        raise ValueError(f"{path} holds no prompt")
-    return prompts

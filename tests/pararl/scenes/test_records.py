@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from pararl import scenes
+from pararl.data.prompts import read_prompts
 from pararl.types import Task
 
 ROOT = Path(__file__).parents[3]
@@ -21,7 +22,7 @@ GENEVAL = (
 def test_prompts_of_every_split_round_trip(tmp_path: Path) -> None:
     prompts = [scenes.prompt(split, index, 4, ("t2i", "interleaved")[index % 2]) for split in scenes.SPLITS for index in range(60)]
     scenes.write_jsonl(tmp_path / "prompts.jsonl", prompts)
-    assert scenes.read_jsonl(tmp_path / "prompts.jsonl") == prompts
+    assert read_prompts(str(tmp_path / "prompts.jsonl")) == prompts
     assert [path.name for path in tmp_path.iterdir()] == ["prompts.jsonl"]
     first = json.loads((tmp_path / "prompts.jsonl").read_text().splitlines()[0])
     assert list(first) == ["id", "task", "split", "prompt", "tag", "include", "exclude", "closed", "atoms"]
@@ -35,7 +36,7 @@ def test_prompts_of_every_task_round_trip_with_their_images(tmp_path: Path) -> N
     prompts = [scenes.prompt(split, index, 2, task) for task in OWN_IDS for split in scenes.splits(task) for index in range(12)]
     prompts += [scenes.prompt("ood_ops", index, 2, "interleaved", "edit") for index in range(12)]
     scenes.write_jsonl(tmp_path / "prompts.jsonl", prompts)
-    for before, read in zip(prompts, scenes.read_jsonl(tmp_path / "prompts.jsonl"), strict=True):
+    for before, read in zip(prompts, read_prompts(str(tmp_path / "prompts.jsonl")), strict=True):
         assert (read.id, read.task, read.text, read.split) == (before.id, before.task, before.text, before.split)
         assert dict(read.spec) == dict(before.spec)
         assert (read.image is None) == (before.image is None) == (before.task in ("t2i", "t2t") or "include" in before.spec)
@@ -55,14 +56,14 @@ def test_broken_lines_are_refused_by_file_line_and_entry(tmp_path: Path) -> None
     ):
         file.write_text(GENEVAL + "\n" + json.dumps({"prompt": "a circle"} | broken))
         with pytest.raises(ValueError, match=f"line 2: .*{message}"):
-            scenes.read_jsonl(file)
+            read_prompts(str(file))
 
 
 def test_genevals_own_lines_are_read_and_checked(tmp_path: Path) -> None:
     file = tmp_path / "evaluation_metadata.jsonl"
     file.write_text(f"\n{GENEVAL}\n")
-    (prompt,) = scenes.read_jsonl(file)
-    assert (prompt.id, prompt.task, prompt.split, prompt.text) == ("line-2", "t2i", "user", "a photo of two crosses")
+    (prompt,) = read_prompts(str(file))
+    assert (prompt.id, prompt.task, prompt.split, prompt.text) == ("prompt-2", "t2i", "user", "a photo of two crosses")
     shown = scenes.Scene.of([(3, 0, 0, 0), (3, 1, 2, 2), (0, 0, 3, 3)])
     assert scenes.check(prompt.spec, shown).strict
 
@@ -70,7 +71,7 @@ def test_genevals_own_lines_are_read_and_checked(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "line 2: Expecting"),
+        ("{", "line 2: not JSON: Expecting"),
         ("[1]", "line 2: a record must be a JSON object"),
         ('{"include":[{"class":"circle"}]}', "line 2: a record needs a 'prompt'"),
         ('{"prompt":"a dog","include":[{"class":"dog"}]}', r"line 2: spec include\[0\]: unknown class 'dog'"),
@@ -82,21 +83,24 @@ def test_genevals_own_lines_are_read_and_checked(tmp_path: Path) -> None:
         ('{"prompt":"one plus one ?","task":"t2t","answer":2}', "line 2: spec answer"),
         ('{"prompt":"say it :","task":"t2t","text":"a dog"}', "line 2: spec text"),
         ('{"prompt":"say it :","task":"t2t"}', "line 2: spec source"),
-        ('{"id":"line-1","prompt":"a circle","include":[{"class":"circle"}]}', "line 2: id 'line-1' was already used in line 1"),
+        (
+            '{"id":"prompt-1","prompt":"a circle","include":[{"class":"circle"}]}',
+            "line 2: there is a prompt of task t2i and id 'prompt-1'",
+        ),
     ],
 )
 def test_a_bad_record_names_file_and_line(tmp_path: Path, line: str, message: str) -> None:
     file = tmp_path / "mine.jsonl"
     file.write_text(f"{GENEVAL}\n{line}\n")
     with pytest.raises(ValueError, match=f"mine.jsonl, {message}") as caught:
-        scenes.read_jsonl(file)
+        read_prompts(str(file))
     assert "\n" not in str(caught.value)
 
 
 def test_an_empty_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "none.jsonl").write_text("\n")
     with pytest.raises(ValueError, match="none.jsonl holds no prompt"):
-        scenes.read_jsonl(tmp_path / "none.jsonl")
+        read_prompts(str(tmp_path / "none.jsonl"))
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
@@ -119,7 +123,7 @@ def test_the_command_writes_what_prompt_gives(tmp_path: Path) -> None:
     out = tmp_path / "p.jsonl"
     done = run("--split", "ood_rel", "--count", "7", "--seed", "2", "--task", "interleaved", "--out", str(out))
     assert done.returncode == 0, done.stderr
-    assert scenes.read_jsonl(out) == [scenes.prompt("ood_rel", index, 2, "interleaved") for index in range(7)]
+    assert read_prompts(str(out)) == [scenes.prompt("ood_rel", index, 2, "interleaved") for index in range(7)]
 
 
 def test_the_command_refuses_in_one_line(tmp_path: Path) -> None:
