@@ -1,29 +1,25 @@
 """What a configuration must satisfy, checked before a model is loaded or an actor started."""
 
 import math
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import rewards.names
 from pararl import policy_files
-from pararl.arms import ARM_SPECS
 from pararl.cli.arm_checks import arm_problems
 from pararl.cli.family_checks import family_problems
+from pararl.cli.prompt_checks import prompt_problems
 from pararl.cli.trl_checks import trl_problems
 from pararl.config import ARMS, PER_ARM, Config, ConfigError, flat, measuring
-from pararl.data.quotas import quotas, task_shares
+from pararl.data.quotas import task_shares
 from pararl.plan.shapes import held_bytes
-from pararl.policy_files import check_files, family_of, policy_directory, settings_of
+from pararl.policy_files import family_of, policy_directory, settings_of
 from pararl.readers import FileError
 from pararl.releases import RELEASES, release_of
 from pararl.steps import CUTS, shared_steps
-from pararl.types import TASKS, Kind, Prompt
+from pararl.types import TASKS, Kind
 from policies.traits import ANSWERS, Traits, traits_of
-
-if TYPE_CHECKING:
-    from pararl.data.own import Key
 
 SPLITS = ("id", "ood_pair", "ood_rel", "ood_count", "ood_ops", "para", "canary")
 """The splits of the scene world (``pararl/scenes``) that a policy is measured on; all but the first and the last are held out. Kinds of
@@ -116,7 +112,7 @@ def validate(config: Config, files: bool = True) -> list[str]:
     # One after the other: later checks compute with numbers and names that earlier ones have found sound.
     problems = problems or _curriculum(config) or arm_problems(config)
     problems = problems or _policy(config)
-    wrong, notes = _files(config) if files and not problems else ([], [])
+    wrong, notes = prompt_problems(config) if files and not problems else ([], [])
     if problems + wrong:
         raise ConfigError("; ".join(problems + wrong))
     return notes
@@ -332,77 +328,3 @@ def _one_dtype(config: Config) -> list[str]:
         "policy.dtype auto gives rollout workers and learner different models, float32 on a CPU and less on a GPU "
         "(set --policy.dtype, or both --rollout.gpus and --learner.gpus)"
     ]
-
-
-def _files(config: Config) -> tuple[list[str], list[str]]:
-    """What is wrong with the user's prompt files, and what should be known of them: read here, so that a bad line is told before any worker
-    starts."""
-    sources: dict[Key, str] = {"curriculum.file": config.curriculum.file, "eval.file": config.eval.file}
-    sources = {key: source for key, source in sources.items() if source}
-    if not sources:
-        return [], []
-    from pararl.data.fits import READ, Texts
-    from pararl.data.own import Own, in_both
-
-    name, directory = config.policy.name, policy_directory(config)
-    # A release's tokenizer may still be on the hub; its vocabulary is open.
-    lacking = [] if release_of(name) else [part for part in READ if not (directory / part).is_file()]
-    texts = None
-    if not lacking and not release_of(name):
-        try:
-            check_files(name, directory)
-        except FileError as error:
-            return [f"policy.name: {error}"], []
-        texts = Texts(directory)
-    problems: list[str] = []
-    found: dict[str, list[Prompt]] = {}
-    for key in sources:
-        try:
-            found[key] = Own.of(config, key).prompts(texts)
-        except ConfigError as error:
-            problems.append(f"{key}: {error}")
-            continue
-        problems += _too_few(config, key, found[key])
-    if lacking:
-        problems.append(f"policy.name: {directory} lacks {', '.join(lacking)}, which Policy.save writes (set --policy.name)")
-    both = in_both(*found.values()) if len(found) == 2 else []
-    if not both:
-        return problems, []
-    return problems, [
-        f"{len(both)} of the {len(found['eval.file'])} prompts in eval.file are in curriculum.file as well, first {both[0].id}: "
-        "measured on them, a policy is measured on what it was trained on"
-    ]
-
-
-def _too_few(config: Config, key: "Key", prompts: Sequence[Prompt]) -> list[str]:
-    """Kinds of prompts, or pairs of them, of which a file has fewer than a batch or an evaluation takes."""
-    if key == "curriculum.file":
-        source, kinds = config.curriculum.file, quotas_of(config)
-        prompts = [prompt for prompt in prompts if prompt.spec.get("tag") not in config.curriculum.canaries]
-    else:
-        measured = task_shares(config.eval.tasks or config.curriculum.tasks)
-        source, kinds = config.eval.file, dict.fromkeys(measured, 1 + config.eval.first)
-    counts = Counter(prompt.kind for prompt in prompts)
-    problems = [
-        f"{key}: {count} prompts of kind {kind} are wanted, {source} has {counts[kind]} (set --{key} or --curriculum.tasks)"
-        for kind, count in kinds.items()
-        if counts[kind] < count
-    ]
-    pairing = [arm for arm in config.run.arms if ARM_SPECS[arm].paired]  # type: ignore[index]
-    if key == "curriculum.file" and pairing:
-        from pararl.data.prompts import paired
-
-        if (shared := len(paired(prompts)["t2i"])) < (wanted := config.rollout.prompts // 2):
-            problems.append(
-                f"{key}: arm {pairing[0]} wants {wanted} pairs of prompts of kinds i2t and t2i with the same id, {source} has {shared} "
-                f"(set --{key} or --run.arms)"
-            )
-    return problems
-
-
-def quotas_of(config: Config) -> dict[Kind, int]:
-    """The largest number of prompts of each kind in a batch."""
-    shares = task_shares(config.curriculum.tasks)
-    if config.curriculum.order == "alternate":
-        return dict.fromkeys(shares, config.rollout.prompts)
-    return quotas(shares, config.rollout.prompts)

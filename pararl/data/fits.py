@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from pararl.config import ConfigError
 from pararl.policy_files import description, image_shape, read_json
 from pararl.types import Prompt
 from policies.traits import TRAITS
@@ -14,33 +15,46 @@ READ = ("tokenizer.json", "tokenizer_config.json", "image_tokenizer/config.json"
 def image_size(name: str, directory: Path) -> tuple[int, int] | None:
     """Height and width of the pictures that the policy ``name`` reads, whose files, where there are any, lie in ``directory``.
 
-    None where they do not tell. The releases' are in ``policies/releases``, so nothing of them need be there.
+    None where they do not tell. The releases' are in ``policies/releases``, so nothing of them need be there. Raises ConfigError for files
+    that are broken.
     """
     told = description(name, directory) or {}
     settings, factor = told.get("settings", {}), told.get("factor")
     # As policies.sources looks for it.
     beside = [directory / place for place in ("image_tokenizer", told.get("images", "image_tokenizer"))]
-    if found := next((place for place in beside if (place / "config.json").is_file()), None):
-        patch = read_json(directory / "config.json").get("patch_size", 2) if TRAITS[told["family"]].patched else 1
-        factor = patch * image_shape(found).factor
-    if factor is None or "grid" not in settings:
-        return None
-    rows, columns = settings["grid"]
-    return rows * factor, columns * factor
+    try:
+        if found := next((place for place in beside if (place / "config.json").is_file()), None):
+            patch = read_json(directory / "config.json").get("patch_size", 2) if TRAITS[told["family"]].patched else 1
+            factor = patch * image_shape(found).factor
+        if factor is None or "grid" not in settings:
+            return None
+        rows, columns = settings["grid"]
+        return rows * factor, columns * factor
+    except ConfigError:
+        raise
+    except (KeyError, OSError, TypeError, ValueError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"policy.name: {directory} does not tell the size of its pictures ({what}; set --policy.name)") from error
 
 
 class Texts:
     """The texts that the policy in a directory reads. It has the files of ``READ``; no model is loaded."""
 
     def __init__(self, directory: Path) -> None:
+        """Raises ConfigError for files that do not tell."""
         from tokenizers import Tokenizer
 
         self.name = directory.name
-        self.tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+        try:
+            self.tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+        except Exception as error:  # tokenizers has no class of its own for what it cannot read
+            raise ConfigError(f"policy.name: {directory / 'tokenizer.json'} cannot be read: {error} (set --policy.name)") from error
         self.unknown = read_json(directory / "tokenizer_config.json").get("unk_token")
         policy = read_json(directory / "policy.json")
         self.settings: dict[str, Any] = policy["settings"]
         self.traits = TRAITS[policy["family"]]
+        if lacking := [key for key in ("dialogue", "prompt_tokens") if key not in self.settings]:
+            raise ConfigError(f"policy.name: {directory / 'policy.json'} has no setting {lacking[0]} (set --policy.name)")
 
     def check(self, prompt: Prompt) -> None:
         """Raise ValueError for words beyond a closed vocabulary, and for a text that is too long."""

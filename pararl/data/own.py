@@ -1,5 +1,6 @@
 """The user's prompts of a run, as its settings have them read: those that are trained on, and those that measure."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -58,4 +59,5 @@ def in_both(trained: Sequence[Prompt], measured: Sequence[Prompt]) -> list[Promp
 
 
 def _asks(prompt: Prompt) -> tuple[str, str, bytes | None]:
-    return prompt.kind, " ".join(prompt.text.split()), None if prompt.image is None else prompt.image.tobytes()
+    picture = None if prompt.image is None else hashlib.blake2b(prompt.image.tobytes(), digest_size=16).digest()
+    return prompt.kind, " ".join(prompt.text.split()), picture

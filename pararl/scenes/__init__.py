@@ -40,7 +40,7 @@ from pararl.scenes.pixels import Parsed, parse, parse_batch, render, render_batc
 from pararl.scenes.place import satisfy
 from pararl.scenes.plans import parse_plan, plan_text
 from pararl.scenes.questions import QUESTION_KINDS
-from pararl.scenes.records import read_jsonl, write_jsonl
+from pararl.scenes.records import write_jsonl
 from pararl.scenes.scoring import check, input_scene, score
 from pararl.scenes.sentences import parse_caption
 from pararl.scenes.slips import slip
@@ -74,7 +74,6 @@ __all__ = [
     "parse_plan",
     "plan_text",
     "prompt",
-    "read_jsonl",
     "render",
     "render_batch",
     "score",

@@ -11,7 +11,6 @@ from typing import Any, get_args
 
 import numpy as np
 
-from pararl.readers import parse_json, read_text
 from pararl.scenes.pixels import render
 from pararl.scenes.scoring import check_spec, input_scene
 from pararl.scenes.spec import check_keys
@@ -65,27 +64,3 @@ def write_jsonl(path: str | Path, prompts: Iterable[Prompt]) -> None:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
-
-
-def read_jsonl(path: str | Path) -> list[Prompt]:
-    """The prompts of a file; empty lines are skipped.
-
-    Raises ValueError that names file and line for a bad record or a second prompt of the same id. No prompt at all is a ValueError too.
-    """
-    prompts: list[Prompt] = []
-    lines: dict[str, int] = {}
-    for number, line in enumerate(read_text(Path(path)).split("\n"), start=1):
-        if not line.strip():
-            continue
-        record = parse_json(line, Path(path), "mend that line", number)
-        try:
-            prompt = from_record(record, default_id=f"line-{number}")
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number}: {error}") from error
-        if prompt.id in lines:
-            raise ValueError(f"{path}, line {number}: id {prompt.id!r} was already used in line {lines[prompt.id]}")
-        lines[prompt.id] = number
-        prompts.append(prompt)
-    if not prompts:
-        raise ValueError(f"{path} holds no prompt")
-    return prompts

@@ -1,6 +1,7 @@
 """The user's files of prompts are held against the policy and against each other before anything starts."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -99,3 +100,26 @@ def test_a_curriculum_of_a_file_that_has_changed_since_is_told(tmp_path: Path) -
     Path("own.jsonl").unlink()
     with pytest.raises(ConfigError, match=r"no file own\.jsonl"):
         Curriculum(config)
+
+
+def test_pictures_of_the_scene_world_are_not_for_a_policy_of_another_size(capsys: pytest.CaptureFixture[str]) -> None:
+    released = ["--policy.name", "Gen-Verse/MMaDA-8B-Base", "--rollout.steps", "16"]
+    told = refused([*released, "--curriculum.tasks", "i2t,t2i"], capsys)
+    assert all(part in told for part in ("curriculum.file: ", "eval.file: ", "reward.name: ", "[32, 32]", "[512, 512]"))
+    assert cli.parse([*released, "--curriculum.tasks", "t2t"]), "which has no picture"
+    assert cli.parse([*released, "--curriculum.tasks", "t2i", "--reward.name", "mine:judge"]), "which draws its own"
+    assert cli.parse(["--curriculum.tasks", "i2t,t2i"])
+
+
+@pytest.mark.parametrize(("part", "content"), [("tokenizer.json", "{}"), ("policy.json", None), ("image_tokenizer/config.json", "[]")])
+def test_a_policy_whose_files_are_broken_is_told_before_prompts_are_held_against_it(
+    part: str, content: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(policy_files.EMBEDDED / "scenes-mmada", "mine", ignore=shutil.ignore_patterns("*.safetensors", "*.png"))
+    if content is None:
+        policy = json.loads(Path("mine", part).read_text())
+        del policy["settings"]["dialogue"]
+        content = json.dumps(policy)
+    Path("mine", part).write_text(content)
+    file = write("own.jsonl", [{"prompt": "one circle"}, {"prompt": "one square"}])
+    assert f"policy.name: mine/{part}" in refused(["--policy.name", "mine", "--curriculum.file", file, *TRAIN], capsys)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from pararl import scenes
+from pararl.data.prompts import read_prompts
 from pararl.types import Task
 from tests.wording import telling
 
@@ -22,7 +23,7 @@ GENEVAL = (
 def test_prompts_of_every_split_round_trip(tmp_path: Path) -> None:
     prompts = [scenes.prompt(split, index, 4, ("t2i", "interleaved")[index % 2]) for split in scenes.SPLITS for index in range(60)]
     scenes.write_jsonl(tmp_path / "prompts.jsonl", prompts)
-    assert scenes.read_jsonl(tmp_path / "prompts.jsonl") == prompts
+    assert read_prompts(str(tmp_path / "prompts.jsonl")) == prompts
     assert [path.name for path in tmp_path.iterdir()] == ["prompts.jsonl"]
     first = json.loads((tmp_path / "prompts.jsonl").read_text().splitlines()[0])
     assert list(first) == ["id", "task", "split", "prompt", "tag", "include", "exclude", "closed", "atoms"]
@@ -36,7 +37,7 @@ def test_prompts_of_every_task_round_trip_with_their_images(tmp_path: Path) -> N
     prompts = [scenes.prompt(split, index, 2, task) for task in OWN_IDS for split in scenes.splits(task) for index in range(12)]
     prompts += [scenes.prompt("ood_ops", index, 2, "interleaved", "edit") for index in range(12)]
     scenes.write_jsonl(tmp_path / "prompts.jsonl", prompts)
-    for before, read in zip(prompts, scenes.read_jsonl(tmp_path / "prompts.jsonl"), strict=True):
+    for before, read in zip(prompts, read_prompts(str(tmp_path / "prompts.jsonl")), strict=True):
         assert (read.id, read.task, read.text, read.split) == (before.id, before.task, before.text, before.split)
         assert dict(read.spec) == dict(before.spec)
         assert (read.image is None) == (before.image is None) == (before.task in ("t2i", "t2t") or "include" in before.spec)
@@ -56,14 +57,14 @@ def test_broken_lines_are_refused_by_file_line_and_entry(tmp_path: Path) -> None
     ):
         file.write_text(GENEVAL + "\n" + json.dumps({"prompt": "a circle"} | broken))
         with pytest.raises(ValueError, match=telling("line 2", *tokens)):
-            scenes.read_jsonl(file)
+            read_prompts(str(file))
 
 
 def test_genevals_own_lines_are_read_and_checked(tmp_path: Path) -> None:
     file = tmp_path / "evaluation_metadata.jsonl"
     file.write_text(f"\n{GENEVAL}\n")
-    (prompt,) = scenes.read_jsonl(file)
-    assert (prompt.id, prompt.task, prompt.split, prompt.text) == ("line-2", "t2i", "user", "a photo of two crosses")
+    (prompt,) = read_prompts(str(file))
+    assert (prompt.id, prompt.task, prompt.split, prompt.text) == ("prompt-2", "t2i", "user", "a photo of two crosses")
     shown = scenes.Scene.of([(3, 0, 0, 0), (3, 1, 2, 2), (0, 0, 3, 3)])
     assert scenes.check(prompt.spec, shown).strict
 
@@ -72,7 +73,7 @@ def test_genevals_own_lines_are_read_and_checked(tmp_path: Path) -> None:
     ("line", "tokens"),
     [
         ("{", ()),
-        ("[1]", ("list",)),
+        ("[1]", ()),
         ('{"include":[{"class":"circle"}]}', ("'prompt'",)),
         ('{"prompt":"a dog","include":[{"class":"dog"}]}', ("include[0]", "'dog'")),
         ('{"prompt":"a circle","task":"paint","include":[{"class":"circle"}]}', ("'paint'",)),
@@ -83,21 +84,21 @@ def test_genevals_own_lines_are_read_and_checked(tmp_path: Path) -> None:
         ('{"prompt":"one plus one ?","task":"t2t","answer":2}', ("answer", 2)),
         ('{"prompt":"say it :","task":"t2t","text":"a dog"}', ("text", "'a dog'")),
         ('{"prompt":"say it :","task":"t2t"}', ("source",)),
-        ('{"id":"line-1","prompt":"a circle","include":[{"class":"circle"}]}', ("'line-1'", "line 1")),
+        ('{"id":"prompt-1","prompt":"a circle","include":[{"class":"circle"}]}', ("'prompt-1'",)),
     ],
 )
 def test_a_bad_record_names_file_and_line(tmp_path: Path, line: str, tokens: tuple[object, ...]) -> None:
     file = tmp_path / "mine.jsonl"
     file.write_text(f"{GENEVAL}\n{line}\n")
     with pytest.raises(ValueError, match=telling("mine.jsonl", "line 2", *tokens)) as caught:
-        scenes.read_jsonl(file)
+        read_prompts(str(file))
     assert "\n" not in str(caught.value)
 
 
 def test_an_empty_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "none.jsonl").write_text("\n")
     with pytest.raises(ValueError, match=telling("none.jsonl")):
-        scenes.read_jsonl(tmp_path / "none.jsonl")
+        read_prompts(str(tmp_path / "none.jsonl"))
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
@@ -120,7 +121,7 @@ def test_the_command_writes_what_prompt_gives(tmp_path: Path) -> None:
     out = tmp_path / "p.jsonl"
     done = run("--split", "ood_rel", "--count", "7", "--seed", "2", "--task", "interleaved", "--out", str(out))
     assert done.returncode == 0, done.stderr
-    assert scenes.read_jsonl(out) == [scenes.prompt("ood_rel", index, 2, "interleaved") for index in range(7)]
+    assert read_prompts(str(out)) == [scenes.prompt("ood_rel", index, 2, "interleaved") for index in range(7)]
 
 
 def test_the_command_refuses_in_one_line(tmp_path: Path) -> None:
