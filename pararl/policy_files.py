@@ -15,6 +15,8 @@ REMEDY = "copy the policy again, or set --policy.name"
 COUNTS = ("prompt_tokens", "text_tokens", "text_block", "answer_tokens", "answer_block", "steps")
 """Settings that are whole numbers of at least 1."""
 
+RELEASED_WEIGHTS = ("pytorch_model.safetensors", "diffusion_pytorch_model.safetensors", "model.safetensors", "pytorch_model.bin")
+"""What the weights of a released backbone are called, first Show-o's, whose library has a name of its own."""
 IMAGE_WEIGHTS = ("model.safetensors", "pytorch_model.safetensors", "diffusion_pytorch_model.safetensors", "pytorch_model.bin")
 """What the weights of an image tokenizer are called, by us and by those who release them."""
 
@@ -113,13 +115,18 @@ def weight_bytes(model: Mapping[str, Any]) -> int:
 
 def check_files(name: str, directory: Path) -> None:
     """Raise FileError where a file of a saved policy is missing, cut short or another than it should be: seen by names and headers, in
-    a moment, whatever the size of the weights. Nothing is said of a release, whose files may still be on the hub."""
+    a moment, whatever the size of the weights. Of a release the weights in a folder are seen, nothing of what may still be on the hub."""
+    images = directory / "image_tokenizer"
     if not (directory / "policy.json").is_file():
+        if directory.is_dir() and release_of(name):
+            read_json(directory / "config.json", REMEDY)
+            weight_files(directory, RELEASED_WEIGHTS, REMEDY)
+            if images.is_dir():
+                weight_files(images, IMAGE_WEIGHTS, REMEDY)
         return
     settings_of(name, directory)
     for file in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         read_json(directory / file, REMEDY)
     weight_files(directory, remedy=REMEDY)
-    images = directory / "image_tokenizer"
     image_shape(images)
     weight_files(images, IMAGE_WEIGHTS, REMEDY)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from pararl.policy_files import REMEDY
+from pararl.policy_files import RELEASED_WEIGHTS, REMEDY
 from pararl.readers import FileError, read_json, read_tensors, tensor_kinds, weight_files
 
 LISTED = 12
@@ -21,8 +21,7 @@ LISTED = 12
 RELEASED = ("pytorch_model.safetensors", "diffusion_pytorch_model.safetensors.index.json")
 """What Show-o's library calls its weights, in one file or in shards, where transformers has ``model.safetensors``."""
 OWN_FILES = ("model.safetensors",)
-RELEASED_FILES = (*(name.removesuffix(".index.json") for name in RELEASED), "model.safetensors", "pytorch_model.bin")
-"""Weights that a directory of ours has, and a released one."""
+"""Weights that a directory of ours has."""
 BROKEN = (OSError, ValueError, RuntimeError, TypeError, KeyError, EOFError, SafetensorError, pickle.UnpicklingError)
 """What reading files raises that are not what they should be."""
 Model = TypeVar("Model", bound=PreTrainedModel)
@@ -35,7 +34,7 @@ def read_model(kind: type[Model], directory: Path, released: bool = False, **opt
     transformers would fill a missing key with random numbers and go on. ``options`` that are not None go to it (dtype, device_map).
     ``released``: a ``pytorch_model`` is taken too, as safetensors, or else as a file of torch's (read as weights alone).
     """
-    files = weight_files(directory, RELEASED_FILES if released else OWN_FILES, REMEDY)
+    files = weight_files(directory, RELEASED_WEIGHTS if released else OWN_FILES, REMEDY)
     config = read_config(kind.config_class, directory)
     if released and (named := next((name for name in RELEASED if (directory / name).exists()), None)):
         config.transformers_weights = named

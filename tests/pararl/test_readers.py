@@ -1,5 +1,6 @@
 """Whatever is read that is not what it should be is one line that names the file and what to do: no other error comes out of a reader."""
 
+import ast
 import io
 import json
 import pickle
@@ -28,6 +29,7 @@ from pararl.readers import (
     weight_files,
 )
 
+ROOT = Path(__file__).resolve().parents[2]
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n"
 DEEP = "[" * 100_000
 VALUES: dict[str, np.ndarray] = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(2, np.int64)}
@@ -236,3 +238,31 @@ def test_a_value_in_a_message_is_short() -> None:
         deep = [deep]
     assert max(len(told(value)) for value in (deep, "x" * 10**6, list(range(10**5)), {i: "y" * 1000 for i in range(1000)})) < 1000
     assert told("a short one") == "'a short one'"
+
+
+ELSEWHERE = {
+    "pararl/data/prompts.py": "reads the user's records, line by line",
+    "rewards/check.py": "reads what its own process has just written",
+}
+"""Files that read JSON by themselves, and why."""
+READING = {("json", "load"), ("json", "loads"), ("yaml", "load"), ("yaml", "safe_load"), ("torch", "load")}
+NAMES = {"load_file", "safe_open", "load_model"}
+
+
+def readings(file: Path) -> set[str]:
+    """The calls in a file that read what may be broken."""
+    calls = [node.func for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call)]
+    dotted = {(f.value.id, f.attr) for f in calls if isinstance(f, ast.Attribute) and isinstance(f.value, ast.Name)}
+    return {".".join(name) for name in dotted & READING} | {f.id for f in calls if isinstance(f, ast.Name)} & NAMES
+
+
+def test_whatever_is_read_goes_through_the_readers() -> None:
+    found = {
+        str(file.relative_to(ROOT)): calls
+        for room in ("pararl", "policies", "rewards", "pipelines")
+        for file in (ROOT / room).rglob("*.py")
+        if (calls := readings(file))
+    }
+    assert found.pop("pararl/readers.py") == {"json.loads", "yaml.load", "safe_open", "load_file"}
+    assert found.pop("policies/weights.py") == {"torch.load"}
+    assert found.keys() <= ELSEWHERE.keys(), found

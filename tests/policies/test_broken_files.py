@@ -87,6 +87,20 @@ def test_files_are_checked_without_torch(copy: Path) -> None:
     assert done.stdout == "False\n"
 
 
+def test_weights_of_a_release_in_a_folder_are_seen_before_anything_loads(tmp_path: Path) -> None:
+    folder = tmp_path / "show-o"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    for name in ("pytorch_model.safetensors", "pytorch_model.bin"):
+        (folder / name).write_bytes(POINTER)
+        with pytest.raises(FileError, match=rf"{name} is a git-lfs pointer .*git lfs pull"):
+            check_files(str(folder), folder)
+        (folder / name).unlink()
+    with pytest.raises(FileError, match="holds no weights"):
+        check_files(str(folder), folder)
+    check_files("showlab/show-o", tmp_path / "on-the-hub")
+
+
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("name", ["model.safetensors", "image_tokenizer/model.safetensors"])
 def test_a_base_with_a_number_that_is_none_is_told_with_file_and_tensor(copy: Path, name: str, number: float) -> None:
