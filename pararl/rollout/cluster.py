@@ -98,6 +98,8 @@ def problem_at(asked: str) -> str | None:
         return f"RAY_AUTH_MODE=token, but there is no token: {str(error).partition('. ')[0]} (see docs/ray.md)"
     except grpc.RpcError as error:
         return f"{where}: {_refusal(error, client)}"
+    except RuntimeError:
+        return f"{where}: no node of this cluster runs on this machine (start one with `ray start --address={address}`, or take ray://)"
     return None
 
 
@@ -131,17 +133,33 @@ def _found() -> str:
 
 
 def _ask(address: str, client: bool) -> None:
-    """One call of the cluster at ``address``, with the token and the TLS of Ray's own. Raises grpc.RpcError or AuthenticationError."""
+    """Ask the cluster at ``address`` whatever Ray asks it first, with Ray's own token and TLS.
+
+    Raises grpc.RpcError or AuthenticationError, and RuntimeError where no node of the cluster is on this machine, as drivers need one.
+    """
     from ray._private.gcs_utils import create_gcs_channel
-    from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc, ray_client_pb2, ray_client_pb2_grpc
+    from ray._private.services import get_node_to_connect_for_driver
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
+    from ray.core.generated import (
+        gcs_service_pb2,
+        gcs_service_pb2_grpc,
+        node_manager_pb2,
+        node_manager_pb2_grpc,
+        ray_client_pb2,
+        ray_client_pb2_grpc,
+    )
 
     with create_gcs_channel(address) as channel:
         if client:
             ping = ray_client_pb2.ClusterInfoRequest(type=ray_client_pb2.ClusterInfoType.PING)  # type: ignore[attr-defined]
             ray_client_pb2_grpc.RayletDriverStub(channel).ClusterInfo(ping, timeout=PATIENCE)
-        else:
-            alive = gcs_service_pb2.CheckAliveRequest()  # type: ignore[attr-defined]
-            gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel).CheckAlive(alive, timeout=PATIENCE)
+            return
+        alive = gcs_service_pb2.CheckAliveRequest()  # type: ignore[attr-defined]
+        gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel).CheckAlive(alive, timeout=PATIENCE)
+    node = get_node_to_connect_for_driver(GcsClient(address=address), timeout_seconds=int(PATIENCE))
+    with create_gcs_channel(f"{node.node_manager_address}:{node.node_manager_port}") as channel:
+        settings = node_manager_pb2.GetSystemConfigRequest()  # type: ignore[attr-defined]
+        node_manager_pb2_grpc.NodeManagerServiceStub(channel).GetSystemConfig(settings, timeout=PATIENCE)
 
 
 def _refused_token(environ: Mapping[str, str]) -> str:
