@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from pararl import __version__
+from pararl.readers import parse_yaml
 from pararl.releases import public_name
 
 CARD, PICTURE = "README.md", "curves.png"
@@ -69,7 +70,7 @@ def told_in(card: str) -> Told | None:
     matter, _, body = card.removeprefix("---\n").partition("\n---\n")
     _, found, text = body.partition(TOLD)
     try:
-        made = yaml.safe_load(matter)["pararl"]
+        made = parse_yaml(matter)["pararl"]
         return Told(made["arm"], (found + text).partition(DRAWN)[0].rstrip() + "\n", made.get("commit", "")) if found else None
     except (yaml.YAMLError, KeyError, TypeError):
         return None

@@ -1,6 +1,5 @@
 """A LoRA as its folder holds it: PEFT's configuration and tensors, read without a model, checked, and merged weight by weight."""
 
-import json
 import math
 import re
 import shutil
@@ -10,15 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
+from pararl.adapter_files import CONFIG, PREFIX, TENSORS
 from pararl.files import atomic_folder, write_json
+from pararl.readers import read_json, read_tensors
 
-CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
-PREFIX = "base_model.model."
-"""What PEFT puts in front of the names of the model's own modules."""
 PLAIN: dict[str, tuple[Any, ...]] = {
     "peft_type": ("LORA",),
     "bias": (None, "none"),
@@ -54,7 +50,7 @@ class Lora:
 
         Raises ValueError, naming the file, for one that is not readable, not whole, not finite or more than a plain LoRA.
         """
-        config, tensors = _config(directory / CONFIG), _tensors(directory / TENSORS)
+        config, tensors = _config(directory / CONFIG), read_tensors(directory / TENSORS)
         halves: dict[str, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
             found = re.fullmatch(rf"{re.escape(PREFIX)}(.+)\.lora_([AB])\.weight", name)
@@ -136,24 +132,14 @@ def finite(tensor: Tensor) -> bool:
 
 
 def _config(file: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{file} cannot be read: {error}") from error
+    found = read_json(file)
     kinds = {"r": int, "lora_alpha": int | float, "target_modules": str | list}
-    if not isinstance(found, dict) or any(not isinstance(found.get(name), kind) for name, kind in kinds.items()):
+    if any(not isinstance(found.get(name), kind) for name, kind in kinds.items()):
         raise ValueError(f"{file} is no configuration of a LoRA: it does not say r, lora_alpha and target_modules")
     for name, plain in PLAIN.items():
         if found.get(name) not in plain:
             raise ValueError(f"{file}: {name} is {found.get(name)!r}; only a plain LoRA can be merged here, merge this one through PEFT")
     return found
-
-
-def _tensors(file: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{file} cannot be read as safetensors: {error}") from error
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -3,8 +3,9 @@
 What a release does not say about itself (layout, special tokens, image tokenizer) is in ``policies/releases``, one JSON file each.
 """
 
-import json
 from pathlib import Path
+
+from pararl.readers import FileError, read_json
 
 POLICIES = Path(__file__).resolve().parent.parent / "policies"
 EMBEDDED = POLICIES / "checkpoints"
@@ -32,8 +33,8 @@ def release_of(name: str) -> str | None:
 def _said(file: Path) -> str | None:
     """The release in whose layout a folder is, as its ``policy.json`` says; whoever reads that file whole tells what is wrong with it."""
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))["release"]
-    except (OSError, ValueError, KeyError, TypeError):
+        found = read_json(file, keys=("release",))["release"]
+    except FileError:
         return None
     return found if found in RELEASES else None
 

@@ -5,12 +5,13 @@ import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
+
+from pararl.policy_files import REMEDY
+from pararl.readers import parts_of, read_tensors
+from policies.weights import unpickled
 
 DTYPES = {
     torch.float64: "F64",
@@ -60,28 +61,12 @@ def mapped(directory: Path) -> tuple[Form, dict[str, Tensor]]:
         raise FileNotFoundError(f"{directory} holds no weights: neither of {', '.join(name for name, _ in READ)}")
     files = [place]
     if place.suffix == ".json":
-        files = [directory / name for name in _indexed(place)]
+        files = [directory / name for name in dict.fromkeys(parts_of(place, REMEDY).values())]
     return form, {name: tensor for file in files for name, tensor in _read(file).items()}
 
 
-def _indexed(file: Path) -> list[str]:
-    """The files that an index names, each once."""
-    try:
-        return list(dict.fromkeys(json.loads(file.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{file} is no index of weights, fetch it again: {type(error).__name__}: {error}") from error
-
-
 def _read(file: Path) -> dict[str, Tensor]:
-    try:
-        if file.suffix == ".safetensors":
-            return load_file(file)
-        found = torch.load(file, weights_only=True, map_location="cpu", mmap=True)
-    except (SafetensorError, UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{file} cannot be read as weights, fetch it again: {error}") from error
-    if not isinstance(found, dict) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
-        raise ValueError(f"{file} holds something else than weights by their names")
-    return found
+    return read_tensors(file, REMEDY) if file.suffix == ".safetensors" else unpickled(file)
 
 
 def shards(sizes: Mapping[str, int], limit: int) -> list[list[str]]:

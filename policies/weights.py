@@ -81,7 +81,7 @@ def load_exactly(model: nn.Module, directory: Path, names: Sequence[str]) -> Non
     found = next((directory / name for name in names if (directory / name).exists()), None)
     if found is None:
         raise FileNotFoundError(f"{directory} holds no weights: neither of {', '.join(names)}")
-    state = read_tensors(found, REMEDY) if found.suffix == ".safetensors" else _unpickled(found)
+    state = read_tensors(found, REMEDY) if found.suffix == ".safetensors" else unpickled(found)
     check_keys(model, state, directory)
     model.load_state_dict(state)
     check_finite(model, [found])
@@ -98,7 +98,7 @@ def check_keys(model: nn.Module, state: Mapping[str, Tensor], directory: Path) -
     _refuse(directory, type(model).__name__, wrong)
 
 
-def _unpickled(file: Path) -> dict[str, Tensor]:
+def unpickled(file: Path) -> dict[str, Tensor]:
     """The tensors of a file of torch's, read as weights alone. Raises FileError for one that holds anything else."""
     weight_files(file.parent, (file.name,), REMEDY)
     try:

@@ -241,7 +241,7 @@ def test_a_value_in_a_message_is_short() -> None:
 
 
 ELSEWHERE = {
-    "pararl/data/prompts.py": "reads the user's records, line by line",
+    "pararl/data/rows.py": "reads the user's records, line by line",
     "rewards/check.py": "reads what its own process has just written",
 }
 """Files that read JSON by themselves, and why."""
