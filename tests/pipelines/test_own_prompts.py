@@ -38,9 +38,7 @@ def test_prompts_and_a_reward_of_the_users_own_drive_a_whole_run(tmp_path: Path,
     options = ["--run.dir", str(tmp_path), "--run.name", "own", "--run.updates", "1", "--reward.name"]
     finish(start(*SMALL, *prompts, *options, "mine:brightness", modules=tmp_path / "modules"))
     loaded = set((tmp_path / "modules").read_text().split())
-    assert {"datasets", "ray"} <= loaded and not {"mine", "torch"} & loaded, (
-        "the driver loads no torch, nor do data sets or a reward for it"
-    )
+    assert {"pyarrow", "ray"} <= loaded and not {"mine", "torch"} & loaded, "the driver loads no torch, nor does Parquet or a reward for it"
     summary = Summary.from_json(json.loads((tmp_path / "own" / "summary.json").read_text()))
     assert summary.base.id.strict is None and summary.base.id.soft > 1
     assert set(summary.arms) == {"pararl", "offline_dpo"} and all(a.reward_calls > 0 for a in summary.arms.values())
