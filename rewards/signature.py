@@ -12,7 +12,7 @@ Form = Literal["outputs", "text", "messages"]
 """What a completion is: ``pararl.types.Output``; its text; or TRL's list of one message, ``[{"role": "assistant", "content": text}]``."""
 OWN = ("id", "task", "spec", "split", "image")
 """Columns that every call has. The others are those of the user's prompts: the keys of their specs."""
-RESERVED = ("prompt", "prompts", "completion", "completions", *OWN)
+RESERVED = ("self", "prompt", "prompts", "completion", "completions", *OWN)
 """Names that no column of a spec takes."""
 GIVEN_BY_TRL = ("completion_ids", "trainer_state", "log_extra", "log_metric", "environments")
 """Arguments that TRL's trainer adds and that nothing stands for here."""

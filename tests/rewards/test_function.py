@@ -60,7 +60,7 @@ def test_a_batch_without_a_column_that_a_function_names_gives_none_for_it() -> N
 
 
 def test_no_column_takes_the_place_of_what_is_passed_anyway() -> None:
-    taken = Prompt("p0", "i2t", "how many", {name: "stray" for name in ("prompts", "completions", "completion", "prompt")})
+    taken = Prompt("p0", "i2t", "how many", {name: "stray" for name in ("self", "prompts", "completions", "completion", "prompt")})
 
     def spy(prompts: Any, completions: Any, **columns: Any) -> list[float]:
         assert prompts == ["how many"] and completions == OUTPUTS[:1] and set(columns) == {"id", "task", "spec", "split", "image"}
