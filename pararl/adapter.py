@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from safetensors.torch import load_file
 from torch import Tensor
 
 from pararl.files import atomic_folder
@@ -75,6 +76,15 @@ def load_tensors(model: PeftModel, values: Mapping[str, Tensor]) -> int:
         for name, tensor in own.items():
             tensor.copy_(values[name])
     return len(own)
+
+
+def start_from(model: PeftModel, directory: Path) -> None:
+    """Give the adapter the values of another one in a PEFT directory, whatever their dtype. Raises ValueError where they do not fit, or are
+    not finite."""
+    values = {name: x.float() for name, x in load_file(directory / "adapter_model.safetensors").items()}
+    if broken := [name for name, x in values.items() if not x.isfinite().all()]:
+        raise ValueError(f"{directory} cannot be started from: {len(broken)} of its tensors are not finite, {broken[0]} for one")
+    load_tensors(model, values)
 
 
 def save(model: PeftModel, directory: Path, policy_name: str) -> None:

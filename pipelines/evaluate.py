@@ -21,6 +21,7 @@ import argparse
 import time
 from typing import TYPE_CHECKING, Any
 
+from pararl.adapter_files import START
 from pararl.cli.parse import as_dict, fail, parse
 from pararl.config import Config
 from pararl.files import atomic_folder, write_json
@@ -69,6 +70,8 @@ def main() -> None:
     """Examine what the command line names."""
     args, settings = arguments()
     given = ["--config", str(args.run / "config.yaml"), "--run.name", ""] if args.run else ["--policy.name", args.policy]
+    if args.run and (args.run / START).is_dir():  # the one that was named may be gone
+        given += ["--policy.adapter", str(args.run / START)]
     config = parse([*given, *settings]).config
     # Folders with a dot in front are what a killed writer left.
     adapters = sorted(p.parent for p in args.run.glob("adapters/[!.]*/adapter_model.safetensors")) if args.run else args.adapter

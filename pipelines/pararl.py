@@ -63,7 +63,7 @@ def main() -> None:
     from pararl.loop.resumed import closing, finished
 
     try:
-        if invocation.resume and (summary := finished(invocation.resume, invocation.config.run.arms)):
+        if invocation.resume and (summary := finished(invocation.resume, invocation.config.run.arms, invocation.config.run.updates)):
             return print(closing(invocation.resume, summary))
         from pararl.loop.session import Session
 

@@ -11,10 +11,11 @@ from pararl.config import Arm, for_arm
 from pararl.evaluation.evaluation import Evaluation, split_result
 from pararl.evaluation.evaluation import metrics as split_metrics
 from pararl.evaluation.summary import ArmResult
-from pararl.files import write_json
+from pararl.files import keep_lines, write_json
 from pararl.learner.handle import LearnerHandle, RayLearner
 from pararl.learner.prefer import Feedback, prefer
 from pararl.loop import checkpoint
+from pararl.loop.best import BestAdapter
 from pararl.loop.session import Session
 from pararl.loop.source import ScoredRollouts, Source, Stream
 from pararl.tracking.progress import Progress
@@ -44,6 +45,7 @@ class ArmRun:
         self.began = 0.0
         self.seconds: Metrics = {}
         """Where the time of the update went."""
+        self.best = BestAdapter(session.folder, arm)
         self.kl: float | None = None
         """KL to the base as last measured."""
         self.progress: Progress | None = None
@@ -77,7 +79,8 @@ class ArmRun:
             yield update
             self.counters.update = update
             self.counters.seconds += time.monotonic() - self.began
-            if update % self.config.run.checkpoint_every == 0 and update < self.config.run.updates:
+            # Behind the last update too: its optimiser is what an extension goes on with.
+            if update % self.config.run.checkpoint_every == 0 or update == self.config.run.updates:
                 self._save()
 
     def prompts(self, update: int) -> list[Prompt]:
@@ -155,7 +158,7 @@ class ArmRun:
         self.session.tracker.artifact(self.arm, self.session.folder / adapter, {"updates": self.counters.update, **metrics})
         c = self.counters
         spent = (c.update, c.reward_calls, round(c.seconds, 1))
-        result = ArmResult(measured.id, measured.ood, *spent, kl["kl/total"], str(adapter), measured.kinds)
+        result = ArmResult(measured.id, measured.ood, *spent, kl["kl/total"], str(adapter), measured.kinds, self.best.found)
         write_json(self.session.folder / "results" / f"{self.arm}.json", asdict(result))
         return result
 
@@ -169,6 +172,7 @@ class ArmRun:
         """Metrics of the small evaluation during training."""
         done = self.session.evaluate(update, ("id",), self.config.eval.during)
         self._show(update, done)
+        self.best.offer(update, done.splits["id"], self.learner.save)
         metrics = split_metrics(done.kinds)
         return metrics | {f"eval/{name.replace('/', '_')}": value for name, value in self.learner.kl(done.rollouts).items()}
 
@@ -184,23 +188,49 @@ class ArmRun:
                 "learner": facts,
                 "counters": asdict(self.counters),
                 "curriculum": self.source.curriculum.state(),
+                "best": self.best.state(),
+                "last": self.counters.update == self.config.run.updates,
                 "wandb": self.session.tracker.ids(),
             },
         )
+        self.best.commit()
 
     def _restore(self) -> None:
+        session = self.session
+        if self.config.policy.adapter:
+            session.fleet.begin(self.learner.adapter())
         found = checkpoint.load(self.checkpoint_path)
-        if found is not None:
-            arrays, facts = found
-            self.learner.load_state(arrays, facts["learner"])
-            self.counters = Counters(**facts["counters"])
-            self.source.curriculum.load_state(facts["curriculum"])
-        self.session.tracker.truncate(self.arm, self.counters.update if found else -1)
-        self.session.tracker.start(self.arm)
         if found is None:
-            self.session.tracker.log(0, split_metrics(self.session.base().kinds, ("id",)), 0)
-        elif self.spec.data == "current":
-            self.session.fleet.publish(self.learner.adapter())
+            self.best.load_state(None)
+            session.tracker.truncate(self.arm, -1)
+            session.tracker.start(self.arm)
+            session.tracker.log(0, self._before(), 0)
+            return
+        arrays, facts = found
+        self.learner.load_state(arrays, facts["learner"])
+        self.counters = Counters(**facts["counters"])
+        self.source.curriculum.load_state(facts["curriculum"])
+        self.best.load_state(facts.get("best"))
+        update = self.counters.update
+        session.tracker.truncate(self.arm, update)
+        # What was measured behind the last update is measured again, there or behind a later one.
+        keep_lines(session.tracker.metrics_path, lambda row: row["arm"] != self.arm or row["update"] < update or "perf/update" in row)
+        session.tracker.start(self.arm)
+        # In a run that is extended here, the small evaluation that a longer one would have made.
+        late = facts.get("last", False) and update < self.config.run.updates and self._measures(update)
+        # Or only its result is left to make, for which the workers sample from the adapter, whatever the arm samples from.
+        if late or update == self.config.run.updates or self.spec.data == "current":
+            session.fleet.publish(self.learner.adapter())
+        if late:
+            session.tracker.log(update, self._during(update), self.counters.samples)
+
+    def _before(self) -> Metrics:
+        """Metrics of the policy that the arm starts from: the base, or its adapter, which is then some KL away."""
+        if not self.config.policy.adapter:
+            return split_metrics(self.session.base().kinds, ("id",))
+        outputs = self.session.evaluate(0, ("id",), self.config.eval.during).rollouts
+        kl = {f"eval/{name.replace('/', '_')}": value for name, value in self.learner.kl(outputs).items()}
+        return split_metrics(self.session.start().kinds, ("id",)) | kl
 
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:

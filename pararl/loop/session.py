@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from pararl.cli.parse import Invocation, as_dict, run_folder, save
+from pararl.cli.parse import Invocation, as_dict, lengthen, run_folder, save
 from pararl.config import Arm, Config, changed, measuring
 from pararl.data.curriculum import Curriculum
 from pararl.evaluation.evaluation import CANARY, Evaluation, eval_sampling, evaluate
@@ -22,8 +22,9 @@ from pararl.files import claimed, read_lines, write_json
 from pararl.loop import checkpoint
 from pararl.loop.preflight import preflight
 from pararl.loop.resumed import LAST, closing, rename_arms
+from pararl.loop.start import keep_start, with_own_start
 from pararl.rollout.actors import start_ray
-from pararl.rollout.fleet import Fleet, RayFleet
+from pararl.rollout.fleet import BASE, Fleet, RayFleet
 from pararl.rollout.reward_workers import RayRewardWorkers, RewardWorkers
 from pararl.sampling import sampling_of
 from pararl.tracking.pictures import Sample, SampleRow, samples_png
@@ -102,10 +103,13 @@ class Session:
             if invocation.resume is None:
                 folder.mkdir(parents=True)
                 stack.enter_context(claimed(folder))
+                keep_start(config, folder)
                 save(config, folder / "config.yaml")
+            elif invocation.longer:
+                lengthen(folder / "config.yaml", config.run.updates)
             try:
                 rename_arms(folder)
-                yield cls(config, folder, fleet, reward_workers, measurer)
+                yield cls(with_own_start(config, folder), folder, fleet, reward_workers, measurer)
             except KeyboardInterrupt:
                 raise RunError(f"stopped; go on with --resume {folder}") from None
             except (RuntimeError, ValueError, OSError) as error:
@@ -134,14 +138,16 @@ class Session:
         curriculum, prompts = Curriculum(self.config), list[Prompt]()
         while len(prompts) < count:
             prompts += curriculum.next()
-        rollouts = self.fleet.generate(prompts, 1, 0, self.config.run.seed, replace(sampling_of(self.config.rollout), guesses=0), update=0)
+        rollouts = self.fleet.generate(
+            prompts, 1, BASE, self.config.run.seed, replace(sampling_of(self.config.rollout), guesses=0), update=0
+        )
         found = Calibration.of([judgement.final for judgement in self.reward_workers.score(rollouts)])
         write_json(path, asdict(found))
         self.say(f"reward {self.config.reward.name} on {found.count} outputs of the base: {found.mean:.4f} +/- {found.deviation:.4f}")
         return found
 
     def evaluate(self, version: int, splits: Sequence[str], count: int) -> Evaluation:
-        """Measure the base (version 0) or the published adapter at the prompts and seeds that all policies share."""
+        """Measure the base (version BASE), the start (0) or the published adapter at the prompts and seeds that all policies share."""
         sampling = eval_sampling(self.config.rollout)
 
         def generate(prompts: Sequence[Prompt]) -> list[Rollout]:
@@ -179,19 +185,25 @@ class Session:
 
     def base(self) -> Measured:
         """The base's evaluation, made once a run."""
-        return self.measured("base") or self.measure("base", 0)[0]
+        return self.measured("base") or self.measure("base", BASE)[0]
+
+    def start(self) -> Measured:
+        """The evaluation of the adapter that the run starts from, made once a run. Its workers must have been told of it."""
+        return self.measured("start") or self.measure("start", 0)[0]
 
     # ---- the end
 
     def finished(self, arm: str) -> ArmResult | None:
-        """The result of an arm that an earlier attempt at this run has finished."""
+        """The result of an arm that an earlier attempt at this run has finished; None where the run is longer now."""
         path = self.folder / "results" / f"{arm}.json"
-        return ArmResult.from_json(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+        result = ArmResult.from_json(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+        return result if result and result.updates >= self.config.run.updates else None
 
     def finish(self, results: Mapping[str, ArmResult]) -> Summary:
         """Write ``summary.json`` and the pictures, that of LAST at the end; print the table."""
-        base = self.base()
-        summary = Summary(self.config.run.seed, BaseResult(base.id, base.ood, base.kinds), results)
+        base, start = self.base(), self.measured("start")
+        before = [BaseResult(m.id, m.ood, m.kinds) for m in (base, start) if m]
+        summary = Summary(self.config.run.seed, before[0], results, *before[1:])
         write_json(self.folder / "summary.json", summary.to_json())
         self.draw_samples(list(results))
         self.draw_kinds(summary)

@@ -39,9 +39,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_leaves_everything_it_promises(run: Path) -> None:
     summary = json.loads((run / "summary.json").read_text())
-    assert set(summary) == {"seed", "base", "arms"} and set(summary["arms"]) == {"pararl", "offline_dpo"}
+    assert set(summary) == {"seed", "base", "arms", "start"} and set(summary["arms"]) == {"pararl", "offline_dpo"}
     for arm, result in summary["arms"].items():
-        assert set(result) == {"id", "ood", "updates", "reward_calls", "seconds", "kl", "adapter", "kinds"}
+        assert set(result) == {"id", "ood", "updates", "reward_calls", "seconds", "kl", "adapter", "kinds", "best"}
         assert {p.name for p in (run / result["adapter"]).iterdir()} >= {"adapter_config.json", "adapter_model.safetensors"}, arm
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["run"]["arms"] == ["pararl", "offline_dpo"] and config["learner"]["lr"] > 0
@@ -143,7 +143,7 @@ def test_an_aligned_adapter_loads_with_peft_and_changes_the_samples(run: Path) -
 def test_evaluate_gives_the_figures_of_the_summary(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "evaluation"
     output = finish(start("--run", str(run), "--out", str(out), "--diversity", "2", "--samples", "2", script="evaluate.py"))
-    assert output.count("t2i, id ") == output.count("interleaved_edit, ood_pair ") == 3
+    assert output.count("t2i, id ") == output.count("interleaved_edit, ood_pair ") == 5
     found = json.loads((out / "evaluation.json").read_text())
     summary = Summary.from_json(json.loads((run / "summary.json").read_text()))
     for name, expected in (("base", summary.base), ("pararl", summary.arms["pararl"]), ("offline_dpo", summary.arms["offline_dpo"])):
@@ -172,7 +172,7 @@ def without_clock(summary: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_killed_and_resumed_gives_the_same_summary(run: Path, tmp_path: Path) -> None:
-    """Killed in its second arm, the first finished; ``test_clip_run`` goes on in the middle of a first one."""
+    """Killed in its second arm, the first finished; ``tests/pararl/loop/test_going_on.py`` kills in many places."""
     folder = tmp_path / "killed"
     process = start(*SMALL, "--run.dir", str(tmp_path), "--run.name", folder.name, start_new_session=True)
     kill_in("offline_dpo", process, folder)

@@ -27,7 +27,7 @@ def test_file_has_exactly_the_published_keys_and_reads_back(tmp_path: Path) -> N
         "ood": {"soft": 0.5, "strict": 0.2, "n": 1024},
         "kinds": {"t2i": {"id": {"soft": 0.6, "strict": 0.3125, "n": 256}}},
     }
-    assert list(read) == ["seed", "base", "arms"]
+    assert list(read) == ["seed", "base", "arms", "start"]
     assert read["arms"]["pararl"] == {
         "id": {"soft": 0.9, "strict": 0.75, "n": 256},
         "ood": {"soft": 0.7, "strict": 0.5, "n": 1024},
@@ -37,6 +37,7 @@ def test_file_has_exactly_the_published_keys_and_reads_back(tmp_path: Path) -> N
         "kl": 0.0321,
         "adapter": "adapters/pararl",
         "kinds": {},
+        "best": None,
     }
     assert Summary.from_json(read) == summary
 
