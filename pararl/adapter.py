@@ -81,6 +81,12 @@ def load_tensors(model: PeftModel, values: Mapping[str, Tensor]) -> int:
     return len(own)
 
 
+def start_from(model: PeftModel, directory: Path) -> None:
+    """Give the adapter the values of another one in a PEFT directory, whatever their dtype. Raises FileError where they do not fit, or are
+    not finite."""
+    _fill(model, AdapterFiles.read(directory))
+
+
 def load(policy: "Policy", directory: Path) -> PeftModel:
     """Attach the adapter of a PEFT directory to ``policy.model``, in place and frozen, in the mode (train or eval) that it was in.
 

@@ -22,6 +22,10 @@ PLAIN = ("rank_pattern", "alpha_pattern", "layers_to_transform", "exclude_module
 """Settings of PEFT that change which tensors there are; where all are empty, ``target_modules`` alone says it."""
 LISTED = 3
 """Tensors that an error names."""
+START = Path("adapters") / "start"
+"""Where a run keeps a copy of the adapter that it starts from, in its folder."""
+OTHER = ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "modules_to_save", "layers_to_transform", "lora_bias")
+"""Settings of PEFT that make another kind of adapter than the one that is trained here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,3 +122,16 @@ def refuse(directory: Path, what: str, problems: Mapping[str, list[str]]) -> Non
     lists = [f"{len(names)} {wrong} ({', '.join(shown[wrong])})" for wrong, names in problems.items() if names]
     if lists:
         raise FileError(directory / TENSORS, f"does not fit {what}: of its tensors are {'; '.join(lists)}", REMEDY)
+
+
+def start_of(directory: Path) -> tuple[int, int]:
+    """Rank and alpha of the LoRA adapter in a PEFT directory. Raises FileError for what no run can start from."""
+    found, file = AdapterFiles.read(directory), directory / CONFIG
+    if others := [name for name, value in read_json(file, REMEDY).items() if name in OTHER and value]:
+        raise FileError(file, f"sets {', '.join(others)}, which a run does not train", REMEDY)
+    if found.alpha != int(found.alpha):
+        raise FileError(file, f"has lora_alpha {found.alpha}, and a run takes whole numbers", REMEDY)
+    sides = [(".lora_A." in name, shape) for name, (_, shape) in found.kinds.items() if ".lora_A." in name or ".lora_B." in name]
+    if not sides or any(found.rank != (shape[0] if down else shape[-1]) for down, shape in sides):
+        raise FileError(directory / TENSORS, f"holds no LoRA tensors of rank {found.rank}, which {CONFIG} says they have", REMEDY)
+    return found.rank, int(found.alpha)

@@ -72,6 +72,9 @@ class PolicyConfig:
 
     name: str = "scenes-mmada"
     """Name of an embedded policy, or a directory that `policies.load` reads."""
+    adapter: str = ""
+    """PEFT folder of a LoRA adapter to start from, of this policy; empty = a new one. Rank and alpha are then its own. What a loss compares
+    with, and what offline arms sample from, is the policy with this adapter; the base is the policy without."""
     lora_rank: int = 16
     """Rank of the adapter."""
     lora_alpha: int = 32
@@ -186,9 +189,10 @@ class LearnerConfig(DrawingOptions):
     beta: float = 1.0
     """Inverse temperature of the preference loss, on per-modality length-normalised log-ratios."""
     reference_every: int = 1
-    """Updates between refreshes of the preference loss's reference to the current policy; 0 = the base throughout."""
+    """Updates between refreshes of the preference loss's reference to the current policy; 0 = what the run starts from, throughout."""
     kl: float = 0.0
-    """Weight of the KL penalty of pararl_grpo, to the base; with ELBOs of continuous images that of the squared change of velocities."""
+    """Weight of the KL penalty of pararl_grpo, to what the run starts from; with ELBOs of continuous images that of the squared change of
+    velocities."""
     clip_ratio: float = 0.2
     """Clip range of pararl_grpo's ratios."""
     nll: float = 0.0

@@ -23,7 +23,7 @@ import argparse
 import time
 from typing import TYPE_CHECKING, Any
 
-from pararl.adapter_files import check
+from pararl.adapter_files import START, check
 from pararl.cli.input_checks import check_inputs
 from pararl.cli.parse import as_dict, parse
 from pararl.cli.program import options
@@ -76,6 +76,8 @@ def main() -> None:
     no_bars_in_logs()
     args, settings = arguments()
     given = ["--config", str(args.run / "config.yaml"), "--run.name", ""] if args.run else ["--policy.name", args.policy]
+    if args.run and (args.run / START).is_dir():  # the one that was named may be gone
+        given += ["--policy.adapter", str(args.run / START)]
     config = parse([*given, *settings]).config
     # Folders with a dot in front are what a killed writer left.
     adapters = sorted(p for p in args.run.glob("adapters/[!.]*") if p.is_dir()) if args.run else args.adapter

@@ -63,7 +63,8 @@ def main() -> None:
     # What loads Ray is imported below this line only, so that --help, mistakes and finished runs are answered within a second.
     from pararl.loop.resumed import closing, finished
 
-    if invocation.resume and (summary := finished(invocation.resume, invocation.config.run.arms)):
+    updates = invocation.config.run.updates
+    if invocation.resume and (summary := finished(invocation.resume, invocation.config.run.arms, updates)):
         return print(closing(invocation.resume, summary))
     from pararl.loop.session import RunStopped, Session
 

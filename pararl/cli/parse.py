@@ -19,10 +19,11 @@ from typing import Any, Literal
 import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
 
+from pararl.adapter_files import START, start_of
 from pararl.cli.help import CONFIGS, configurations, help_text
 from pararl.cli.program import program, version
 from pararl.cli.validation import validate
-from pararl.config import ARMS, PER_ARM, RENAMED, SECTIONS, SETTINGS, Config, ConfigError, arm_defaults, changed, flat
+from pararl.config import ARMS, PER_ARM, RENAMED, SECTIONS, SETTINGS, Config, ConfigError, arm_defaults, changed, flat, for_arm
 from pararl.errors import fail
 from pararl.files import atomic_path
 from pararl.readers import parse_yaml, read_yaml, told
@@ -50,6 +51,8 @@ class Invocation:
     """Folder of the run to go on with, or None for a new run."""
     plan: str | None = None
     """The GPU whose plan is asked for in place of the run, "" for all named ones; None = run."""
+    longer: bool = False
+    """Whether the run that is gone on with gets more updates than it was to have."""
 
 
 def parse(argv: list[str] | None = None, default: Path | None = None) -> Invocation:
@@ -122,14 +125,16 @@ def _invocation(argv: list[str], default: Path | None) -> Invocation:
     if source:
         config = _layer(parser, config, _read(source), f"in {source}")
     config = _layer(parser, config, options, ON_COMMAND_LINE)
+    if config.policy.adapter and not resume:
+        config = _of_its_adapter(config, {**(_read(source) if source else {}), **options})
     if topic is not None:
         print(help_text(topic, program(), flat(config), {action.dest: action.help or "" for action in parser._actions}))
         raise SystemExit(0)
-    for line in validate(config, files=plan is None):
+    for line in validate(started_in(config, resume) if resume else config, files=plan is None):
         note(line)
     if resume:
         _same_run(base, config, resume)
-        return Invocation(config, resume.name, resume, plan)
+        return Invocation(config, resume.name, resume, plan, longer=config.run.updates > base.run.updates)
     stem = source.stem if source else "default"
     if config.run.name and plan is None:
         run_folder(config, stem)
@@ -294,13 +299,65 @@ def _same_run(saved: Config, asked: Config, run: Path) -> None:
     folder = Path(asked.run.dir) / asked.run.name
     if folder.resolve() != run.resolve():
         raise ConfigError(f"--resume {run} goes on in that folder, but run.dir and run.name ask for {folder} (leave them out)")
-    for key, was, now in differences(saved, asked):
-        raise ConfigError(f"--resume {run} keeps its settings, but {key} was {was} and is now {now} (start a new run instead)")
+    found = [d for d in differences(saved, asked) if d[0] != "run.updates"]
+    if found:
+        told = ", and ".join(f"{key} was {was} and is now {now}" for key, was, now in found)
+        raise ConfigError(f"--resume {run} keeps its settings, but {told} (leave that out, or start a new run)")
+    _extendable(saved, asked, run)
+
+
+def started_in(config: Config, run: Path) -> Config:
+    """The settings of a run whose ``policy.adapter`` is the copy in its folder, which does not go with the one that was named."""
+    own = run / START
+    return changed(config, {"policy.adapter": str(own)}) if config.policy.adapter and own.is_dir() else config
+
+
+def _of_its_adapter(config: Config, given: Mapping[str, Any]) -> Config:
+    """``config`` with rank and alpha of the adapter that it starts from. Raises ConfigError where they were ``given``, and others."""
+    try:
+        rank, alpha = start_of(Path(config.policy.adapter))
+    except ConfigError as error:
+        raise ConfigError(f"policy.adapter: {error} (set --policy.adapter)") from error
+    for key, own, asked in (("policy.lora_rank", rank, config.policy.lora_rank), ("policy.lora_alpha", alpha, config.policy.lora_alpha)):
+        if key in given and asked != own:
+            raise ConfigError(f"{key} is {asked}, but policy.adapter {config.policy.adapter} has {own} (leave it out)")
+    return changed(config, {"policy.lora_rank": rank, "policy.lora_alpha": alpha})
+
+
+def _extendable(saved: Config, asked: Config, run: Path) -> None:
+    """Raise ConfigError unless the run ``saved`` can have as many updates as are asked for, and be what it would have been with them."""
+    was, now = saved.run.updates, asked.run.updates
+    if now < was:
+        raise ConfigError(f"--resume {run}: run.updates was {was} and is now {now}: a run gets longer, never shorter (start a new run)")
+    falling = [arm for arm in asked.run.arms if for_arm(asked, arm).learner.schedule != "constant"]
+    if now > was and falling:
+        raise ConfigError(
+            f"--resume {run}: run.updates was {was} and is now {now}, but learner.schedule of {', '.join(falling)} ends at update {was}: "
+            "with more updates it would have had other learning rates from the first on (start a new run, with --policy.adapter from "
+            f"{run / 'adapters' / falling[0]})"
+        )
 
 
 def differences(saved: Config, asked: Config) -> Iterator[tuple[str, Any, Any]]:
-    """Settings on which a run's figures depend and in which two configurations differ: (name, of the first, of the second)."""
-    before, after = {**flat(saved), "arm": saved.arm}, {**flat(asked), "arm": asked.arm}
+    """Settings on which a run's figures depend and in which two configurations differ: (name, of the first, of the second).
+
+    Those of single arms as ``arm.NAME.section.key``, with the values that the arm has.
+    """
+    before, after = flat(saved), flat(asked)
     for key, value in before.items():
         if after[key] != value and key not in FREE_ON_RESUME:
             yield key, value, after[key]
+    for arm in ARMS:
+        own = [key for key in PER_ARM if key in saved.arm.get(arm, {}) or key in asked.arm.get(arm, {})]
+        was, now = flat(for_arm(saved, arm)), flat(for_arm(asked, arm))
+        for key in own:
+            if was[key] != now[key] and key not in FREE_ON_RESUME:
+                yield f"arm.{arm}.{key}", was[key], now[key]
+
+
+def lengthen(file: Path, updates: int) -> None:
+    """Give the run whose settings are saved in ``file`` that many updates; the file is whole at any moment."""
+    settings = yaml.safe_load(file.read_text(encoding="utf-8"))
+    settings.setdefault("run", {})["updates"] = updates
+    with atomic_path(file) as part:
+        part.write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), encoding="utf-8")

@@ -23,6 +23,8 @@ def trl_problems(config: Config, family: str, traits: Traits) -> list[str]:
         problems.append(
             f"learner.trainer trl learns from texts alone, {' or '.join(ANSWERS)}, not from {', '.join(images)} (set --curriculum.tasks)"
         )
+    if config.policy.adapter:
+        problems.append("learner.trainer trl begins with a new adapter (leave policy.adapter out, or set --learner.trainer pararl)")
     if not traits.trl:
         able = " or ".join(name for name, others in TRAITS.items() if others.trl)
         problems.append(

@@ -7,6 +7,7 @@ from typing import Any
 
 import rewards.names
 from pararl import policy_files
+from pararl.adapter_files import start_of
 from pararl.cli.arm_checks import arm_problems
 from pararl.cli.family_checks import family_problems
 from pararl.cli.prompt_checks import prompt_problems
@@ -279,7 +280,22 @@ def _policy(config: Config) -> list[str]:
         return [str(error)]
     if settings is None or traits is None or family is None:
         return [f"policy.name: {directory} has no policy.json, so it is no directory that policies.load reads (set --policy.name)"]
-    return _sizes(config, settings, traits) + family_problems(config, family, traits) + trl_problems(config, family, traits)
+    problems = _adapter(config) + _sizes(config, settings, traits)
+    return problems + family_problems(config, family, traits) + trl_problems(config, family, traits)
+
+
+def _adapter(config: Config) -> list[str]:
+    """What is wrong with the adapter that the run is to start from."""
+    if not config.policy.adapter:
+        return []
+    try:
+        found = start_of(Path(config.policy.adapter))
+    except ConfigError as error:
+        return [f"policy.adapter: {error} (set --policy.adapter)"]
+    asked = config.policy.lora_rank, config.policy.lora_alpha
+    if found == asked:
+        return []
+    return [f"policy.lora_rank and policy.lora_alpha are {asked}, but policy.adapter {config.policy.adapter} has {found} (leave them out)"]
 
 
 def _sizes(config: Config, settings: Mapping[str, Any], traits: Traits) -> list[str]:

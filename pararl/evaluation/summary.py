@@ -71,6 +71,23 @@ class BaseResult:
 
 
 @dataclass(frozen=True, slots=True)
+class BestResult:
+    """The best of an arm's evaluations during training, and the adapter that it had then."""
+
+    update: int
+    id: SplitResult
+    """On the prompts of those evaluations, which chose it: of a few prompts, and the highest of several."""
+    adapter: str
+    """Its folder, relative to the run folder."""
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any], where: str = "best") -> Self:
+        """The record from its JSON values. Raises ValueError, naming ``where``, when a key is missing or not known."""
+        _check_keys(value, cls, where)
+        return cls(value["update"], _split(value["id"], f"{where}.id"), value["adapter"])
+
+
+@dataclass(frozen=True, slots=True)
 class ArmResult:
     """One arm after its last update."""
 
@@ -86,6 +103,8 @@ class ArmResult:
     adapter: str
     """Folder of the adapter, relative to the run folder."""
     kinds: Kinds = field(default_factory=dict)
+    best: BestResult | None = None
+    """None where nothing was measured during training."""
 
     def __post_init__(self) -> None:
         for name in ("updates", "reward_calls", "seconds"):
@@ -99,8 +118,10 @@ class ArmResult:
     @classmethod
     def from_json(cls, value: Mapping[str, Any], where: str = "arm") -> Self:
         """The record from its JSON values. Raises ValueError, naming ``where``, when a key is missing or not known."""
+        value = {"best": None, **value}  # results of earlier versions have none
         _check_keys(value, cls, where)
-        return cls(**{**value, **_results(value, where)})
+        best = value["best"] and BestResult.from_json(value["best"], f"{where}.best")
+        return cls(**{**value, **_results(value, where), "best": best})
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +131,8 @@ class Summary:
     seed: int
     base: BaseResult
     arms: Mapping[str, ArmResult]
+    start: BaseResult | None = None
+    """The policy with the adapter that the run started from; None where it started from the base."""
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.arms) - set(ARMS))
@@ -118,29 +141,33 @@ class Summary:
 
     def to_json(self) -> dict[str, Any]:
         """The summary as JSON values, in the shape of the file."""
-        return {"seed": self.seed, "base": asdict(self.base), "arms": {arm: asdict(result) for arm, result in self.arms.items()}}
+        arms = {arm: asdict(result) for arm, result in self.arms.items()}
+        return {"seed": self.seed, "base": asdict(self.base), "arms": arms, "start": self.start and asdict(self.start)}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """The inverse of `to_json`, arms by their names of today. Raises ValueError when a key is missing or not known."""
+        value = {"start": None, **value}  # summaries of earlier versions have none
         _check_keys(value, cls, "summary")
-        base = value["base"]
-        _check_keys(base, BaseResult, "base")
+        before = {name: value[name] and _base(value[name], name) for name in ("base", "start")}
         # A study may read runs of earlier versions.
         arms = {RENAMED.get(arm, arm): ArmResult.from_json(result, f"arms.{arm}") for arm, result in value["arms"].items()}
-        return cls(seed=value["seed"], base=BaseResult(**_results(base, "base")), arms=arms)
+        return cls(seed=value["seed"], arms=arms, **before)
 
 
 def table(summary: Summary) -> str:
     """The base and every arm as a plain-text table, one line each, with the sampling error of the accuracies below it."""
     head = ["", "ID strict", "ID soft", "OOD strict", "OOD soft", "updates", "reward calls", "seconds", "KL"]
     lines = [["base", *_accuracies(summary.base), "-", "-", "-", "-"]]
+    if summary.start:
+        lines.append(["start", *_accuracies(summary.start), "-", "-", "-", "-"])
     for arm, result in summary.arms.items():
         budget = [str(result.updates), f"{result.reward_calls:,}", f"{result.seconds:.0f}", f"{result.kl:.4f}"]
         lines.append([arm, *_accuracies(result), *budget])
     widths = [max(len(line[column]) for line in [head, *lines]) for column in range(len(head))]
     rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
     parts = [_aligned(head, widths), rule, *(_aligned(line, widths) for line in lines), rule, _error_note(summary.base)]
+    parts += [_best_note(arm, result.best) for arm, result in summary.arms.items() if result.best]
     return "\n".join([*parts, *(["", kinds_table(summary)] if len(summary.base.kinds) > 1 else [])])
 
 
@@ -181,6 +208,12 @@ def _error_note(base: BaseResult) -> str:
     return f"{', '.join(errors)}: 95 % sampling error of {'the soft score of the base' if soft else 'a strict accuracy near one half'}"
 
 
+def _best_note(arm: str, best: BestResult) -> str:
+    """One line beside the table: it was measured on other prompts, and chosen by them."""
+    kind, value = ("soft", best.id.soft) if best.id.strict is None else ("strict", best.id.strict)
+    return f"{arm}, best during training: update {best.update}, ID {kind} {value:.3f} (n = {best.id.n}), {best.adapter}"
+
+
 def _results(value: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The fields that the base and every arm have."""
     kinds = {
@@ -189,6 +222,11 @@ def _results(value: Mapping[str, Any], where: str) -> dict[str, Any]:
     }
     ood = None if value["ood"] is None else _split(value["ood"], f"{where}.ood")
     return {"id": _split(value["id"], f"{where}.id"), "ood": ood, "kinds": kinds}
+
+
+def _base(value: Mapping[str, Any], where: str) -> BaseResult:
+    _check_keys(value, BaseResult, where)
+    return BaseResult(**_results(value, where))
 
 
 def _split(value: Mapping[str, Any], where: str) -> SplitResult:

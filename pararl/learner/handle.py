@@ -35,7 +35,7 @@ class LearnerHandle(Protocol):
 
 
 def make_learner(policy: "Policy", config: Config, arm: Arm) -> "Learner":
-    """The learner of an arm, with a new adapter in the policy."""
+    """The learner of an arm, with a new adapter in the policy, or that of ``policy.adapter``."""
     rank, alpha, seed, updates = config.policy.lora_rank, config.policy.lora_alpha, config.run.seed, config.run.updates
     if config.learner.trainer == "trl":
         from pararl.learner.trl_dpo import trl_learner
@@ -44,7 +44,10 @@ def make_learner(policy: "Policy", config: Config, arm: Arm) -> "Learner":
     from pararl import adapter
     from pararl.learner.learner import Learner
 
-    return Learner(policy, adapter.attach(policy, rank, alpha, seed), config.learner, ARM_SPECS[arm], seed, updates)
+    peft = adapter.attach(policy, rank, alpha, seed)
+    if config.policy.adapter:
+        adapter.start_from(peft, Path(config.policy.adapter))
+    return Learner(policy, peft, config.learner, ARM_SPECS[arm], seed, updates, started=bool(config.policy.adapter))
 
 
 class LocalLearner:

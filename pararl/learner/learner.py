@@ -35,15 +35,19 @@ class Learner:
         seed: int = 0,
         updates: int | None = None,
         stepper: Callable[[Optimizer], Stepper] | None = None,
+        started: bool = False,
     ) -> None:
         """``updates``: of the whole run, which a schedule of the learning rate needs to know. ``stepper``: makes what takes the steps of
-        an optimiser; None = a ``GradientStepper``. Raises ValueError for settings that do not go together."""
+        an optimiser; None = a ``GradientStepper``. ``started``: whether the adapter is one that a run starts from: it is then the
+        reference. Raises ValueError for settings that do not go together."""
         if config.schedule != "constant" and not updates:
             raise ValueError(f"learner.schedule {config.schedule} needs the number of updates of the run")
         self.policy, self.peft, self.config, self.arm, self.updates = policy, peft, config, arm, updates
         policy.checkpoint_gradients(config.gradient_checkpointing)
         self.version = 0
         self.reference = Reference(peft)
+        if started:
+            self.reference.refresh(self.version)
         self.parameters = [p for _, p in sorted(peft.named_parameters()) if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=config.lr, betas=(0.9, 0.99), weight_decay=config.weight_decay)
         self.stepper: Stepper

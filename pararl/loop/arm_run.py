@@ -13,10 +13,11 @@ from pararl.evaluation.evaluation import Evaluation, split_result
 from pararl.evaluation.evaluation import metrics as split_metrics
 from pararl.evaluation.summary import ArmResult
 from pararl.evaluation.told import told
-from pararl.files import write_json
+from pararl.files import keep_lines, write_json
 from pararl.learner.handle import LearnerHandle, RayLearner
 from pararl.learner.prefer import Feedback, prefer
 from pararl.loop import checkpoint
+from pararl.loop.best import BestAdapter
 from pararl.loop.idle import idle_reason, idle_warning
 from pararl.loop.session import Session
 from pararl.loop.source import ScoredRollouts, Source, Stream
@@ -50,6 +51,7 @@ class ArmRun:
         self.began = 0.0
         self.seconds: Metrics = {}
         """Where the time of the update went."""
+        self.best = BestAdapter(session.folder, arm)
         self.kl: float | None = None
         """KL to the base as last measured."""
         self.progress: Progress | None = None
@@ -91,8 +93,8 @@ class ArmRun:
                 self.counters.update = update
                 self.counters.seconds += time.monotonic() - self.began
             asked = stop.asked is not None
-            # None after the last update: there is only the result left to make.
-            if asked or (update % self.config.run.checkpoint_every == 0 and update < self.config.run.updates):
+            # Behind the last update too: its optimiser is what an extension goes on with.
+            if asked or update % self.config.run.checkpoint_every == 0 or update == self.config.run.updates:
                 self._save()
             if asked:
                 raise KeyboardInterrupt
@@ -196,6 +198,7 @@ class ArmRun:
         """Metrics of the small evaluation during training."""
         done = self.session.evaluate(update, ("id",), self.config.eval.during)
         self._show(update, done)
+        self.best.offer(update, done.splits["id"], self.learner.save)
         metrics = split_metrics(done.kinds)
         return metrics | {f"eval/{name.replace('/', '_')}": value for name, value in self.learner.kl(done.rollouts).items()}
 
@@ -212,29 +215,55 @@ class ArmRun:
                 "learner": facts,
                 "counters": asdict(self.counters),
                 "curriculum": self.source.curriculum.state(),
+                "best": self.best.state(),
+                "last": self.counters.update == self.config.run.updates,
                 "wandb": self.session.tracker.ids(),
             },
         )
+        self.best.commit()
 
     def _restore(self) -> None:
+        session = self.session
+        if self.config.policy.adapter:
+            session.fleet.begin(self.learner.adapter())
         found = checkpoint.load_arm(self.checkpoint_path, [field.name for field in fields(Counters)])
-        if found is not None:
-            arrays, facts = found
-            try:
-                self.learner.load_state(arrays, facts["learner"])
-            except (RuntimeError, ValueError) as error:
-                raise FileError(self.checkpoint_path, f"does not fit the learner: {error}", checkpoint.REMEDY) from error
-            self.counters = record_of(lambda own: Counters(**own), facts["counters"], self.checkpoint_path, checkpoint.REMEDY)
-            record_of(self.source.curriculum.load_state, facts["curriculum"], self.checkpoint_path, checkpoint.REMEDY)
-        # An arm that was killed before its first checkpoint begins anew, so that all its rows go.
-        self.session.tracker.truncate(self.arm, self.counters.update if found else -1)
-        self.session.tracker.start(self.arm)
         if found is None:
+            self.best.load_state(None)
+            # An arm that was killed before its first checkpoint begins anew, so that all its rows go.
+            session.tracker.truncate(self.arm, -1)
+            session.tracker.start(self.arm)
+            session.tracker.log(0, self._before(), 0)
+            return
+        arrays, facts = found
+        try:
+            self.learner.load_state(arrays, facts["learner"])
+        except (RuntimeError, ValueError) as error:
+            raise FileError(self.checkpoint_path, f"does not fit the learner: {error}", checkpoint.REMEDY) from error
+        self.counters = record_of(lambda own: Counters(**own), facts["counters"], self.checkpoint_path, checkpoint.REMEDY)
+        record_of(self.source.curriculum.load_state, facts["curriculum"], self.checkpoint_path, checkpoint.REMEDY)
+        self.best.load_state(facts.get("best"))
+        update = self.counters.update
+        session.tracker.truncate(self.arm, update)
+        # What was measured behind the last update is measured again, there or behind a later one.
+        keep_lines(session.tracker.metrics_path, lambda row: row["arm"] != self.arm or row["update"] < update or "perf/update" in row)
+        session.tracker.start(self.arm)
+        # In a run that is extended here, the small evaluation that a longer one would have made.
+        late = facts.get("last", False) and update < self.config.run.updates and self._measures(update)
+        # Or only its result is left to make, for which the workers sample from the adapter, whatever the arm samples from.
+        if late or update == self.config.run.updates or self.spec.data == "current":
+            session.fleet.publish(self.learner.adapter())
+        if late:
+            session.tracker.log(update, self._during(update), self.counters.samples)
+
+    def _before(self) -> Metrics:
+        """Metrics of the policy that the arm starts from: the base, or its adapter, which is then some KL away."""
+        if not self.config.policy.adapter:
             base = self.session.base()
-            self.session.tracker.log(0, split_metrics(base.kinds, ("id",)) | base.during, 0)
-        # The next update samples from the adapter of the checkpoint, which the new workers do not have.
-        elif self.spec.data == "current":
-            self.session.fleet.publish(self.learner.adapter())
+            return split_metrics(base.kinds, ("id",)) | base.during
+        outputs = self.session.evaluate(0, ("id",), self.config.eval.during).rollouts
+        kl = {f"eval/{name.replace('/', '_')}": value for name, value in self.learner.kl(outputs).items()}
+        start = self.session.start()
+        return split_metrics(start.kinds, ("id",)) | start.during | kl
 
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:

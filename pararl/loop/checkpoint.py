@@ -60,8 +60,9 @@ def load_arm(directory: Path, counters: Collection[str]) -> tuple[dict[str, np.n
     return arrays, facts
 
 
-def save_rollouts(directory: Path, rollouts: Sequence[Rollout], judgements: Sequence[Judgement]) -> None:
-    """Write rollouts of one sampling (equal recorded steps) and their final scores, without pixels or texts of outputs."""
+def save_rollouts(directory: Path, rollouts: Sequence[Rollout], judgements: Sequence[Judgement], wanted: int) -> None:
+    """Write rollouts of one sampling (equal recorded steps) and their final scores, without pixels or texts of outputs. ``wanted``: the
+    updates that the run is to have."""
     arrays: dict[str, np.ndarray] = {}
     rows: list[dict[str, Any]] = []
     prompts: dict[tuple[str, str], int] = {}
@@ -87,7 +88,7 @@ def save_rollouts(directory: Path, rollouts: Sequence[Rollout], judgements: Sequ
     for key, chosen in segments.items():
         for name in _parts(type(chosen[0])):
             arrays[f"{key}.{name}"] = np.stack([getattr(s, name) for s in chosen])
-    save(directory, arrays, {"prompts": listed, "rollouts": rows})
+    save(directory, arrays, {"prompts": listed, "rollouts": rows, "wanted": wanted})
 
 
 def _key(segment: Segment | Latents) -> str:
@@ -100,8 +101,9 @@ def _parts(kind: type[Segment] | type[Latents]) -> list[str]:
     return [field.name for field in fields(kind) if field.name != "modality"]
 
 
-def load_rollouts(directory: Path) -> tuple[list[Rollout], list[Judgement]] | None:
-    """Rollouts and judgements that ``save_rollouts`` wrote, or None where there are none. Raises FileError for what is no such thing."""
+def load_rollouts(directory: Path) -> tuple[list[Rollout], list[Judgement], int] | None:
+    """Rollouts, judgements and ``wanted`` that ``save_rollouts`` wrote, or None where there are none. Raises
+    FileError for what is no such thing."""
     found = load(directory)
     return None if found is None else record_of(_rollouts, found, latest(directory), REMEDY)
 
@@ -135,7 +137,7 @@ def _rollouts(found: tuple[dict[str, np.ndarray], dict[str, Any]]) -> tuple[list
         )
         rollouts.append(rollout)
         judgements.append(Judgement(None if row["value"] is None else Score(row["value"], row["strict"])))
-    return rollouts, judgements
+    return rollouts, judgements, facts["wanted"]
 
 
 def without_outputs(rollout: Rollout) -> Rollout:

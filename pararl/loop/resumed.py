@@ -14,8 +14,8 @@ LAST = "curves.png"
 """What a run writes last: where it is, nothing is left to do."""
 
 
-def finished(folder: Path, arms: Sequence[str]) -> Summary | None:
-    """The summary of a run whose ``arms`` are all done; None where something is left to do.
+def finished(folder: Path, arms: Sequence[str], updates: int) -> Summary | None:
+    """The summary of a run whose ``arms`` have all made ``updates``; None where something is left to do.
 
     Raises ConfigError for a summary that cannot be read."""
     file = folder / "summary.json"
@@ -23,7 +23,7 @@ def finished(folder: Path, arms: Sequence[str]) -> Summary | None:
         return None
     remedy = f"remove it, and --resume {folder} writes it anew"
     summary: Summary = record_of(Summary.from_json, read_json(file, remedy), file, remedy)
-    return summary if set(arms) <= summary.arms.keys() else None
+    return summary if all(arm in summary.arms and summary.arms[arm].updates >= updates for arm in arms) else None
 
 
 def closing(folder: Path, summary: Summary) -> str:

@@ -13,7 +13,7 @@ from typing import Any, cast
 import numpy as np
 from tqdm import tqdm
 
-from pararl.cli.parse import Invocation, as_dict, run_folder, save
+from pararl.cli.parse import Invocation, as_dict, lengthen, run_folder, save
 from pararl.config import Arm, Config, ConfigError, changed, measuring
 from pararl.data.curriculum import Curriculum
 from pararl.errors import in_words
@@ -24,10 +24,11 @@ from pararl.files import METRIC_ROW, claimed, read_lines, write_json
 from pararl.loop import checkpoint
 from pararl.loop.preflight import preflight
 from pararl.loop.resumed import LAST, closing, rename_arms
+from pararl.loop.start import keep_start, with_own_start
 from pararl.loop.stopping import Stop
 from pararl.readers import read_json, record_of
 from pararl.rollout.cluster import start_ray
-from pararl.rollout.fleet import Fleet, RayFleet
+from pararl.rollout.fleet import BASE, Fleet, RayFleet
 from pararl.rollout.reward_workers import RayRewardWorkers, RewardWorkers
 from pararl.sampling import sampling_of
 from pararl.tracking.curves import curves_png
@@ -147,13 +148,16 @@ class Session:
                 if invocation.resume is None:
                     made(folder)
                     stack.enter_context(claimed(folder))
+                    keep_start(config, folder)
                     save(config, folder / "config.yaml")
+                elif invocation.longer:
+                    lengthen(folder / "config.yaml", config.run.updates)
                 rename_arms(folder)
             except (KeyboardInterrupt, SystemExit) as error:  # the latter by Ray's handler of SIGTERM, while it starts
                 again = f"; go on with --resume {folder}" if folder.exists() else " before the run began"
                 raise RunStopped(f"stopped{again}", stop.code if isinstance(error, KeyboardInterrupt) else 128 + signal.SIGTERM) from None
             try:
-                yield cls(config, folder, fleet, reward_workers, measurer, stop=stop)
+                yield cls(with_own_start(config, folder), folder, fleet, reward_workers, measurer, stop=stop)
             except (KeyboardInterrupt, Exception) as error:
                 # Schedulers signal the workers as well: what fails because of it is no fault of the run.
                 if stop.asked is not None or isinstance(error, KeyboardInterrupt):
@@ -183,14 +187,16 @@ class Session:
         while len(prompts) < count:
             prompts += curriculum.next()
         # Update 0, whose seeds no update of an arm has.
-        rollouts = self.fleet.generate(prompts, 1, 0, self.config.run.seed, replace(sampling_of(self.config.rollout), guesses=0), update=0)
+        rollouts = self.fleet.generate(
+            prompts, 1, BASE, self.config.run.seed, replace(sampling_of(self.config.rollout), guesses=0), update=0
+        )
         found = Calibration.of([judgement.final for judgement in self.reward_workers.score(rollouts)])
         write_json(path, asdict(found))
         self.say(f"reward {self.config.reward.name} on {found.count} outputs of the base: {found.mean:.4f} +/- {found.deviation:.4f}")
         return found
 
     def evaluate(self, version: int, splits: Sequence[str], count: int) -> Evaluation:
-        """Measure the base (version 0) or the published adapter at the prompts and seeds that all policies share."""
+        """Measure the base (version BASE), the start (0) or the published adapter at the prompts and seeds that all policies share."""
         sampling = eval_sampling(self.config.rollout)
 
         def generate(prompts: Sequence[Prompt]) -> list[Rollout]:
@@ -225,19 +231,26 @@ class Session:
 
     def base(self) -> Measured:
         """The base's evaluation, made once a run."""
-        return self.measured("base") or self.measure("base", 0)[0]
+        return self.measured("base") or self.measure("base", BASE)[0]
+
+    def start(self) -> Measured:
+        """The evaluation of the adapter that the run starts from, made once a run. Its workers must have been told of it."""
+        return self.measured("start") or self.measure("start", 0)[0]
 
     # ---- the end
 
     def finished(self, arm: str) -> ArmResult | None:
-        """The result of an arm that an earlier attempt at this run has finished."""
+        """The result of an arm that an earlier attempt at this run has finished; None where the run is longer now."""
         path = self.folder / "results" / f"{arm}.json"
-        return record_of(ArmResult.from_json, read_json(path, AGAIN), path, AGAIN) if path.exists() else None
+        if not path.exists():
+            return None
+        result: ArmResult = record_of(ArmResult.from_json, read_json(path, AGAIN), path, AGAIN)
+        return result if result.updates >= self.config.run.updates else None
 
     def finish(self, results: Mapping[str, ArmResult]) -> Summary:
         """Write ``summary.json`` and the pictures, that of LAST at the end; print the table."""
-        base = self.base()
-        summary = Summary(self.config.run.seed, base.result, results)
+        base, start = self.base(), self.measured("start")
+        summary = Summary(self.config.run.seed, base.result, results, *([start.result] if start else []))
         # Before the pictures: a plot that fails does not cost the summary, and a resume draws what is missing.
         write_json(self.folder / "summary.json", summary.to_json())
         self.draw_samples(list(results))

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from pararl.arms import ArmSpec
 from pararl.config import Config
 from pararl.data.curriculum import Curriculum
 from pararl.learner.prefer import without_spread
-from pararl.loop import checkpoint
+from pararl.loop.static import StaticRollouts, sampled_once
 from pararl.options import Sampling
 from pararl.rollout.fleet import Chunk, Fleet
 from pararl.rollout.reward_workers import RewardWorkers
@@ -44,24 +45,26 @@ def arm_group(config: Config, arm: ArmSpec) -> int:
     return config.rollout.group * (calls if arm.reward == "final" and config.rollout.equal_calls else 1)
 
 
-def static_batch(config: Config, rollouts: Sequence[Rollout], update: int, pairs: bool = False) -> list[int]:
+def static_batch(config: Config, rollouts: Sequence[Rollout], ends: Sequence[int], update: int, pairs: bool = False) -> list[int]:
     """Which of the static rollouts an update learns from: whole groups, in an order shuffled by run.seed, each once over the run.
 
-    Groups change places with others of their kind, so every batch keeps its task quotas. With ``pairs``, both kinds move alike and a pair
-    stays in one batch. Without the shuffle an offline arm would repeat the stream of base samples batch by batch, and be another arm in
-    name only.
+    ``ends``: the updates that the run was to have, each time its rollouts were sampled. Those of an extension are shuffled among
+    themselves, so that no update changes what it has learnt from. Groups change places with others of their kind, so every batch keeps its
+    task quotas. With ``pairs``, both kinds move alike and a pair stays in one batch. Without the shuffle an offline arm would repeat the
+    stream of base samples batch by batch, and be another arm in name only.
     """
-    prompts = config.rollout.prompts * config.run.updates
-    size = len(rollouts) // prompts
-    kinds = [rollouts[k * size].prompt.kind for k in range(prompts)]
-    order, rng = np.arange(prompts), np.random.default_rng((config.run.seed, prompts))
+    each = config.rollout.prompts
+    size = len(rollouts) // (each * ends[-1])
+    begin, end = next((a * each, b * each) for a, b in pairwise((0, *ends)) if a < update <= b)
+    kinds = [rollouts[k * size].prompt.kind for k in range(begin, end)]
+    order, rng = np.arange(begin, end), np.random.default_rng((config.run.seed, end))
     for kind in dict.fromkeys(kinds):
         places = np.flatnonzero([k == kind for k in kinds])
         if pairs:
-            rng = np.random.default_rng((config.run.seed, prompts))
-        order[places] = rng.permutation(places)
-    first = (update - 1) * config.rollout.prompts
-    return [int(p) * size + k for p in order[first : first + config.rollout.prompts] for k in range(size)]
+            rng = np.random.default_rng((config.run.seed, end))
+        order[places] = rng.permutation(places) + begin
+    first = (update - 1) * each - begin
+    return [int(p) * size + k for p in order[first : first + each] for k in range(size)]
 
 
 class Stream:
@@ -77,14 +80,14 @@ class Stream:
 
 
 class Source:
-    """Gives the scored rollouts of each update in three steps. ``store``: folder in which static rollouts are kept for a resume."""
+    """Gives the scored rollouts of each update in three steps. ``store``: folder in which static rollouts are kept, batch by batch."""
 
     def __init__(
         self, config: Config, arm: ArmSpec, fleet: Fleet, reward_workers: RewardWorkers, store: Path, say: Callable[[str], None]
     ) -> None:
         self.config, self.arm, self.fleet, self.reward_workers, self.store, self.say = config, arm, fleet, reward_workers, store, say
         self.curriculum = Curriculum(config, arm.paired)
-        self._static: tuple[list[Rollout], list[Judgement]] | None = None
+        self._static: StaticRollouts | None = None
         self._seconds = (0.0, 0.0)
         """What sampling and scoring the static rollouts took, until an update has reported it."""
 
@@ -101,7 +104,7 @@ class Source:
             return self._sample(prompts, update, version if self.arm.data == "current" else 0)
         rollouts, chosen = self._stored(update)
         assert self._static is not None
-        return Stream([(0, [rollouts[i] for i in chosen])], [self._static[1][i] for i in chosen])
+        return Stream([(0, [rollouts[i] for i in chosen])], [self._static.judgements[i] for i in chosen])
 
     def score(self, stream: Stream) -> ScoredRollouts:
         """Score chunks while later ones are still sampled."""
@@ -123,26 +126,24 @@ class Source:
         return Stream(self.fleet.generate_iter(prompts, group, version, self.config.run.seed, sampling, update))
 
     def _stored(self, update: int) -> tuple[list[Rollout], list[int]]:
-        """All static rollouts, sampled now if there are none yet, and which of them an update learns from."""
+        """All static rollouts, sampled now as far as they are not stored, and which of them an update learns from."""
         if self._static is None:
-            self._static = checkpoint.load_rollouts(self.store) or self._sample_once()
-        rollouts, _ = self._static
-        return rollouts, static_batch(self.config, rollouts, update, self.arm.paired)
+            self._static, self._seconds = self._sample_once()
+        rollouts = self._static.rollouts
+        return rollouts, static_batch(self.config, rollouts, self._static.ends, update, self.arm.paired)
 
-    def _sample_once(self) -> tuple[list[Rollout], list[Judgement]]:
-        updates = self.config.run.updates
-        seconds = np.zeros(2)
-        rollouts: list[Rollout] = []
-        judgements: list[Judgement] = []
-        for update in range(1, updates + 1):
+    def _sample_once(self) -> tuple[StaticRollouts, tuple[float, float]]:
+        """The static rollouts of every update of the run, and the seconds of sampling and scoring those that were not stored."""
+        updates, seconds = self.config.run.updates, np.zeros(2)
+        found = StaticRollouts.load(self.store)
+        if found.updates < updates:
+            self.curriculum = Curriculum(self.config, self.arm.paired)
+            found.replay(self.curriculum, self.config.rollout.prompts)
+        for update in range(found.updates + 1, updates + 1):
             # Update by update, with the seeds of each: the same samples of the base as those of offline_stream.
             batch = self.score(self._sample(self.curriculum.next(), update, 0))
             seconds += (batch.rollout_seconds, batch.reward_seconds)
-            # All rollouts of the run are held at once: only what the learner needs stays.
-            rollouts += [checkpoint.without_outputs(r) for r in batch.rollouts]
-            judgements += [replace(j, final=j.final and replace(j.final, atoms=(), credit=None, words=None)) for j in batch.judgements]
+            found.add(self.store, updates, *sampled_once(batch.rollouts, batch.judgements))
             if update % max(1, updates // 5) == 0:
-                self.say(f"sampled {len(rollouts)} rollouts of the base once, {update}/{updates} batches")
-        checkpoint.save_rollouts(self.store, rollouts, judgements)
-        self._seconds = float(seconds[0]), float(seconds[1])
-        return rollouts, judgements
+                self.say(f"sampled {len(found.rollouts)} rollouts of the base once, {update}/{updates} batches")
+        return found, (float(seconds[0]), float(seconds[1]))

@@ -21,6 +21,8 @@ from pararl.types import Prompt, Receipt, Rollout
 if TYPE_CHECKING:
     from policies import Sampling
 
+BASE = -1
+"""Version of the policy without any adapter. Version 0 is what a run starts from: the base too, unless the fleet was told of an adapter."""
 Chunk = tuple[int, list[Rollout]]
 """Place of its first rollout in the batch, and the rollouts of one chunk."""
 
@@ -46,6 +48,8 @@ class Fleet(ABC):
     def __init__(self, config: Config) -> None:
         self.chunk = config.rollout.chunk
         self.published: AdapterBuffer | None = None
+        self._start: Any = None
+        """What version 0 is, as a worker takes it; None = the base."""
         self._sent: Any = None
         """The published adapter as a worker takes it."""
 
@@ -54,7 +58,7 @@ class Fleet(ABC):
     ) -> list[Rollout]:
         """``group`` rollouts of each prompt, those of the first prompt first.
 
-        ``version`` must be the published one, or 0 for the base. Seeds derive from ``run_seed`` and ``update`` (default: ``version``). Give
+        ``version`` must be the published one, 0, or BASE. Seeds derive from ``run_seed`` and ``update`` (default: ``version``). Give
         ``update`` where one version samples the same prompts more than once and the samples should be fresh. Raises ValueError for another
         version, and what a worker raises, from an actor as RuntimeError (SyncError for an adapter that does not land).
         """
@@ -64,14 +68,19 @@ class Fleet(ABC):
         self, prompts: Sequence[Prompt], group: int, version: int, run_seed: int, sampling: "Sampling", update: int | None = None
     ) -> Iterator[Chunk]:
         """The same rollouts chunk by chunk, in the order in which they are finished."""
-        if version and (self.published is None or self.published.version != version):
+        if version > 0 and (self.published is None or self.published.version != version):
             held = "none" if self.published is None else f"version {self.published.version}"
             raise ValueError(f"the workers cannot sample with version {version}: published is {held}; publish it first")
         chunks = chunks_of(requests_of(prompts, group, run_seed, version if update is None else update), self.chunk)
         # Without an adapter a worker samples with its own switched off, which is the base bit for bit.
-        sent = self._sent if version else None
-        for place, rollouts in self._run([(chunk, sampling, sent, version) for chunk in chunks]):
+        sent = {BASE: None, 0: self._start}.get(version, self._sent)
+        for place, rollouts in self._run([(chunk, sampling, sent, max(0, version)) for chunk in chunks]):
             yield place * self.chunk, rollouts
+
+    def begin(self, adapter: AdapterBuffer) -> None:
+        """From now on version 0 is the base with ``adapter``; each worker has loaded it and proved it. Raises SyncError when it did not."""
+        names, self._start, receipts = self._load(adapter)
+        sync.verify(receipts, adapter, names)
 
     def publish(self, adapter: AdapterBuffer) -> list[Receipt]:
         """Load ``adapter`` into every worker; one verified receipt each. Raises SyncError when it did not land."""

@@ -168,7 +168,8 @@ class Tracker:
         artifact = wandb.Artifact(re.sub(r"[^A-Za-z0-9_.-]", "-", f"{self._group}-{arm}"), type="model", metadata=dict(metadata))
         with self._staging_in_run_folder():
             for path in files:
-                # "immutable" spares a copy: the adapter of a finished arm does not change any more.
+                # "immutable" spares a copy: the adapter of a finished arm changes only where the run gets longer, and this W&B run is then
+                # superseded.
                 artifact.add_file(str(path.resolve()), name=path.relative_to(adapter_dir).as_posix(), policy="immutable")
             self._run.log_artifact(artifact)
 

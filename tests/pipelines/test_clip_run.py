@@ -23,9 +23,10 @@ def test_a_run_on_clip_rewards_shows_the_exact_score_beside_and_resumes_to_the_s
     summary = json.loads((run / "summary.json").read_text())
     assert summary["base"]["id"]["strict"] is not None and summary["arms"]["pararl"]["id"]["strict"] is not None
 
-    # As if it had been killed after its last checkpoint, that of update 2.
+    # As if it had been killed before its first checkpoint.
     (run / "summary.json").unlink()
-    shutil.rmtree(run / "results" / "pararl")
+    for place in ("results", "checkpoints"):
+        shutil.rmtree(run / place / "pararl")
     (run / "results" / "pararl.json").unlink()
     finish(start("--resume", str(run)))
     assert json.loads((run / "calibration.json").read_text()) == scale

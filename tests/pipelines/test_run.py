@@ -43,9 +43,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_leaves_everything_it_promises(run: Path) -> None:
     summary = json.loads((run / "summary.json").read_text())
-    assert set(summary) == {"seed", "base", "arms"} and set(summary["arms"]) == {"pararl", "offline_dpo"}
+    assert set(summary) == {"seed", "base", "arms", "start"} and set(summary["arms"]) == {"pararl", "offline_dpo"}
     for arm, result in summary["arms"].items():
-        assert set(result) == {"id", "ood", "updates", "reward_calls", "seconds", "kl", "adapter", "kinds"}
+        assert set(result) == {"id", "ood", "updates", "reward_calls", "seconds", "kl", "adapter", "kinds", "best"}
         held = {"README.md", "adapter_config.json", "adapter_model.safetensors"}
         assert {p.name for p in (run / result["adapter"]).iterdir()} == held, arm
     config = yaml.safe_load((run / "config.yaml").read_text())
@@ -169,7 +169,7 @@ def test_evaluate_gives_the_metrics_of_the_summary(run: Path, tmp_path: Path) ->
     out = tmp_path / "evaluation"
     output = finish(start("--run", str(run), "--out", str(out), "--diversity", "2", "--samples", "2", script="evaluate.py"))
     assert "gm, soft: " in output and "gm, soft: " in (out / "table.txt").read_text()
-    assert output.count("t2i, id ") == output.count("interleaved_edit, ood_pair ") == 3
+    assert output.count("t2i, id ") == output.count("interleaved_edit, ood_pair ") == 5
     found = json.loads((out / "evaluation.json").read_text())
     summary = Summary.from_json(json.loads((run / "summary.json").read_text()))
     for name, expected in (("base", summary.base), ("pararl", summary.arms["pararl"]), ("offline_dpo", summary.arms["offline_dpo"])):

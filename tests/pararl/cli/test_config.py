@@ -152,8 +152,28 @@ def test_resume_takes_the_saved_settings_and_refuses_others(complaint: Complaint
     assert invocation.resume == Path("outputs/moved") and invocation.config.learner.lr == 3e-4
     assert (invocation.config.run.dir, invocation.config.run.name, invocation.config.track.mode) == ("outputs", "moved", "disabled")
     assert all(word in complaint(["--resume", "outputs/moved", "--learner.lr", "0.1"]) for word in ("learner.lr", "0.0003", "0.1"))
-    assert "arm" in complaint(["--resume", "outputs/moved", "--arm.online_dpo.learner.lr", "0.1"])
+    one = complaint(["--resume", "outputs/moved", "--arm.online_dpo.learner.lr", "0.1", "--arm.offline_dpo.learner.beta", "2"])
+    assert all(word in one for word in ("arm.online_dpo.learner.lr", "0.0003", "0.1", "arm.offline_dpo.learner.beta", "3.0", "2.0"))
+    assert "{" not in one and "offline_stream" not in one and "offline_dpo.learner.lr" not in one
     assert "outputs/other" in complaint(["--resume", "outputs/moved", "--run.name", "other"])
+
+
+def test_a_run_is_made_longer_and_never_shorter(complaint: Complaint, elsewhere: Path) -> None:
+    config = cli.parse(["--run.updates", "5", "--run.name", "first", "--arm.offline_dpo.learner.schedule", "linear"]).config
+    file = elsewhere / "outputs" / "first" / "config.yaml"
+    cli.save(config, file)
+    assert all(word in complaint(["--resume", "outputs/first", "--run.updates", "4"]) for word in ("run.updates", "5", "4"))
+    falling = complaint(["--resume", "outputs/first", "--run.updates", "6"])
+    assert "learner.schedule" in falling and "offline_dpo" in falling and "--policy.adapter" in falling
+    assert not cli.parse(["--resume", "outputs/first", "--run.updates", "5"]).longer
+    cli.save(changed(config, {"run.arms": ("pararl",)}), file)
+    longer = cli.parse(["--resume", "outputs/first", "--run.updates", "6", "--rollout.workers", "3"])
+    assert longer.longer and longer.config.run.updates == 6
+    before = yaml.safe_load(file.read_text())
+    cli.lengthen(file, 6)
+    after = yaml.safe_load(file.read_text())
+    assert after.pop("run") == {**before.pop("run"), "updates": 6} and after == before
+    assert [path.name for path in file.parent.iterdir()] == ["config.yaml"]
 
 
 def test_a_run_is_resumed_from_inside_its_folder(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:

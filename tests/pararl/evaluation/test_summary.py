@@ -28,7 +28,7 @@ def test_file_has_exactly_the_published_keys_and_reads_back(tmp_path: Path) -> N
         "ood": {"soft": 0.5, "strict": 0.2, "n": 1024, "error": None},
         "kinds": {"t2i": {"id": {"soft": 0.6, "strict": 0.3125, "n": 256, "error": None}}},
     }
-    assert list(read) == ["seed", "base", "arms"]
+    assert list(read) == ["seed", "base", "arms", "start"]
     assert read["arms"]["pararl"] == {
         "id": {"soft": 0.9, "strict": 0.75, "n": 256, "error": None},
         "ood": {"soft": 0.7, "strict": 0.5, "n": 1024, "error": None},
@@ -38,6 +38,7 @@ def test_file_has_exactly_the_published_keys_and_reads_back(tmp_path: Path) -> N
         "kl": 0.0321,
         "adapter": "adapters/pararl",
         "kinds": {},
+        "best": None,
     }
     assert Summary.from_json(read) == summary
 

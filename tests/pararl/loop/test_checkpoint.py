@@ -56,9 +56,9 @@ def test_stored_rollouts_of_every_kind_have_the_same_likelihoods(tiny_policy_dir
     prompts = [scenes.prompt("train", i, 0, *scenes.FORMS[kind]) for kind in KINDS for i in range(2)]
     rollouts = policy.generate(prompts, list(range(12)), Sampling(steps=4, recorded=2))
     judgements = [Judgement(None if i == 1 else Score(i / 12, strict=i > 6)) for i in range(12)]
-    checkpoint.save_rollouts(tmp_path / "r", rollouts, judgements)
-    back, scores = checkpoint.load_rollouts(tmp_path / "r")  # type: ignore[misc]
-    assert scores == judgements
+    checkpoint.save_rollouts(tmp_path / "r", rollouts, judgements, 5)
+    back, scores, wanted = checkpoint.load_rollouts(tmp_path / "r")  # type: ignore[misc]
+    assert scores == judgements and wanted == 5
     for before, after in zip(rollouts, back, strict=True):
         assert (after.prompt.kind, after.prompt.id, after.prompt.spec) == (before.prompt.kind, before.prompt.id, before.prompt.spec)
         assert before.prompt_ids is not None and after.prompt_ids is not None

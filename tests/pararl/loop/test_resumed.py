@@ -27,13 +27,14 @@ def older(summary: Summary) -> dict[str, Any]:
 
 
 def test_a_run_is_finished_where_its_summary_has_every_arm(tmp_path: Path) -> None:
-    assert finished(tmp_path, ("pararl",)) is None
+    assert finished(tmp_path, ("pararl",), 3) is None
     summary = Summary(0, BaseResult(SPLIT, None), {"pararl": arm("pararl"), "online_dpo": arm("output")})
     write_json(tmp_path / "summary.json", older(summary))
-    assert finished(tmp_path, ("pararl", "online_dpo")) is None, "killed while it drew its pictures"
+    assert finished(tmp_path, ("pararl", "online_dpo"), 3) is None, "killed while it drew its pictures"
     (tmp_path / LAST).touch()
-    assert finished(tmp_path, ("pararl", "online_dpo")) == summary
-    assert finished(tmp_path, ("pararl", "offline_dpo")) is None
+    assert finished(tmp_path, ("pararl", "online_dpo"), 3) == summary
+    assert finished(tmp_path, ("pararl", "offline_dpo"), 3) is None
+    assert finished(tmp_path, ("pararl", "online_dpo"), 4) is None, "it is to have more updates now"
     told = closing(tmp_path, summary)
     assert "online_dpo" in told and "summary.json, curves.png, samples/" in told
 
@@ -43,7 +44,7 @@ def test_a_summary_that_is_none_is_one_line(tmp_path: Path, text: str) -> None:
     (tmp_path / "summary.json").write_text(text)
     (tmp_path / LAST).touch()
     with pytest.raises(ConfigError, match=telling(tmp_path / "summary.json", "--resume")):
-        finished(tmp_path, ("pararl",))
+        finished(tmp_path, ("pararl",), 3)
 
 
 @pytest.fixture
