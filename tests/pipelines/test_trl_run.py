@@ -14,8 +14,8 @@ from pararl.config import for_arm
 from pararl.files import read_lines
 from pararl.learner.handle import make_learner
 from pararl.learner.prefer import prefer
-from pararl.loop import checkpoint
 from pararl.loop.source import static_batch
+from pararl.loop.static import StaticRollouts
 from policies.cpu import computing
 from tests.pipelines.programs import SMOKE, finish, kill_in, start
 
@@ -50,12 +50,13 @@ def test_trl_trains_the_offline_arm_by_one_option_and_goes_on_after_a_kill(
 
     # The same from the pairs that the run has stored, with nothing to stop it.
     config = for_arm(cli.parse(["--resume", str(folder)]).config, "offline_dpo")
-    rollouts, judgements = checkpoint.load_rollouts(folder / "rollouts" / "offline_dpo") or ([], [])
+    kept = StaticRollouts.load(folder / "rollouts" / "offline_dpo")
+    rollouts, judgements = kept.rollouts, kept.judgements
     losses = []
     with computing(config.learner.threads):
         learner = make_learner(policies.load(speaking_showo_dir), config, "offline_dpo")
         for update in range(1, UPDATES + 1):
-            index = static_batch(config, rollouts, update)
+            index = static_batch(config, rollouts, kept.ends, update)
             batch, scores = [rollouts[i] for i in index], [judgements[i] for i in index]
             feedback = prefer(batch, scores, learner.arm, config.prefer, config.reward.step_mix, config.rollout.group)
             losses.append(learner.update(batch, feedback)["loss/total"])

@@ -197,7 +197,7 @@ def test_no_draw_stands_at_the_clean_image(policy: Policy, monkeypatch: pytest.M
 
 def test_rollouts_survive_a_checkpoint(policy: Policy, tmp_path: Path) -> None:
     rollouts = [checkpoint.without_outputs(r) for r in policy.generate(prompts("interleaved"), [1, 2, 3], HOW)]
-    checkpoint.save_rollouts(tmp_path / "r", rollouts, [Judgement(None)] * 3)
+    checkpoint.save_rollouts(tmp_path / "r", rollouts, [Judgement(None)] * 3, 1)
     loaded = checkpoint.load_rollouts(tmp_path / "r")
     assert loaded is not None
     for ours, theirs in zip(rollouts, loaded[0], strict=True):

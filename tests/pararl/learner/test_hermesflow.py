@@ -115,19 +115,22 @@ def test_own_prompts_are_paired_by_their_id(tmp_path: Path) -> None:
         validate(replace(settings, rollout=RolloutConfig(prompts=16)))
 
 
-def test_pairs_stay_together_when_static_rollouts_are_shuffled() -> None:
+@pytest.mark.parametrize("ends", [(5,), (3, 5)])
+def test_pairs_stay_together_when_static_rollouts_are_shuffled(ends: tuple[int, ...]) -> None:
     settings = config(updates=5)
     curriculum = Curriculum(settings, pairs=True)
     stored = rollouts_of([p for _ in range(5) for p in curriculum.next()], 2)
     seen = []
     for update in range(1, 6):
         kinds: dict[str, set[str]] = {"i2t": set(), "t2i": set()}
-        for i in static_batch(settings, stored, update, pairs=True):
+        for i in static_batch(settings, stored, ends, update, pairs=True):
             kinds[stored[i].prompt.kind].add(stored[i].prompt.id)
         assert kinds["i2t"] == kinds["t2i"] and len(kinds["i2t"]) == 4
         seen += sorted(kinds["i2t"])
     ordered = list(dict.fromkeys(r.prompt.id for r in stored))
     assert sorted(seen) == sorted(ordered) and seen != ordered
+    # What an extension sampled is learnt from behind what there was.
+    assert sorted(seen[: 4 * ends[0]]) == sorted(ordered[: 4 * ends[0]])
 
 
 @pytest.mark.parametrize(

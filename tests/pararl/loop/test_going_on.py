@@ -71,8 +71,9 @@ def config(tiny_policy_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
 
 def session(config: Config, folder: Path) -> Session:
     workers = LocalRewardWorkers(config)
-    folder.mkdir(exist_ok=True)
-    keep_start(config, folder)
+    if not folder.exists():
+        folder.mkdir()
+        keep_start(config, folder)
     return Session(with_own_start(config, folder), folder, LocalFleet(config), workers, workers, lambda line: None)
 
 
@@ -197,13 +198,13 @@ def test_a_run_starts_from_an_adapter_on_policy_and_compares_with_it(config: Con
 
     def ratios(rollouts: list[Any]) -> torch.Tensor:
         terms = table_of(policy, rollouts)
-        return (terms.behaviour - terms.logprob)[terms.counted]
+        return (terms.behaviour - terms.logprob)[terms.committed]
 
-    assert ratios(started).abs().max() < 1e-5 < 1e-2 < ratios(base).abs().max()
+    assert ratios(started).abs().max() < 2e-5 < 1e-2 < ratios(base).abs().max()
     with held.reference.active():
-        assert ratios(started).abs().max() < 1e-5
+        assert ratios(started).abs().max() < 2e-5
     with adapter.base(held.peft):
-        assert ratios(base).abs().max() < 1e-5
+        assert ratios(base).abs().max() < 2e-5
     other = policies.load(config.policy.name)
     again = other.generate(prompts, [r.seed for r in base[::2]], replace(sampling))
     assert all(np.array_equal(a.segments[0].tokens, b.segments[0].tokens) for a, b in zip(base[::2], again, strict=True))
