@@ -108,7 +108,7 @@ def load_rollouts(directory: Path) -> tuple[list[Rollout], list[Judgement], int]
     return None if found is None else record_of(_rollouts, found, latest(directory), REMEDY)
 
 
-def _rollouts(found: tuple[dict[str, np.ndarray], dict[str, Any]]) -> tuple[list[Rollout], list[Judgement]]:
+def _rollouts(found: tuple[dict[str, np.ndarray], dict[str, Any]]) -> tuple[list[Rollout], list[Judgement], int]:
     arrays, facts = found
     prompts = [
         Prompt(

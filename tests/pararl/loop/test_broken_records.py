@@ -191,9 +191,9 @@ def test_rows_of_metrics_that_are_none(session: Session, line: str) -> None:
 def test_kept_rollouts_that_are_none(run: ArmRun, tmp_path: Path) -> None:
     batch = run.score(run.generate(run.prompts(1), 1))
     for change in (lambda f: f.clear(), lambda f: f.update(rollouts=[{}]), lambda f: f.update(prompts=3), lambda f: f["prompts"].clear()):
-        checkpoint.save_rollouts(tmp_path / "r", batch.rollouts, batch.judgements)
+        checkpoint.save_rollouts(tmp_path / "r", batch.rollouts, batch.judgements, 1)
         facts(tmp_path / "r", change)
         refused(lambda: checkpoint.load_rollouts(tmp_path / "r"), tmp_path / "r")
-    checkpoint.save_rollouts(tmp_path / "r", batch.rollouts, batch.judgements)
+    checkpoint.save_rollouts(tmp_path / "r", batch.rollouts, batch.judgements, 1)
     arrays(tmp_path / "r", lambda a: a.clear())
     refused(lambda: checkpoint.load_rollouts(tmp_path / "r"), tmp_path / "r")
