@@ -175,7 +175,7 @@ class ArmRun:
         metrics = split_metrics(measured.kinds)
         adapter, c = Path("adapters") / self.arm, self.counters
         spent = (c.update, c.reward_calls, round(c.seconds, 1))
-        result = ArmResult(measured.id, measured.ood, *spent, kl["kl/total"], str(adapter), measured.kinds)
+        result = ArmResult(measured.id, measured.ood, *spent, kl["kl/total"], str(adapter), measured.kinds, self.best.found)
         self.learner.save(self.session.folder / adapter, told(self.session.config, self.arm, self.session.base().result, result, commit()))
         self.session.tracker.log(
             self.counters.update,

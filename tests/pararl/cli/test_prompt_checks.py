@@ -115,7 +115,7 @@ def test_pictures_of_the_scene_world_are_not_for_a_policy_of_another_size(capsys
 def test_a_policy_whose_files_are_broken_is_told_before_prompts_are_held_against_it(
     part: str, content: str | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copytree(policy_files.EMBEDDED / "scenes-mmada", "mine", ignore=shutil.ignore_patterns("*.safetensors", "*.png"))
+    shutil.copytree(policy_files.EMBEDDED / "scenes-mmada", "mine", ignore=shutil.ignore_patterns("*.png"))
     if content is None:
         policy = json.loads(Path("mine", part).read_text())
         del policy["settings"]["dialogue"]
