@@ -43,7 +43,7 @@ class BestAdapter:
         if self.found and (waiting := self._waiting(self.found.update)).exists():
             shutil.rmtree(place, ignore_errors=True)  # a kill here leaves the one that waits
             os.replace(waiting, place)
-        for other in place.parent.glob(f".{self.name}-*"):
+        for other in place.parent.glob(f".*{self.name}-*"):  # also what a killed writer left of one
             shutil.rmtree(other)
 
     def _waiting(self, update: int) -> Path:

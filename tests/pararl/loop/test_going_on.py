@@ -10,11 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 import policies
 from pararl import adapter
-from pararl.arms import ARM_SPECS
 from pararl.config import (
     Arm,
     Config,
@@ -213,11 +211,9 @@ def test_a_run_starts_from_an_adapter_on_policy_and_compares_with_it(config: Con
 def test_a_start_that_does_not_fit_the_policy_stops_the_learner(config: Config, tmp_path: Path) -> None:
     run(changed(config, {"run.updates": 1, "run.arms": ("pararl",)}), tmp_path / "first")
     given = tmp_path / "first" / "adapters" / "pararl"
-    values = load_file(given / "adapter_model.safetensors")
     asked = changed(for_arm(config, "pararl"), {"policy.adapter": str(given), "policy.lora_rank": 4})
     with pytest.raises(ValueError, match=r"\[2, "):
         LocalLearner(asked, "pararl")
-    assert ARM_SPECS["pararl"].data == "current" and values
 
 
 def test_results_of_earlier_versions_have_no_best(config: Config) -> None:

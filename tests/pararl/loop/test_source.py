@@ -110,3 +110,22 @@ def test_static_rollouts_are_sampled_once_and_survive_a_restart(config: Config, 
     assert source.reward_workers.calls == 0, "nothing was scored again"
     assert [r.seed for r in again.rollouts] == [r.seed for r in first[1].rollouts]
     assert [j.final.value for j in again.judgements if j.final] == [j.final.value for j in first[1].judgements if j.final]
+
+
+def test_a_kill_while_static_rollouts_are_sampled_costs_one_batch(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(config, run=RunConfig(updates=4))
+
+    def source_in(store: Path) -> Source:
+        return Source(config, ARM_SPECS["offline_dpo"], LocalFleet(config), LocalRewardWorkers(config), store, lambda _: None)
+
+    def seen(source: Source) -> list[Any]:
+        made = [batch_of(source, update) for update in range(1, 5)]
+        return [[(r.seed, j.final) for r, j in zip(b.rollouts, b.judgements, strict=True)] for b in made]
+
+    killed, asked, own = source_in(tmp_path / "killed"), iter(range(2)), Curriculum.next
+    with monkeypatch.context() as patched, pytest.raises(StopIteration):
+        patched.setattr(Curriculum, "next", lambda self: (next(asked), own(self))[1])
+        batch_of(killed, 1)
+    resumed = source_in(tmp_path / "killed")
+    assert seen(resumed) == seen(source_in(tmp_path / "straight"))
+    assert killed.reward_workers.calls == resumed.reward_workers.calls == 2 * 8, "none of the two batches was made again"
