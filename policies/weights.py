@@ -1,13 +1,13 @@
 """Reading a model's weights from a directory: every key or an error, without a progress bar for each file."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
@@ -56,6 +56,12 @@ def load_exactly(model: nn.Module, directory: Path, names: Sequence[str]) -> Non
     if found is None:
         raise FileNotFoundError(f"{directory} holds no weights: neither of {', '.join(names)}")
     state = load_file(found) if found.suffix == ".safetensors" else torch.load(found, weights_only=True, map_location="cpu", mmap=True)
+    load_state(model, state, directory)
+
+
+def load_state(model: nn.Module, state: Mapping[str, Tensor], directory: Path) -> None:
+    """Load weights that were read from a directory. Raises ValueError that lists the keys that are missing, left over or of another
+    shape."""
     own = model.state_dict()
     wrong = {
         "missing keys": sorted(own.keys() - state.keys()),
