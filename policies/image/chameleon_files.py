@@ -13,6 +13,8 @@ from transformers.models.chameleon.configuration_chameleon import ChameleonVQVAE
 from policies.image.chameleon import ChameleonVQ
 from policies.weights import load_state
 
+FILES = ("model.safetensors", "model-*.safetensors", "pytorch_model*.bin", "*.ckpt")
+"""What weights are called, the first that there is: of transformers in one file or in shards, and of taming-transformers."""
 WITHIN = "model.vqmodel."
 """What stands before the names of the image tokenizer's weights within a backbone."""
 TAMING = {
@@ -45,11 +47,11 @@ def sizes_of(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def weights(directory: Path, prefix: str) -> Iterator[tuple[str, Tensor]]:
-    """Weights whose names begin with ``prefix``, without it, from every file of a directory; float32. Files of torch's are read as weights
+    """Weights whose names begin with ``prefix``, without it, from the files of a directory; float32. Files of torch's are read as weights
     alone. Raises FileNotFoundError where there is no file."""
-    files = sorted(directory.glob("*.safetensors")) or sorted([*directory.glob("*.bin"), *directory.glob("*.ckpt")])
-    if not files:
-        raise FileNotFoundError(f"{directory} holds no weights: no *.safetensors, *.bin or *.ckpt")
+    files = next((found for form in FILES if (found := sorted(directory.glob(form)))), None)
+    if files is None:
+        raise FileNotFoundError(f"{directory} holds no weights: neither of {', '.join(FILES)}")
     for file in files:
         for name, value in read_file(file, prefix):
             yield name.removeprefix(prefix), value.float() if value.is_floating_point() else value

@@ -10,7 +10,7 @@ rows of ``prompts.json``; the parameters of released models, ``mmada_8b.json`` a
 from collections.abc import Callable
 from pathlib import Path
 
-from policies.parity import amused, keys, magvitv2, mmada, parallel, prompts, schedules, showo, showo2
+from policies.parity import amused, chameleon, keys, magvitv2, mmada, parallel, prompts, schedules, showo, showo2
 from policies.parity.case import Case, Comparison, read_case
 
 FAMILIES: dict[str, Callable[[Case], Comparison]] = {
@@ -24,6 +24,8 @@ FAMILIES: dict[str, Callable[[Case], Comparison]] = {
     "mmada_parallel_a": parallel.compare_a,
     "showo": showo.compare,
     "showo2": showo2.compare,
+    "chameleon": chameleon.compare,
+    "taming_vqgan": chameleon.compare_taming,
 }
 
 __all__ = ["FAMILIES", "Case", "Comparison", "compare", "read_case"]
