@@ -133,8 +133,9 @@ def policy(model: Chameleon, tokenizer: PreTrainedTokenizerFast, images: ImageTo
     if not torch.equal(ids.sort().values, torch.arange(first, first + len(ids))):
         raise ValueError("the image codes of this vocabulary do not stand in a row")
     check_names(model.config.vocabulary_map, specials)
-    among = first if first < len(tokenizer) else None
-    text = TextCodec(tokenizer, specials, len(ids), ends_of(specials), among)
+    # The release adds hundreds of reserved tokens, which its tokenizer does not call special.
+    never = [i for token, i in tokenizer.get_added_vocab().items() if token.strip()]
+    text = TextCodec(tokenizer, specials, len(ids), ends_of(specials), first if first < len(tokenizer) else None, never)
     layout = ChameleonLayout(text, CodeImages(images, settings.grid, first, ids - first), settings)
     tokens = TokenLogits(model, text.vocabulary)
     writer, painter = CausalHead(tokens, text.ends, specials.pad), CausalHead(tokens, (), specials.pad)
