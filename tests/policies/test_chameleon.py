@@ -10,9 +10,12 @@ import torch
 from torch import Tensor
 from transformers import ChameleonForConditionalGeneration
 
+from pararl import scenes
 from pararl.options import Sampling
+from pararl.types import KINDS as KINDS_OF_PROMPTS
 from pararl.types import Output, Prompt, Rollout
-from policies import Policy
+from policies import CHECKPOINTS, Policy
+from policies.embedded.chameleon import CHAMELEON_RECIPE, new_chameleon
 from policies.image.chameleon import code_ids, code_name
 from policies.pretraining import supervised_loss
 from tests.policies.by_hand import GUIDED, KINDS, SPOKEN, Kind, draw_one, prompts
@@ -232,3 +235,36 @@ def test_a_vocabulary_that_is_not_the_settings_is_an_error(policy: Policy) -> No
     wrong = replace(policy.settings, specials=replace(policy.settings.specials, soi=EOI, eoi=SOI))
     with pytest.raises(ValueError, match="<racm3:break>"):
         CHAMELEON.policy(policy.model, policy.layout.text.tokenizer, policy.layout.images.module, wrong)
+
+
+@pytest.fixture(scope="module")
+def embedded() -> Policy:
+    """The untrained embedded policy."""
+    torch.manual_seed(0)
+    return new_chameleon(CHECKPOINTS / "scenes-mmada" / "image_tokenizer", scenes.VOCABULARY)
+
+
+def test_the_embedded_policy_learns_every_kind_of_prompt_that_its_recipe_names(embedded: Policy) -> None:
+    """Some steps on the same few examples lower every loss; nothing of an example is too long for it."""
+    assert 1e6 < sum(p.numel() for p in embedded.model.parameters()) < 2e6
+    made = {kind: [scenes.example("pretrain", i, 0, *scenes.FORMS[kind]) for i in range(2)] for kind in CHAMELEON_RECIPE.kinds}
+    optimizer = torch.optim.AdamW(embedded.model.parameters(), lr=2e-3)
+    curve: list[dict[str, float]] = []
+    for _ in range(12):
+        losses = {
+            f"{kind} {modality}": loss
+            for kind, examples in made.items()
+            for modality, loss in supervised_loss(
+                embedded, [e.prompt for e in examples], [e.output for e in examples], torch.Generator().manual_seed(0), drop=0.0
+            ).items()
+        }
+        torch.stack(list(losses.values())).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        curve.append({name: loss.item() for name, loss in losses.items()})
+    assert len(curve[0]) == 2 + 2 + 2 * 2 and set(made) == set(KINDS_OF_PROMPTS)
+    assert all(curve[-1][name] < 0.6 * loss for name, loss in curve[0].items())
+    for kind, examples in made.items():
+        image, text = examples[0].output.image, examples[0].output.text
+        (rollout,) = embedded.generate([examples[0].prompt], [0], replace(embedded.sampling, guidance=1.0))
+        assert [s.modality for s in rollout.segments] == [m for m, x in (("text", text), ("image", image)) if x is not None], kind
