@@ -79,7 +79,10 @@ class ChameleonVQ(PreTrainedModel):
 
     def codebook(self, tokens: Tensor, grid: tuple[int, int], ids: Tensor | None = None) -> Tensor:
         """Vectors [batch, channels, rows, columns] of tokens [batch, rows * columns], the inverse of ``tokens`` first."""
-        codes = tokens if ids is None else (tokens[..., None] == ids.to(tokens.device)).long().argmax(-1)
+        codes = tokens
+        if ids is not None:
+            given, order = ids.to(tokens.device).sort()
+            codes = order[torch.searchsorted(given, tokens)]
         return self.quantize.embedding(codes.unflatten(1, grid)).movedim(-1, 1)
 
     def decode(self, vectors: Tensor) -> Tensor:

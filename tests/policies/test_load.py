@@ -155,7 +155,7 @@ def test_layers_that_a_device_map_leaves_on_disk_change_nothing(policy: Policy, 
     [
         (
             {"family": "gpt", "settings": {}},
-            r"policy.json: unknown family 'gpt', known are \['mmada', 'mmada_parallel_a', 'showo', 'showo2'\]",
+            r"policy.json: unknown family 'gpt', known are \['chameleon', 'mmada', 'mmada_parallel_a', 'showo', 'showo2'\]",
         )
     ],
 )
