@@ -85,8 +85,8 @@ class ImageShape:
 
 
 def image_shape(directory: Path) -> ImageShape:
-    """Of the aMUSEd tokenizer, the Wan VAE, a small VAE of ours or the MAGVIT-v2 in a directory. Sizes that a MAGVIT-v2 does not name are
-    the released ones. Raises FileError for one that cannot be read."""
+    """Of the aMUSEd tokenizer, the Wan VAE, a small VAE of ours, Chameleon's VQGAN or the MAGVIT-v2 in a directory. Sizes that
+    one of these two does not name are the released ones. Raises FileError for one that cannot be read."""
     file = directory / "config.json"
     found: ImageShape = record_of(_image_shape, read_json(file, REMEDY), file, REMEDY)
     return found
@@ -103,6 +103,10 @@ def _image_shape(raw: Mapping[str, Any]) -> ImageShape:
     if raw.get("model_type") == "continuous_vae":
         levels, decoder = raw["encoder"], raw["decoder"]
         return ImageShape(2 ** (len(levels["ch_mult"]) - 1), 0, decoder["ch"] * decoder["ch_mult"][0])
+    if raw.get("model_type") == "chameleon_vqgan":
+        return ImageShape(
+            2 ** (len(raw.get("channel_multiplier", range(5))) - 1), raw.get("num_embeddings", 8192), raw.get("base_channels", 128)
+        )
     encoder, decoder, quantize = (raw.get(part) or {} for part in ("encoder", "decoder", "quantize"))
     channels = decoder.get("ch", 128) * decoder.get("ch_mult", [1])[0]
     return ImageShape(2 ** (len(encoder.get("ch_mult", range(5))) - 1), 2 ** quantize.get("codebook_dim", 13), channels)

@@ -31,18 +31,23 @@ class Specials:
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """One vocabulary for both modalities: text rows first, image code k at ``text_size + k``."""
+    """One vocabulary for both modalities: text rows first and behind them the image codes, or these in a place among the text rows."""
 
     text_size: int
     """len(tokenizer), which is where the image codes start (126349 in the releases, not the padded 126464)."""
     codes: int
     specials: Specials = field(default_factory=Specials)
     forbidden: tuple[int, ...] = ()
-    """Text rows that a text position never yields: MASK and the other special tokens, all but eos."""
+    """Text rows that a text position never yields: MASK and other special tokens, all but eos, and image codes that stand among them."""
+    first_code: int | None = None
+    """The first row of the image codes where they stand among the text rows; None = they stand behind them."""
 
     def rows(self, modality: Modality) -> slice:
         """The vocabulary rows of a modality."""
-        return slice(0, self.text_size) if modality == "text" else slice(self.text_size, self.text_size + self.codes)
+        if modality == "text":
+            return slice(0, self.text_size)
+        first = self.text_size if self.first_code is None else self.first_code
+        return slice(first, first + self.codes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """What a policy reads and writes as text: its tokenizer, its special tokens, and where a generated text ends."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from functools import partial
 from itertools import takewhile
@@ -16,11 +16,21 @@ from policies.canvas import Specials, Vocabulary
 class TextCodec:
     """A tokenizer whose special tokens no prompt can spell."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, specials: Specials, codes: int, ends: Sequence[int]) -> None:
-        """``codes``: image codes of the vocabulary, behind the tokenizer's ids. ``ends``: tokens with which a generated text ends."""
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        specials: Specials,
+        codes: int,
+        ends: Sequence[int],
+        first_code: int | None = None,
+        never: Iterable[int] = (),
+    ) -> None:
+        """``codes``: image codes of the vocabulary, behind the tokenizer's ids, or among them from ``first_code`` on. ``ends``: tokens with
+        which a generated text ends. ``never``: further ids that no text holds."""
         self.tokenizer, self.ends = tokenizer, tuple(ends)
-        others = {i for i in tokenizer.all_special_ids if i is not None} | set(asdict(specials).values())
-        self.vocabulary = Vocabulary(len(tokenizer), codes, specials, tuple(sorted(others - set(self.ends))))
+        others = {i for i in tokenizer.all_special_ids if i is not None} | set(asdict(specials).values()) | set(never)
+        others |= set() if first_code is None else set(range(first_code, first_code + codes))
+        self.vocabulary = Vocabulary(len(tokenizer), codes, specials, tuple(sorted(others - set(self.ends))), first_code)
         self.spelled = {token: i for token, i in tokenizer.get_added_vocab().items() if i != tokenizer.unk_token_id and token.strip()}
         """Special and added tokens with their ids, which a template spells out; runs of blanks, which Phi's adds, are words like others."""
         self.reserved = {*self.spelled.values(), *self.vocabulary.forbidden, *self.ends} - {tokenizer.unk_token_id}

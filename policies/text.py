@@ -1,8 +1,9 @@
 """Text tokenizers: made here, one token a word over a closed vocabulary, as an ordinary fast tokenizer of transformers; or read."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Words
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -50,11 +51,11 @@ UNKNOWN = "<|unknown|>"
 
 
 def word_tokenizer(
-    words: Words[str], spelled: Mapping[str, str] = SPECIAL_TOKENS, mask: int | None = None
-) -> tuple[PreTrainedTokenizerFast, Specials]:
+    words: Words[str], spelled: Mapping[str, str] = SPECIAL_TOKENS, mask: int | None = None, kind: Callable[..., Any] = Specials
+) -> tuple[PreTrainedTokenizerFast, Any]:
     """A word-level tokenizer over special tokens and ``words``, and the ids of the specials. Unknown words become one unknown token.
 
-    ``spelled``: the special tokens. ``mask``: id of MASK where it is none of them.
+    ``spelled``: the special tokens. ``mask``: id of MASK where it is none of them. ``kind``: of the record of the ids.
     """
     listed = [*spelled.values(), UNKNOWN, *words]
     core = Tokenizer(WordLevel({word: i for i, word in enumerate(listed)}, unk_token=UNKNOWN))
@@ -66,12 +67,12 @@ def word_tokenizer(
         tokenizer_object=core,
         unk_token=UNKNOWN,
         **named,
-        additional_special_tokens=[spelled[name] for name in ("soi", "eoi", "t2i", "mmu", "interleave") if name in spelled],
+        additional_special_tokens=[token for name, token in spelled.items() if f"{name}_token" not in named],
         # Otherwise decoding pulls ``.`` and ``?`` to the word before, and no plan is read.
         clean_up_tokenization_spaces=False,
     )
     ids = {name: listed.index(token) for name, token in spelled.items()}
-    return tokenizer, Specials(**(ids if mask is None else {**ids, "mask": mask}))
+    return tokenizer, kind(**(ids if mask is None else {**ids, "mask": mask}))
 
 
 def read_tokenizer(directory: Path, added: Words[str] = ()) -> PreTrainedTokenizerFast:

@@ -72,6 +72,7 @@ TRAITS: dict[str, Traits] = {
     ),
     "showo": Traits(text="causal", image="masked", trl=True),
     "showo2": Traits(text="causal", image="flow", spoken=(*ANSWERS, "interleaved"), apart=True, patched=True),
+    "chameleon": Traits(text="causal", image="causal", spoken=()),
 }
 """The families by the names that ``policy.json`` calls them."""
 

@@ -81,10 +81,14 @@ def load_exactly(model: nn.Module, directory: Path, names: Sequence[str]) -> Non
     found = next((directory / name for name in names if (directory / name).exists()), None)
     if found is None:
         raise FileNotFoundError(f"{directory} holds no weights: neither of {', '.join(names)}")
-    state = read_tensors(found, REMEDY) if found.suffix == ".safetensors" else unpickled(found)
+    load_state(model, read_tensors(found, REMEDY) if found.suffix == ".safetensors" else unpickled(found), directory)
+    check_finite(model, [found])
+
+
+def load_state(model: nn.Module, state: Mapping[str, Tensor], directory: Path) -> None:
+    """Load weights that were read from a directory. Raises ValueError as ``check_keys`` does."""
     check_keys(model, state, directory)
     model.load_state_dict(state)
-    check_finite(model, [found])
 
 
 def check_keys(model: nn.Module, state: Mapping[str, Tensor], directory: Path) -> None:
@@ -98,13 +102,18 @@ def check_keys(model: nn.Module, state: Mapping[str, Tensor], directory: Path) -
     _refuse(directory, type(model).__name__, wrong)
 
 
-def unpickled(file: Path) -> dict[str, Tensor]:
-    """The tensors of a file of torch's, read as weights alone. Raises FileError for one that holds anything else."""
+def unpickled(file: Path, within: str | None = None) -> dict[str, Tensor]:
+    """The tensors of a file of torch's, read as weights alone; those under the key ``within``, where the file has it.
+
+    Raises FileError for one that holds anything else.
+    """
     weight_files(file.parent, (file.name,), REMEDY)
     try:
         state = torch.load(file, weights_only=True, map_location="cpu", mmap=True)
     except BROKEN as error:
         raise FileError(file, f"cannot be read as weights alone: {_why(error)}", REMEDY) from error
+    if isinstance(state, dict) and within in state:
+        state = state[within]
     if not isinstance(state, dict) or not all(isinstance(name, str) and isinstance(x, Tensor) for name, x in state.items()):
         raise FileError(file, f"holds {type(state).__name__} where tensors by name are expected", REMEDY)
     return state

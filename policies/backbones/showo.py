@@ -11,16 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PhiConfig, PhiForCausalLM, PretrainedConfig
 from transformers.cache_utils import Cache
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from policies.attention.core import attention
 from policies.attention.masks import Omni
+from policies.attention.named import ATTENTION
 from policies.backbones.layers import Backbone
 from policies.sampling.context import Context
 from policies.sequences import Sequences
 
-ATTENTION = "pararl"
-"""Our attention under a name that transformers knows."""
 PHI_1_5 = {
     "hidden_size": 2048,
     "intermediate_size": 8192,
@@ -30,14 +27,6 @@ PHI_1_5 = {
     "partial_rotary_factor": 0.5,
 }
 """Sizes of the released backbone."""
-
-
-def _attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **_: Any) -> tuple[Tensor, None]:
-    """transformers' interface: out [batch, length, heads, width], and no weights."""
-    return attention(query, key, value, attention_mask).transpose(1, 2), None
-
-
-ALL_ATTENTION_FUNCTIONS.register(ATTENTION, _attend)
 
 
 class ShowoConfig(PretrainedConfig):

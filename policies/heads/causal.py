@@ -1,6 +1,7 @@
-"""Token by token: a text is read and written from left to right, and its likelihood is exact."""
+"""Token by token: a text or an image is read and written from left to right, and its likelihood is exact."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -8,9 +9,10 @@ from torch import Tensor
 from pararl.options import Drawing, Sampling
 from pararl.types import Modality
 from policies.batch import Batch
-from policies.canvas import Canvas, Span
+from policies.canvas import Canvas, Span, beside
 from policies.heads.base import Lesson, Scene
 from policies.heads.tokens import TokenLogits
+from policies.layout import Layout
 from policies.records import Draws, DrawTokens, StepTokens
 from policies.sampling.context import Growing, write
 from policies.sampling.denoise import SegmentTrace
@@ -18,18 +20,21 @@ from policies.sequences import Seen, View
 
 
 class CausalHead:
-    """A text of a causal backbone, which ends in one of several tokens; what stands behind the end is padding."""
+    """Tokens of a causal backbone: a text, which ends in one of several tokens, behind which there is padding; or an image, in which no
+    token ends anything, so that it always has all of its tokens."""
 
     whole = False
     normal = False
     by_step = False
 
     def __init__(self, tokens: TokenLogits, ends: Sequence[int], pad: int) -> None:
+        """``ends``: none for images."""
         self.tokens, self.ends, self.pad = tokens, tuple(ends), pad
 
     def said(self, tokens: Tensor) -> Tensor:
         """Bool [batch, n]: the tokens in front of the first end token."""
-        return torch.isin(tokens, torch.tensor(self.ends, device=tokens.device)).cumsum(-1) == 0
+        ends = torch.tensor(self.ends, dtype=tokens.dtype, device=tokens.device)
+        return torch.isin(tokens, ends).cumsum(-1) == 0
 
     def counted(self, tokens: Tensor) -> Tensor:
         """Bool [batch, n]: the same and the first end token, which the policy says as well."""
@@ -37,7 +42,7 @@ class CausalHead:
         return torch.cat((torch.ones_like(said[:, :1]), said[:, :-1]), 1)
 
     def view(self, tokens: Tensor) -> View:
-        """The whole text, up to its end token. That token and all behind it are padding, because an image opens with a token of its own."""
+        """All of it, up to its end token. That token and all behind it are padding, because an image opens with a token of its own."""
         said = self.said(tokens)
         return View(tokens.where(said, self.pad), said)
 
@@ -55,19 +60,27 @@ class CausalHead:
         sampling: Sampling,
         recorded: Sequence[tuple[int, ...]],
     ) -> list[SegmentTrace]:
-        """One text. Guidance is not for texts that are written token by token. Raises ValueError where it is asked for."""
-        check_guidance(sampling)
+        """One text or image. Guidance is not for texts that are written token by token. Raises ValueError where it is asked for."""
         (span,) = spans
+        if span.modality == "text":
+            check_guidance(sampling)
+        guiding = [branch for branch in scene.branches if branch.scales[span.modality]]
+        fronts = beside([canvas.front(span.start) for canvas in (scene.blank, *(branch.canvas for branch in guiding))])
         noise = torch.stack(list(chance)).to(scene.blank.ids.device)
-        said, logprob = self.write(scene, scene.blank.front(span.start), noise, sampling.temperature)
+        scales = [branch.scales[span.modality] for branch in guiding]
+        said, logprob = self.write(scene.layout, fronts, span.modality, noise, sampling.temperature, scales)
         stamps = deal(self.counted(said), recorded, sampling.steps)
         return [SegmentTrace(span.modality, said, stamps, logprob, said.expand(sampling.steps, -1, -1))]
 
-    def write(self, scene: Scene, front: Canvas, noise: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        """Texts behind sequences: tokens and log-probabilities [batch, n], see ``policies.sampling.context.write``."""
+    def write(
+        self, layout: Layout, fronts: Canvas, modality: Modality, noise: Tensor, temperature: float, scales: Sequence[float] = ()
+    ) -> tuple[Tensor, Tensor]:
+        """Texts or images behind sequences, which those of each branch of guidance follow, with its scale: tokens and log-probabilities
+        [batch, n], see ``policies.sampling.context.write``."""
         model: Growing = self.tokens.model  # type: ignore[assignment]
-        reader = model.begin(scene.layout.sequences(front, {}))
-        return write(reader, reader.last[:, -1], lambda h: self.tokens.rows(h, "text"), noise, temperature, self.ends)
+        reader, first = model.begin(layout.sequences(fronts, {})), self.tokens.offset(modality)
+        rows = partial(self.tokens.rows, modality=modality)
+        return write(reader, reader.last[:, -1], rows, noise, temperature, self.ends, first, scales)
 
     # ---- likelihoods
 
@@ -76,7 +89,7 @@ class CausalHead:
         return span.places() - 1
 
     def draws(self, batch: Batch, modalities: Sequence[Modality], which: Tensor, n: int, generator: torch.Generator, how: Drawing) -> Draws:
-        """Nothing is drawn: every draw has all of a text."""
+        """Nothing is drawn: every draw has all tokens."""
         masks: dict[Modality, Tensor] = {}
         counts: dict[Modality, Tensor] = {}
         weights: dict[Modality, Tensor] = {}
@@ -98,7 +111,7 @@ class CausalHead:
         return self.view(batch.stacked(place, "tokens").repeat_interleave(steps.shape[1], 0))
 
     def step_tokens(self, seen: Seen, batch: Batch, place: int, steps: Tensor, copies: int) -> StepTokens:
-        """The same, each at the step that it was dealt to: one copy of a text tells them all."""
+        """The same, each at the step that it was dealt to: one copy of a rollout tells them all."""
         stamps, behaviour = (batch.stacked(place, name)[:, None] for name in ("commit_step", "logprob"))
         committed = stamps == steps[..., None]
         found = self._logprobs(seen.hidden[::copies], batch, place)[:, None]
@@ -124,7 +137,7 @@ class CausalHead:
 
     def canary_view(self, span: Span, device: torch.device) -> View:
         """Nothing is said yet."""
-        return self.view(torch.full((1, len(span)), self.ends[0], device=device))
+        return self.view(torch.full((1, len(span)), self.ends[0] if self.ends else self.pad, device=device))
 
     def canary(self, seen: Seen, span: Span) -> Tensor:
         """Logits of the first token."""
@@ -138,11 +151,11 @@ def check_guidance(sampling: Sampling) -> None:
 
 
 def deal(counted: Tensor, recorded: Sequence[tuple[int, ...]], steps: int) -> Tensor:
-    """The step at which each token of a text counts, int64 [batch, n]; -1 for those that do not count.
+    """The step at which each token counts, int64 [batch, n]; -1 for those that do not count.
 
-    A causal text has no steps of denoising, and one forward gives the likelihood of all its tokens. So they are dealt in order over the
-    ``recorded`` steps of their row, or over all ``steps`` where none is recorded: an arm that learns from those steps learns from the whole
-    text.
+    What is written token by token has no steps of denoising, and one forward gives the likelihood of all its tokens. So they are dealt in
+    order over the ``recorded`` steps of their row, or over all ``steps`` where none is recorded: an arm that learns from those steps learns
+    from all of it.
     """
     length = counted.sum(1, keepdim=True)
     hands = torch.tensor([rows or tuple(range(steps)) for rows in recorded], device=counted.device)

@@ -25,6 +25,7 @@ from policies.sampling.denoise import (
     late_image_plan,
     text_plan,
 )
+from policies.sampling.guidance import guided
 from policies.sampling.look import Look, behind, whole
 from policies.sequences import Seen, View
 from policies.settings import Settings
@@ -77,14 +78,10 @@ class MaskedHead:
 
     def guided(self, hidden: Tensor, modality: Modality, branches: Sequence[Branch]) -> tuple[Tensor, Tensor]:
         """Plain and guided logits [batch, n, rows] of the last hidden states of prompts and behind them those of their branches."""
-        plain, *others = hidden.chunk(1 + len(branches))
-        plain = guided = self.tokens.rows(plain, modality)
-        for branch, without in zip(branches, others, strict=True):
-            if branch.scales[modality]:
-                # Forbidden rows are at -inf in both branches, which have no difference there.
-                gap = (plain - self.tokens.rows(without, modality)).masked_fill_(plain.isneginf(), 0.0)
-                guided = guided + branch.scales[modality] * gap
-        return plain, guided
+        first, *others = hidden.chunk(1 + len(branches))
+        plain = self.tokens.rows(first, modality)
+        scales = [branch.scales[modality] for branch in branches]
+        return plain, guided(plain, ((s, self.tokens.rows(h, modality)) for s, h in zip(scales, others, strict=True) if s))
 
     def plans(self, spans: Sequence[Span], sampling: Sampling) -> list[SegmentPlan]:
         """One plan a span: MaskGIT or emerge for images, block-wise for text; both share the steps as ``sampling.decoding`` says.

@@ -32,12 +32,14 @@ class ImageCodec(Protocol):
 
 
 class CodeImages:
-    """Images of codes, each at its row of a vocabulary behind the text."""
+    """Images of codes, each at its row of a vocabulary."""
 
-    def __init__(self, images: ImageTokenizer, grid: tuple[int, int], offset: int) -> None:
-        """``offset``: vocabulary row of the first code."""
+    def __init__(self, images: ImageTokenizer, grid: tuple[int, int], offset: int, order: Tensor | None = None) -> None:
+        """``offset``: first vocabulary row of the codes. ``order`` int64 [codes]: how far behind it each code stands; None = code k is the
+        k-th."""
         self.module: ImageTokenizer = images.eval().requires_grad_(False)
         self.codes, self.grid, self.offset = images.codebook_size, grid, offset
+        self.order = order
 
     @property
     def size(self) -> tuple[int, int]:
@@ -46,12 +48,15 @@ class CodeImages:
     @torch.no_grad()
     def encode(self, pixels: np.ndarray) -> Tensor:
         # The first code stands behind the tokenizer's last id, not behind the padded embedding table (docs/bugs_avoided.md).
-        return self.module.get_code(_normalised(self.module, pixels)) + self.offset
+        codes = self.module.get_code(_normalised(self.module, pixels))
+        return (codes if self.order is None else self.order.to(codes.device)[codes]) + self.offset
 
     @torch.no_grad()
     def decode(self, tokens: Tensor) -> np.ndarray:
+        codes = tokens - self.offset
+        codes = codes if self.order is None else self.order.argsort().to(codes.device)[codes]
         # Part by part: the widest features of 64 images of 512 x 512 pixels would take 8.6 GB at once.
-        parts = [self.module.decode_code(part - self.offset, self.grid) for part in tokens.split(_at_once(self.size))]
+        parts = [self.module.decode_code(part, self.grid) for part in codes.split(_at_once(self.size))]
         return _pixels(torch.cat(parts))
 
 

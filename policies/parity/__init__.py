@@ -14,7 +14,7 @@ A case is a folder with one of these:
 from collections.abc import Callable
 from pathlib import Path
 
-from policies.parity import amused, keys, magvitv2, mmada, parallel, prompts, schedules, showo, showo2
+from policies.parity import amused, chameleon, keys, magvitv2, mmada, parallel, prompts, schedules, showo, showo2
 from policies.parity.case import Case, Comparison, read_case
 
 FAMILIES: dict[str, Callable[[Case], Comparison]] = {
@@ -28,6 +28,8 @@ FAMILIES: dict[str, Callable[[Case], Comparison]] = {
     "mmada_parallel_a": parallel.compare_a,
     "showo": showo.compare,
     "showo2": showo2.compare,
+    "chameleon": chameleon.compare,
+    "taming_vqgan": chameleon.compare_taming,
 }
 
 __all__ = ["FAMILIES", "Case", "Comparison", "compare", "read_case"]

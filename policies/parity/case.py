@@ -137,6 +137,10 @@ def _family(config: dict[str, Any], tensors: Mapping[str, Tensor]) -> str | None
     named = {"VQModel": "amused_vq", "Showo": "showo", "Showo2Qwen2_5": "showo2"}
     if config.get("_class_name") in named:
         return named[config["_class_name"]]
+    if "ddconfig" in config:
+        return "taming_vqgan"
+    if config.get("model_type") == "chameleon":
+        return "chameleon"
     if config.get("model_type") == "mmada":
         return "mmada_parallel_m" if "uncond_prompt_ids" in tensors else "mmada"
     return "mmada_parallel_a" if "LLaDAForMultiModalGeneration" in (config.get("architectures") or ()) else None

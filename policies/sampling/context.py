@@ -9,6 +9,7 @@ from transformers.cache_utils import Cache, DynamicCache
 
 from policies.attention.masks import omni
 from policies.sampling.denoise import draw
+from policies.sampling.guidance import guided
 from policies.sequences import Backbone, Sequences
 
 Hidden = Callable[[Tensor, Tensor, Tensor, Cache], Tensor]
@@ -45,6 +46,11 @@ class Context:
         self.real = before
         return hidden
 
+    def spread(self, rows: Tensor) -> None:
+        """From here on row i is what row ``rows[i]`` was, int64 [batch]: several go on from what was read once."""
+        self.cache.batch_select_indices(rows)
+        self.real, self.last = self.real[rows], self.last[rows]
+
 
 class Reader(Protocol):
     """What reads on, one token a row."""
@@ -64,29 +70,37 @@ class Growing(Backbone, Protocol):
 
 
 def write(
-    context: Reader, hidden: Tensor, rows: Callable[[Tensor], Tensor], noise: Tensor, temperature: float, ends: Sequence[int]
+    context: Reader,
+    hidden: Tensor,
+    rows: Callable[[Tensor], Tensor],
+    noise: Tensor,
+    temperature: float,
+    ends: Sequence[int],
+    first: int = 0,
+    scales: Sequence[float] = (),
 ) -> tuple[Tensor, Tensor]:
-    """Continue a batch with text, one token at a time: tokens int64 and their log-probabilities float32, each [batch, n].
+    """Continue a batch token by token: tokens int64 and their log-probabilities without guidance float32, each [batch, n].
 
-    ``hidden`` [batch, width]: of the last token read. ``rows`` maps hidden states to logits of which row i is id i. ``noise`` float32
-    [batch, n]: one uniform number in [0, 1) a token, for n tokens at most. Temperature 0 = arg-max. Behind the first token of ``ends`` a
-    row holds that token, at log-probability 0; when all rows have ended nothing is computed any more. The context has then read every token
-    but the last ones.
+    ``hidden`` [batch, width]: of the last token read. ``rows`` maps hidden states to logits of which row i is id ``first`` + i. ``noise``
+    float32 [batch, n]: one uniform number in [0, 1) a token, for n tokens at most. Temperature 0 = arg-max. Behind the first token of
+    ``ends`` a row holds that token, at log-probability 0; when all rows have ended nothing is computed any more. The context has then read
+    every token but the last ones. ``scales``: of the branches of guidance, each of which is a batch more behind the first in the context.
     """
     batch, n = noise.shape
-    stop = torch.tensor(list(ends), device=noise.device)
+    copies = 1 + len(scales)
+    stop = torch.tensor(list(ends), dtype=torch.int64, device=noise.device)
     tokens = torch.zeros(batch, n, dtype=torch.int64, device=noise.device)
     logprob = torch.zeros(batch, n, device=noise.device)
     going = torch.ones(batch, dtype=torch.bool, device=noise.device)
     for i in range(n):
         if i:
             # A row that has ended reads padding, while its batch mates go on.
-            hidden = context.read(tokens[:, i - 1 : i], going[:, None])[:, 0]
-        logits = rows(hidden).float()
-        drawn = draw(logits, temperature, noise[:, i])
+            hidden = context.read(tokens[:, i - 1 : i].repeat(copies, 1), going[:, None].repeat(copies, 1))[:, 0]
+        logits, *others = rows(hidden).float().chunk(copies)
+        drawn = draw(guided(logits, zip(scales, others, strict=True)), temperature, noise[:, i])
         # At temperature 1 whatever the draw had, as the learner measures: right after a sync the ratio is 1.
         said = logits.log_softmax(-1).gather(-1, drawn[:, None])[:, 0]
-        tokens[:, i] = torch.where(going, drawn, tokens[:, i - 1])
+        tokens[:, i] = torch.where(going, drawn + first, tokens[:, i - 1])
         logprob[:, i] = torch.where(going, said, 0.0)
         going = going & ~torch.isin(tokens[:, i], stop)
         if not going.any():

@@ -40,7 +40,7 @@ def mixed(policy: "Policy", prompt: Prompt, seed: int, sampling: Sampling, image
     parts: list[Output] = []
     while True:
         noise, chance = drawn([(writer, (text,)), (painter, (image,))], generator, sampling)
-        ids = writer.write(scene, scene.blank, noise[None].to(policy.device), sampling.temperature)[0][0].tolist()
+        ids = writer.write(layout, scene.blank, "text", noise[None].to(policy.device), sampling.temperature)[0][0].tolist()
         said = layout.text.written(ids)
         parts += [Output(text=layout.text.decode(said))] if said else []
         opened = len(said) < words and ids[len(said)] == layout.settings.specials.soi

@@ -242,6 +242,7 @@ def test_a_value_in_a_message_is_short() -> None:
 
 ELSEWHERE = {
     "pararl/data/rows.py": "reads the user's records, line by line",
+    "policies/image/chameleon_files.py": "reads some tensors out of files whose headers the readers have seen",
     "rewards/check.py": "reads what its own process has just written",
 }
 """Files that read JSON by themselves, and why."""

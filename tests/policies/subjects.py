@@ -13,11 +13,14 @@ import torch
 from pararl import scenes
 from pararl.types import Modality, Prompt
 from policies import Policy
+from policies.backbones.chameleon import Chameleon, ChameleonConfig
 from policies.backbones.llada import LLaDAConfig, LLaDAForMultiModalGeneration
 from policies.embedded.showo2 import SHOWO2_SIZES, new_showo2
+from policies.families.chameleon import CHAMELEON, SPELLED, ChameleonSettings, ChameleonSpecials
 from policies.families.parallel_a import MMADA_PARALLEL_A, ParallelASettings, ParallelASpecials
 from policies.families.showo2 import SHOWO2
 from policies.image.amused import AmusedVQ
+from policies.image.chameleon import code_name
 from policies.image.continuous import ContinuousVAE, ContinuousVAEConfig
 from policies.settings import Settings
 from policies.text import SHOWO2_TOKENS, SHOWO_TOKENS, word_tokenizer
@@ -65,6 +68,25 @@ def build_showo2(**settings: Any) -> Policy:
     if not settings:
         return made
     return SHOWO2.policy(made.model, made.layout.text.tokenizer, made.layout.images.module, replace(made.settings, **settings))
+
+
+def build_chameleon(**settings: Any) -> Policy:
+    """A random policy of Chameleon's kind in the released layout: image codes stand among the text's ids, in an order of their own."""
+    torch.manual_seed(0)
+    spelled = {name: SPELLED[name] for name in ("bos", "pad", "eos")}
+    spelled |= {f"code {k}": code_name(k) for k in (5, 2, 7, 0, 1, 6, 3, 4)}
+    spelled |= {name: SPELLED[name] for name in ("eoi", "soi", "eot", "mask")}
+    tokenizer, ids = word_tokenizer(WORDS, spelled, kind=dict)
+    own = {name: ids[name] for name in SPELLED}
+    specials = ChameleonSpecials(**own, **dict.fromkeys(("t2i", "mmu", "interleave"), own["mask"]))
+    sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes["num_key_value_heads"] = 2
+    config = ChameleonConfig(**sizes, vocab_size=len(tokenizer) + 2, vocabulary_map=tokenizer.get_vocab(), max_position_embeddings=64)
+    images, model = build_images(), Chameleon(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            torch.nn.init.normal_(parameter, mean=float("norm.weight" in name), std=0.3)
+    return CHAMELEON.policy(model, tokenizer, images, ChameleonSettings(**{**DEFAULTS, **settings}, specials=specials))
 
 
 def build_toy(**settings: Any) -> Policy:
@@ -150,6 +172,15 @@ SUBJECTS = {
         targets=7 * (3 + 2),
         image_targets=7 * 2,
         rounding=2e-4,
+    ),
+    "chameleon": Subject(
+        build=build_chameleon,
+        says=frozenset({2, 12, *range(16, 22)}),
+        ends=frozenset({2, 12}),
+        codes=frozenset(range(3, 11)),
+        hidden=frozenset(),
+        targets=7 * 2,
+        repeats=3,
     ),
     "toy": Subject(
         build=build_toy,

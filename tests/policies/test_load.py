@@ -153,7 +153,9 @@ def test_layers_that_a_device_map_leaves_on_disk_change_nothing(policy: Policy, 
 
 def test_an_unknown_family_is_an_error_that_lists_the_known_ones(tmp_path: Path) -> None:
     (tmp_path / "policy.json").write_text(json.dumps({"family": "gpt", "settings": {}}))
-    with pytest.raises(ValueError, match=telling(tmp_path / "policy.json", "'gpt'", "mmada", "mmada_parallel_a", "showo", "showo2")):
+    with pytest.raises(
+        ValueError, match=telling(tmp_path / "policy.json", "'gpt'", "mmada", "mmada_parallel_a", "showo", "showo2", "chameleon")
+    ):
         policies.load(tmp_path)
 
 

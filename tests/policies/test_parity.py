@@ -27,6 +27,8 @@ CASES = (
     "amused_vq",
     "showo",
     "showo2",
+    "chameleon",
+    "taming_vqgan",
     "schedules",
     "prompts",
     "released_keys",

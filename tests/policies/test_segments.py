@@ -22,7 +22,7 @@ from policies.canvas import Span, Tail
 from policies.pretraining import supervised_loss
 from tests.policies import showo_by_hand as hand
 from tests.policies.conftest import build_policy, build_showo
-from tests.policies.subjects import build_showo2
+from tests.policies.subjects import build_chameleon, build_showo2
 
 STEPS = 4
 SAMPLING = Sampling(steps=STEPS, recorded=STEPS, guidance=1.0, flow_noise=0.7)
@@ -31,6 +31,7 @@ ORDERS = {
     "showo images": (build_showo, ("image", "image", "text")),
     "showo2": (build_showo2, ("text", "image", "text", "image")),
     "mmada": (build_policy, ("image", "text", "image", "text")),
+    "chameleon": (build_chameleon, ("text", "image", "image", "text")),
 }
 
 

@@ -14,7 +14,7 @@ from pararl import adapter
 from pararl.config import ConfigError
 from pararl.data.fits import Texts, image_size
 from pararl.plan.shapes import ModelShape, held_bytes, shape_of
-from pararl.policy_files import image_shape
+from pararl.policy_files import family_of, image_shape
 from pararl.releases import RELEASES, release_of
 from pararl.types import KINDS, Kind, Prompt, Task
 from policies import Policy
@@ -99,7 +99,7 @@ def test_a_sequence_is_as_long_as_the_canvas_of_the_longest_prompt(kind: Kind, t
         assert real.stop - real.start <= rows[span.modality] <= real.stop - real.start + 1
 
 
-@pytest.mark.parametrize("name", [name for name in RELEASES if "show-o" not in name])
+@pytest.mark.parametrize("name", [name for name in RELEASES if TRAITS[family_of(name, NOWHERE) or ""].counted])
 def test_sequences_of_a_release_are_as_long_as_its_policy_makes_them(name: str, tmp_path: Path, golden: Path) -> None:
     """The released layouts and ids on a backbone a few numbers wide, in a folder called like the release."""
     directory = tmp_path / name.partition("/")[2]
@@ -189,9 +189,10 @@ def test_prompts_that_a_saved_showo_does_not_read_are_told(name: str, side: int,
             texts.check(prompt)
 
 
-@pytest.mark.parametrize("name", ["scenes-showo", "showlab/show-o-512x512", "showlab/show-o2-7B@0123abc"])
+@pytest.mark.parametrize("name", ["scenes-showo", "showlab/show-o-512x512", "showlab/show-o2-7B@0123abc", "facebook/chameleon-7b"])
 def test_a_plan_of_a_family_that_it_does_not_count_is_one_line_that_names_it(name: str) -> None:
-    family = "showo2" if "show-o2" in name else "showo"
+    family = family_of(name, policies.CHECKPOINTS / name)
+    assert family is not None
     with pytest.raises(ConfigError, match=telling(name, family, "mmada", "--plan")):
         shape_of(name, policies.CHECKPOINTS / name)
     assert TRAITS[family].counted is None and held_bytes(name, NOWHERE) is None
