@@ -1,8 +1,10 @@
 """Whether what a run reads can be read: the files of its policy, and its rewards. Nothing here loads torch or a model."""
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from pararl import scenes
+from pararl.adapter_files import check
 from pararl.cli.validation import policy_directory
 from pararl.config import Config, ConfigError, checking, measuring
 from pararl.data.prompts import read_prompts
@@ -27,7 +29,18 @@ def input_problems(config: Config) -> Iterator[str]:
         check_files(config.policy.name, policy_directory(config))
     except ConfigError as error:
         yield f"policy.name: {error}"
+    else:
+        yield from _adapter_problems(config)
     yield from reward_problems(config)
+
+
+def _adapter_problems(config: Config) -> Iterator[str]:
+    """Whether the adapter that the run starts from is one of its policy."""
+    if config.policy.adapter:
+        try:
+            check(Path(config.policy.adapter), policy_directory(config))
+        except ConfigError as error:
+            yield f"policy.adapter: {error}"
 
 
 def reward_problems(config: Config) -> Iterator[str]:

@@ -124,6 +124,8 @@ class Session:
         """
         config = invocation.config
         folder = invocation.resume or run_folder(config, invocation.stem)
+        if invocation.resume:  # the adapter that was named may be gone
+            config = with_own_start(config, folder)
         with ExitStack() as stack:
             stop = stack.enter_context(Stop(tqdm.write).listening())
             try:

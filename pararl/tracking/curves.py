@@ -48,7 +48,8 @@ class Panel:
     unless: str = ""
     """The panel is left out where any row has this metric."""
     zero: bool = False
-    """Whether the metric is 0 at update 0 by definition. It is then a curve through all evaluations: no sampling error is known."""
+    """Whether the metric is 0 at update 0 where no row says otherwise, as those of a run from an adapter do. It is then a curve through
+    all evaluations: no sampling error is known."""
 
     def point(self, row: Mapping[str, Any], prefix: str) -> Point | None:
         """The value of the evaluation ``prefix`` in a row. Shares have Wilson's interval, means that of their standard error."""
@@ -63,14 +64,16 @@ class Panel:
         return Point(row["update"], row[key], interval, n)
 
     def points(self, rows: Sequence[Mapping[str, Any]], arm: str) -> list[Point]:
-        """What an arm has, in the order of the updates; nothing of the base at update 0 where that is 0."""
-        own = [row for row in rows if row["arm"] == arm and not (self.zero and row["update"] == 0)]
+        """What an arm has, in the order of the updates."""
+        every = [row for row in rows if row["arm"] == arm]
+        own = [row for row in every if row["update"] or not self.zero]
         prefixes = [self.evaluation, self.part] if self.part else [self.evaluation]
         found = [point for row in own for prefix in prefixes if (point := self.point(row, prefix))]
         if self.otherwise and len(found) <= 1:
             instead = [Point(row["update"], row[self.otherwise]) for row in own if self.otherwise in row]
             found = instead if len(instead) > 1 else found
-        start = [Point(0, 0.0)] if self.zero and found else []
+        before = [row[self.key] for row in every if row["update"] == 0 and self.key in row]
+        start = [Point(0, before[0] if before else 0.0)] if self.zero and found else []
         return start + sorted(found, key=lambda point: point.update)
 
 
