@@ -5,7 +5,6 @@ begin, exactly as many codes as the grid has, and its end. Guidance of images is
 Facts: Chameleon (arXiv 2405.09818), Anole (arXiv 2407.06135), and the configuration of transformers.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +25,7 @@ from policies.heads.causal import CausalHead
 from policies.heads.tokens import TokenLogits
 from policies.image.base import ImageTokenizer
 from policies.image.chameleon import code_ids
-from policies.image.chameleon_files import read_vq
+from policies.image.chameleon_files import described, read_vq
 from policies.image.codec import CodeImages
 from policies.image.magvitv2 import MAGVITv2Config
 from policies.layout import Layout
@@ -109,8 +108,8 @@ class ChameleonLayout(Layout):
 def read_images(directory: Path) -> ImageTokenizer:
     """The image tokenizer in a directory: a MAGVIT-v2, or Chameleon's own. Raises ValueError where its weights are not exactly those of the
     model."""
-    model_type = json.loads((directory / "config.json").read_text()).get("model_type")
-    return read_magvitv2(directory) if model_type == MAGVITv2Config.model_type else read_vq(directory)
+    magvit = described(directory).get("model_type") == MAGVITv2Config.model_type
+    return read_magvitv2(directory) if magvit else read_vq(directory)
 
 
 def codes_of(images: ImageTokenizer, config: Any) -> tuple[str, int, int]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from safetensors import safe_open
 from torch import Tensor
 from transformers.models.chameleon.configuration_chameleon import ChameleonVQVAEConfig
@@ -30,13 +31,27 @@ NOT_OURS = ("ckpt_path", "lossconfig", "out_ch", "image_key", "monitor", "colori
 def read_vq(directory: Path) -> ChameleonVQ:
     """The image tokenizer in a directory, with a decoder where the weights of one are there. Raises ValueError where weights are not those
     of the model exactly."""
-    raw = json.loads((directory / "config.json").read_text())
+    raw = described(directory)
     within = "vq_config" in raw
     state = dict(weights(directory, WITHIN if within else ""))
     sizes = {**sizes_of(raw["vq_config"] if within else raw), "decoder": any(name.startswith("decoder.") for name in state)}
     model = ChameleonVQ(ChameleonVQVAEConfig(**sizes))
     load_state(model, state, directory)
     return model
+
+
+def described(directory: Path) -> dict[str, Any]:
+    """What a directory says of its image tokenizer: transformers' ``config.json``, or the ``vqgan.yaml`` beside Chameleon's ``vqgan.ckpt``.
+
+    Raises FileNotFoundError where there is neither.
+    """
+    if (directory / "config.json").exists():
+        found: dict[str, Any] = json.loads((directory / "config.json").read_text())
+        return found
+    if (directory / "vqgan.yaml").exists():
+        found = yaml.safe_load((directory / "vqgan.yaml").read_text())["model"]["params"]
+        return found
+    raise FileNotFoundError(f"{directory} holds no image tokenizer: neither a config.json nor a vqgan.yaml")
 
 
 def sizes_of(raw: dict[str, Any]) -> dict[str, Any]:
