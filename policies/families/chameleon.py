@@ -14,8 +14,6 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from pararl.policy_files import REMEDY
-from pararl.readers import read_json
 from pararl.types import Prompt, Task
 from policies.backbones.chameleon import Chameleon
 from policies.canvas import Specials, Tail
@@ -27,7 +25,7 @@ from policies.heads.causal import CausalHead
 from policies.heads.tokens import TokenLogits
 from policies.image.base import ImageTokenizer
 from policies.image.chameleon import code_ids
-from policies.image.chameleon_files import read_vq
+from policies.image.chameleon_files import described, read_vq
 from policies.image.codec import CodeImages
 from policies.image.magvitv2 import MAGVITv2Config
 from policies.layout import Layout
@@ -110,8 +108,8 @@ class ChameleonLayout(Layout):
 def read_images(directory: Path) -> ImageTokenizer:
     """The image tokenizer in a directory: a MAGVIT-v2, or Chameleon's own. Raises ValueError where its weights are not exactly those of the
     model."""
-    model_type = read_json(directory / "config.json", REMEDY).get("model_type")
-    return read_magvitv2(directory) if model_type == MAGVITv2Config.model_type else read_vq(directory)
+    magvit = described(directory).get("model_type") == MAGVITv2Config.model_type
+    return read_magvitv2(directory) if magvit else read_vq(directory)
 
 
 def codes_of(images: ImageTokenizer, config: Any) -> tuple[str, int, int]:

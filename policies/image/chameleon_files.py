@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers.models.chameleon.configuration_chameleon import ChameleonVQVAEConfig
 
 from pararl.policy_files import REMEDY
-from pararl.readers import read_json, tensor_kinds
+from pararl.readers import read_json, read_yaml, record_of, tensor_kinds
 from policies.image.chameleon import ChameleonVQ
 from policies.weights import load_state, unpickled
 
@@ -30,13 +30,27 @@ NOT_OURS = ("ckpt_path", "lossconfig", "out_ch", "image_key", "monitor", "colori
 def read_vq(directory: Path) -> ChameleonVQ:
     """The image tokenizer in a directory, with a decoder where the weights of one are there. Raises ValueError where weights are not those
     of the model exactly."""
-    raw = read_json(directory / "config.json", REMEDY)
+    raw = described(directory)
     within = "vq_config" in raw
     state = dict(weights(directory, WITHIN if within else ""))
     sizes = {**sizes_of(raw["vq_config"] if within else raw), "decoder": any(name.startswith("decoder.") for name in state)}
     model = ChameleonVQ(ChameleonVQVAEConfig(**sizes))
     load_state(model, state, directory)
     return model
+
+
+def described(directory: Path) -> dict[str, Any]:
+    """What a directory says of its image tokenizer: transformers' ``config.json``, or the ``vqgan.yaml`` beside Chameleon's ``vqgan.ckpt``.
+
+    Raises FileNotFoundError where there is neither.
+    """
+    if (directory / "config.json").exists():
+        return read_json(directory / "config.json", REMEDY)
+    if (directory / "vqgan.yaml").exists():
+        file = directory / "vqgan.yaml"
+        found: dict[str, Any] = record_of(lambda raw: {**raw["model"]["params"]}, read_yaml(file, REMEDY), file, REMEDY)
+        return found
+    raise FileNotFoundError(f"{directory} holds no image tokenizer: neither a config.json nor a vqgan.yaml")
 
 
 def sizes_of(raw: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from pararl.options import Sampling
 from pararl.types import KINDS as KINDS_OF_PROMPTS
 from pararl.types import Output, Prompt, Rollout
 from policies import CHECKPOINTS, Policy
+from policies.backbones.chameleon import Chameleon, ChameleonConfig
 from policies.embedded.chameleon import CHAMELEON_RECIPE, new_chameleon
 from policies.image.chameleon import code_ids, code_name
 from policies.pretraining import supervised_loss
@@ -219,6 +221,28 @@ def test_texts_and_images_in_turn_are_those_of_one_sequence(policy: Policy, refe
             assert " ".join(part.text or "" for part in parts if part.image is None).split() == own.layout.text.decode(words).split()
             kinds |= set(expected)
     assert kinds == {"t", "i"}
+
+
+@pytest.mark.parametrize("swin_norm", [False, True])
+@torch.no_grad()
+def test_hidden_states_are_those_of_transformers_model_whatever_its_norms_and_heads(swin_norm: bool) -> None:
+    """Both orders of the norms that releases have, grouped keys, and padding on either side."""
+    torch.manual_seed(1)
+    sizes: dict[str, Any] = {"hidden_size": 48, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 6}
+    named = {code_name(code): 4 + code for code in range(5)}
+    config = ChameleonConfig(**sizes, num_key_value_heads=2, vocab_size=30, vocabulary_map=named, swin_norm=swin_norm)
+    own = Chameleon(config).eval()
+    for parameter in own.parameters():
+        torch.nn.init.normal_(parameter, mean=0.5, std=0.3)
+    theirs = ChameleonForConditionalGeneration(config.backbone()).eval()
+    theirs.load_state_dict(own.state_dict(), strict=False)
+    theirs.model.config._attn_implementation = "eager"
+    rows = [[5, 9, 20, 21, 7, 3], [8, 29, 4], [17, 5, 5, 6]]
+    ids = torch.tensor([row + [0] * (6 - len(row)) if i % 2 else [0] * (6 - len(row)) + row for i, row in enumerate(rows)])
+    found = own(ids, ids != 0)
+    for b, row in enumerate(rows):
+        expected = theirs.lm_head(theirs.model(input_ids=torch.tensor([row])).last_hidden_state)[0]
+        assert torch.allclose(found[b, ids[b] != 0], expected, atol=1e-4)
 
 
 def test_names_of_codes_are_their_digits_as_letters() -> None:

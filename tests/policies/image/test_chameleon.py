@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers.models.chameleon.configuration_chameleon import ChameleonVQVAEConfig
@@ -85,17 +86,20 @@ def test_weights_have_the_names_of_taming_transformers(vq: ChameleonVQ, golden: 
     assert read_vq(golden / "taming_vqgan").state_dict().keys() == recorded.keys()
 
 
-@pytest.mark.parametrize("form", ["ours", "ckpt", "within", "within a checkpoint that draws"])
+@pytest.mark.parametrize("form", ["ours", "ckpt", "yaml", "within", "within a checkpoint that draws"])
 def test_a_directory_is_read_for_what_it_is(vq: ChameleonVQ, tmp_path: Path, form: str) -> None:
     state = vq.state_dict()
     draws = form != "within"
     if form == "ours":
         vq.save_pretrained(tmp_path)
-    elif form == "ckpt":
+    elif form in ("ckpt", "yaml"):
         names = {"base_channels": "ch", "channel_multiplier": "ch_mult", "latent_channels": "z_channels"}
         taming = {names.get(name, name): value for name, value in SIZES.items() if name not in ("embed_dim", "num_embeddings")}
         ddconfig = {**taming, "double_z": False, "in_channels": 3, "out_ch": 3, "attn_resolutions": [], "dropout": 0.0}
-        (tmp_path / "config.json").write_text(json.dumps({"ddconfig": ddconfig, "embed_dim": 6, "n_embed": 12}))
+        params = {"ddconfig": ddconfig, "embed_dim": 6, "n_embed": 12}
+        released = {"model": {"params": params | {"ckpt_path": None, "lossconfig": {"target": "Dummy"}}}}
+        kept_as = {"ckpt": ("config.json", json.dumps(params)), "yaml": ("vqgan.yaml", yaml.safe_dump(released))}[form]
+        (tmp_path / kept_as[0]).write_text(kept_as[1])
         torch.save({"state_dict": state, "global_step": 3}, tmp_path / "vqgan.ckpt")
     else:
         (tmp_path / "config.json").write_text(json.dumps({"model_type": "chameleon", "vq_config": SIZES}))
@@ -124,3 +128,5 @@ def test_weights_that_are_not_those_of_the_tokenizer_are_listed(vq: ChameleonVQ,
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match="holds no weights"):
         read_vq(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"config.json nor a vqgan.yaml"):
+        read_vq(tmp_path / "nothing")
