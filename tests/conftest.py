@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 
 # Before anything imports torch, transformers or wandb.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -46,6 +47,17 @@ def tiny_images() -> "MAGVITv2":
 
     levels = {"ch": 32, "ch_mult": [1, 1, 1, 1], "num_res_blocks": [0, 0, 0, 0], "z_channels": 6}
     return MAGVITv2(MAGVITv2Config(levels, levels, {"codebook_dim": 6}, norm_groups=4))
+
+
+@pytest.fixture(autouse=True)
+def torch_as_it_was() -> Iterator[None]:
+    """Learners and programs set torch's threads and products for their process, which here is that of other tests too."""
+    torch = sys.modules.get("torch")
+    before = torch and (torch.get_num_threads(), torch.get_float32_matmul_precision())
+    yield
+    if torch and before:
+        torch.set_num_threads(before[0])
+        torch.set_float32_matmul_precision(before[1])
 
 
 @pytest.fixture(scope="session")

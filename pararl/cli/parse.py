@@ -357,7 +357,7 @@ def differences(saved: Config, asked: Config) -> Iterator[tuple[str, Any, Any]]:
 
 def lengthen(file: Path, updates: int) -> None:
     """Give the run whose settings are saved in ``file`` that many updates; the file is whole at any moment."""
-    settings = yaml.safe_load(file.read_text(encoding="utf-8"))
+    settings = read_yaml(file)
     settings.setdefault("run", {})["updates"] = updates
     with atomic_path(file) as part:
         part.write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), encoding="utf-8")

@@ -81,10 +81,12 @@ def write(
 ) -> tuple[Tensor, Tensor]:
     """Continue a batch token by token: tokens int64 and their log-probabilities without guidance float32, each [batch, n].
 
-    ``hidden`` [contexts, width]: of the last token read. ``rows`` maps hidden states to logits of which row i is id ``first`` + i. ``noise``
-    float32 [batch, n]: one uniform number in [0, 1) a token, for n tokens at most. Temperature 0 = arg-max. Behind the first token of
-    ``ends`` a row holds that token, at log-probability 0; when all rows have ended nothing is computed any more. The context has then read
-    every token but the last ones. ``scales``: of the branches of guidance, each of which is one more batch of contexts behind the first.
+    ``hidden`` [contexts, width]: of the last token read. ``rows`` maps hidden states to logits of which row i is id ``first`` + i.
+    ``noise`` float32 [batch, n]: one uniform number in [0, 1) a token, for n tokens at most. Temperature 0 = arg-max. ``scales``: of the
+    branches of guidance, each of which is one more batch of contexts behind the first.
+
+    Behind the first token of ``ends`` a row holds that token, at log-probability 0; when all rows have ended nothing is computed any more.
+    The context has then read every token but the last ones.
     """
     batch, n = noise.shape
     copies = 1 + len(scales)

@@ -8,10 +8,11 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from jsonargparse import ArgumentParser
 
 from pararl.cli import parse
 from pararl.cli.validation import validate
-from pararl.config import ARMS, PER_ARM, SETTINGS, Config, ConfigError
+from pararl.config import ARMS, PER_ARM, SETTINGS, Config, ConfigError, flat
 
 BATCH = 25
 KEYS = [*SETTINGS, *(f"arm.{arm}.{key}" for arm, key in itertools.product(ARMS[:3], PER_ARM[:12])), "arm", "run", "run.nothing", "x"]
@@ -27,7 +28,10 @@ PLAIN = st.one_of(
     st.text(max_size=12),
 )
 VALUES = st.recursive(PLAIN, lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=4), inner, max_size=2)))
-SOME = st.dictionaries(st.sampled_from(KEYS), VALUES, min_size=1, max_size=4)
+OWN = {key: st.tuples(st.just(key), st.sampled_from([value, str(value)])) for key, value in flat(Config()).items()}
+PLAUSIBLE = st.sampled_from(list(OWN)).flatmap(OWN.__getitem__)
+ANY = st.tuples(st.sampled_from(KEYS), VALUES)
+SOME = st.one_of(st.lists(PLAUSIBLE, max_size=4), st.lists(st.one_of(PLAUSIBLE, ANY), min_size=1, max_size=4)).map(dict)
 
 
 def inputs(count: int) -> settings:
@@ -46,10 +50,14 @@ def seen() -> dict[bool, int]:
     return {True: 0, False: 0}
 
 
-@inputs(4000)
+@pytest.fixture(scope="module")
+def parser() -> ArgumentParser:
+    return parse._parser()
+
+
+@inputs(2000)
 @given(batch(SOME))
-def test_settings_are_taken_or_told(seen: dict[bool, int], given_at_once: list[dict[str, Any]]) -> None:
-    parser = parse._parser()
+def test_settings_are_taken_or_told(parser: ArgumentParser, seen: dict[bool, int], given_at_once: list[dict[str, Any]]) -> None:
     for values in given_at_once:
         try:
             validate(parse._layer(parser, Config(), values, "in fuzz.yaml"), files=False)
@@ -60,18 +68,18 @@ def test_settings_are_taken_or_told(seen: dict[bool, int], given_at_once: list[d
 
 
 def test_both_happen_often(seen: dict[bool, int]) -> None:
-    assert min(seen.values()) > 50 and sum(seen.values()) >= 4000
+    assert min(seen.values()) > 50 and sum(seen.values()) >= 2000
 
 
 def as_yaml(values: dict[str, Any]) -> bytes:
     return yaml.safe_dump({"run": {"seed": 1}, "learner": {key[:9]: str(value) for key, value in values.items()}}).encode()
 
 
-BROKEN = [b"[" * 5000, b"a: &a [*a]", b"a: *b", b"run: {seed: 1, seed: 2}", b"!!python/object:os.system {}", b"\xff\xfea"]
+BROKEN = [b"[" * 1100, b"a: &a [*a]", b"a: *b", b"run: {seed: 1, seed: 2}", b"!!python/object:os.system {}", b"\xff\xfea"]
 TEXTS = st.text(max_size=60).map(lambda text: text.encode("utf-8", "surrogatepass"))
 
 
-@inputs(1000)
+@inputs(3000)
 @given(batch(st.one_of(st.binary(max_size=60), TEXTS, SOME.map(as_yaml), st.sampled_from(BROKEN))))
 def test_files_are_read_or_told(tmp_path: Path, given_at_once: list[bytes]) -> None:
     file = tmp_path / "fuzz.yaml"
