@@ -226,7 +226,8 @@ class ArmRun:
         session = self.session
         if self.config.policy.adapter:
             session.fleet.begin(self.learner.adapter())
-        found = checkpoint.load_arm(self.checkpoint_path, [field.name for field in fields(Counters)])
+        # Earlier versions did not count idle updates.
+        found = checkpoint.load_arm(self.checkpoint_path, [field.name for field in fields(Counters) if field.name != "idle"])
         if found is None:
             self.best.load_state(None)
             # An arm that was killed before its first checkpoint begins anew, so that all its rows go.

@@ -102,6 +102,16 @@ def test_a_whole_checkpoint_is_gone_on_with(run: ArmRun, saved: Path) -> None:
     fresh = arm_run(run.session)
     fresh._restore()
     assert fresh.counters.update == 1 and fresh.counters.reward_calls > 0
+    run.session.tracker.finish("pararl")
+
+
+def test_a_checkpoint_of_an_earlier_version_is_gone_on_with(run: ArmRun, saved: Path) -> None:
+    """It counted no idle updates, and knew neither of a best adapter nor of a last update."""
+    facts(saved, lambda f: (f["counters"].pop("idle"), f.pop("best"), f.pop("last")))
+    fresh = arm_run(run.session)
+    fresh._restore()
+    assert fresh.counters.update == 1 and fresh.counters.idle == 0 and fresh.best.found is None
+    run.session.tracker.finish("pararl")
 
 
 @pytest.mark.parametrize("text", NOT_JSON)
