@@ -183,7 +183,7 @@ class ArmRun:
             self.counters.samples,
         )
         self._show(self.counters.update, evaluation)
-        self.session.tracker.artifact(self.arm, self.session.folder / adapter, {"updates": self.counters.update, **metrics})
+        self.session.tracker.artifact(self.arm, self.session.folder / adapter, self.counters.update, metrics)
         # Last of all: a resume passes over an arm that has this file.
         write_json(self.session.folder / "results" / f"{self.arm}.json", asdict(result))
         return result

@@ -151,8 +151,10 @@ class Tracker:
         if self._run is not None:
             self._run.alert(title, text, level="WARN")
 
-    def artifact(self, arm: str, adapter_dir: Path, metadata: Mapping[str, Any]) -> None:
+    def artifact(self, arm: str, adapter_dir: Path, updates: int, metrics: Mapping[str, float]) -> None:
         """Attach the files of a PEFT adapter folder to the open run of `arm`, as a W&B artifact of type model.
+
+        Its metadata are the `updates` that it has had and its `metrics`.
 
         Raises FileNotFoundError when the folder holds no file, in every mode.
         """
@@ -164,8 +166,10 @@ class Tracker:
             return
         import wandb
 
+        # W&B takes 100 keys at most, at the top: all kinds of prompts on all splits have more metrics.
+        metadata = {"updates": updates, "metrics": dict(metrics)}
         # W&B allows no other characters in the name of an artifact.
-        artifact = wandb.Artifact(re.sub(r"[^A-Za-z0-9_.-]", "-", f"{self._group}-{arm}"), type="model", metadata=dict(metadata))
+        artifact = wandb.Artifact(re.sub(r"[^A-Za-z0-9_.-]", "-", f"{self._group}-{arm}"), type="model", metadata=metadata)
         with self._staging_in_run_folder():
             for path in files:
                 # "immutable" spares a copy: the adapter of a finished arm changes only where the run gets longer, and this W&B run is then

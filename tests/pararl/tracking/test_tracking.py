@@ -49,7 +49,7 @@ tracker = Tracker(Path(sys.argv[1]), TrackConfig(mode=sys.argv[2]), "night", {})
 tracker.start("pararl")
 tracker.log(1, {"reward/mean": 0.5}, samples=8)
 tracker.images(1, [SampleRow("a circle", (Sample(np.zeros((4, 4, 3), np.uint8)),))])
-tracker.artifact("pararl", adapter, {})
+tracker.artifact("pararl", adapter, 1, {})
 tracker.finish("pararl")
 print(tracker.mode, tracker.ids(), "wandb" in sys.modules)
 """
@@ -64,6 +64,9 @@ def outcome(mode, environ):
         return str(error)
 print(json.dumps([outcome(mode, environ) for mode, environ in json.loads(sys.argv[1])]))
 """
+
+MANY = {f"eval/split_{i}": i / 200 for i in range(200)}
+"""More metrics than W&B takes keys of metadata."""
 
 
 def python(code: str, *arguments: str, home: Path, **extra: str) -> subprocess.CompletedProcess[str]:
@@ -123,7 +126,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Tracker, s
                 ]
                 tracker.images(update, rows)
         if arm == "pararl":
-            tracker.artifact(arm, adapter, {"updates": 5})
+            tracker.artifact(arm, adapter, 5, MANY)
         tracker.finish(arm)
     patch.undo()
     return run_dir, tracker, "\n".join(lines)
@@ -178,7 +181,7 @@ def test_adapter_is_an_artifact_of_the_files_in_the_run_folder(finished: tuple[P
     logged = [record["artifact"] for record in records(only_run(run_dir, tracker.ids()["pararl"])) if record["type"] == "artifact"]
     (adapter,) = [artifact for artifact in logged if artifact["type"] == "model"]
     assert adapter["name"] == "night-pararl"
-    assert json.loads(adapter["metadata"]) == {"updates": 5}
+    assert json.loads(adapter["metadata"]) == {"updates": 5, "metrics": MANY}
     files = {entry["path"]: Path(entry["local_path"]) for entry in adapter["manifest"]["contents"]}
     assert set(files) == {"adapter_config.json", "adapter_model.safetensors"}
     assert all(path.parent == run_dir / "adapters" / "pararl" for path in files.values())
@@ -329,7 +332,7 @@ def test_calls_out_of_order_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match=telling("truncate('pararl')")):
         tracker.truncate("pararl", 0)
     with pytest.raises(FileNotFoundError, match=telling(tmp_path / "nowhere", "pararl")):
-        tracker.artifact("pararl", tmp_path / "nowhere", {})
+        tracker.artifact("pararl", tmp_path / "nowhere", 1, {})
     with pytest.raises(ValueError, match=telling("pararl", "'a circle'")):
         tracker.images(0, [SampleRow("a circle", ())])
 
