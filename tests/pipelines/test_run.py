@@ -198,9 +198,9 @@ def without_clock(summary: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_killed_at_random_moments_and_resumed_is_undisturbed_bit_for_bit(run: Path, tmp_path: Path) -> None:
-    """By SIGKILL, SIGTERM and SIGKILL again; ``test_clip_run`` kills in a chosen place."""
+    """By SIGKILL and SIGTERM; ``test_clip_run`` kills in a chosen place, ``test_going_on`` in many."""
     folder, rng = tmp_path / "killed", np.random.default_rng()
-    for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
+    for number in (signal.SIGKILL, signal.SIGTERM):
         begun = (folder / "config.yaml").exists()
         again = ["--resume", str(folder)] if begun else [*SMALL, "--run.dir", str(tmp_path), "--run.name", folder.name]
         process = start(*again, start_new_session=True)
