@@ -78,3 +78,14 @@ def test_a_reader_that_has_gone_is_no_error() -> None:
     assert process.stdout.readline() == "0\n"
     process.stdout.close()
     assert process.stderr.read() == "" and process.wait(20) == 141
+
+
+def test_a_reader_that_has_gone_before_a_short_answer_is_no_error() -> None:
+    program = "import sys; from pararl.errors import told; told(lambda: [sys.stdin.read(), print(1)])()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    process.stdin.close()  # only now it writes
+    assert process.stderr.read() == "" and process.wait(20) == 141
