@@ -23,7 +23,8 @@ from pararl.releases import public_name, release_of
 from policies.backbones.llada import MMadaConfig, MMadaModelLM
 from policies.export import Base, export
 from policies.families.table import FAMILIES
-from policies.shards import SHOWO, TRANSFORMERS, mapped, shards, write
+from policies.shards import SHOWO, TRANSFORMERS, mapped, shards
+from policies.shards import write as write_shards
 from policies.weights import read_model
 from tests.policies import releases, showo_releases
 from tests.wording import telling
@@ -217,7 +218,7 @@ def test_a_shard_is_filled_up_to_its_limit_and_what_is_larger_stands_alone() -> 
 @pytest.mark.parametrize("length", range(1, 9))
 def test_the_tensors_of_a_written_file_begin_at_a_multiple_of_eight(tmp_path: Path, length: int) -> None:
     weights = {"x" * length: torch.arange(3.0)}
-    write(tmp_path, SHOWO, weights, iter(weights.values()))
+    write_shards(tmp_path, SHOWO, weights, iter(weights.values()))
     (file,) = tmp_path.iterdir()
     assert int.from_bytes(file.read_bytes()[:8], "little") % 8 == 0
     assert torch.equal(load_file(file)["x" * length], torch.arange(3.0))
