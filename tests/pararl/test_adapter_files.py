@@ -124,6 +124,13 @@ def test_a_configuration_that_does_not_fit_is_told(saved: Path, tiny_policy_dir:
         check(saved, tiny_policy_dir)
 
 
+def test_a_target_is_a_whole_name_or_a_whole_end_of_one_as_for_peft(saved: Path) -> None:
+    configured(saved, target_modules=["q_proj"])
+    base = {f"{name}.weight": (32, 32) for name in ("q_proj", "a.q_proj", "a.sq_proj", "a.q_proj.b")}
+    missing = AdapterFiles.read(saved).problems(base)["missing"]
+    assert missing == [f"base_model.model.{layer}.lora_{side}.weight" for layer in ("a.q_proj", "q_proj") for side in "AB"]
+
+
 @pytest.mark.parametrize("name", [CONFIG, TENSORS])
 @pytest.mark.parametrize("content", [None, b"", b"{}", b"[]", b"version https://git-lfs.github.com/spec/v1\n", b"{" + b"[" * 100_000])
 def test_files_that_are_none_are_told(saved: Path, name: str, content: bytes | None) -> None:

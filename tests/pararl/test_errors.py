@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -77,4 +78,15 @@ def test_a_reader_that_has_gone_is_no_error() -> None:
     assert process.stdout is not None and process.stderr is not None
     assert process.stdout.readline() == "0\n"
     process.stdout.close()
+    assert process.stderr.read() == "" and process.wait(20) == 141
+
+
+def test_a_reader_that_has_gone_before_a_short_answer_is_no_error() -> None:
+    program = "import sys; from pararl.errors import told; told(lambda: [sys.stdin.read(), print(1)])()"
+    pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}  # which writes at once
+    process = subprocess.Popen([sys.executable, "-c", program], env=environment, text=True, **pipes)
+    assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    process.stdin.close()  # only now it writes
     assert process.stderr.read() == "" and process.wait(20) == 141

@@ -14,7 +14,7 @@ from transformers import ChameleonForConditionalGeneration
 from pararl import scenes
 from pararl.options import Sampling
 from pararl.types import KINDS as KINDS_OF_PROMPTS
-from pararl.types import Output, Prompt, Rollout
+from pararl.types import MODALITIES, Output, Prompt, Rollout
 from policies import CHECKPOINTS, Policy
 from policies.backbones.chameleon import Chameleon, ChameleonConfig
 from policies.embedded.chameleon import CHAMELEON_RECIPE, new_chameleon
@@ -107,6 +107,27 @@ def test_likelihoods_are_those_of_transformers_model_and_head(
         for segment in rollout.segments:
             assert found[segment.modality].logprob[b].tolist() == pytest.approx(expected[segment.modality], abs=1e-5)
             assert segment.logprob.tolist() == pytest.approx(expected[segment.modality], abs=1e-5), "as the sampler recorded it"
+
+
+@torch.no_grad()
+def test_the_likelihood_of_a_text_is_a_mean_over_what_it_says_and_its_end(
+    policy: Policy, reference: ChameleonForConditionalGeneration
+) -> None:
+    batch = sampled(policy, "t2t")
+    found = policy.log_likelihood(batch, policy.draws(batch, 2, torch.Generator()))[:, MODALITIES.index("text")]
+    tokens = [rollout.segments[0].tokens.tolist() for rollout in batch]
+    counts = [min(len(said(row)) + 1, len(row)) for row in tokens]
+    assert min(counts) < len(tokens[0]), "a text that ends early"
+    sums = [sum(by_hand(policy, reference, rollout)["text"]) for rollout in batch]
+    assert found.tolist() == pytest.approx([total / count for total, count in zip(sums, counts, strict=True)], abs=1e-5)
+
+
+@pytest.mark.parametrize("end", [EOS, SOI])
+def test_a_text_stands_in_a_sequence_up_to_its_end_which_is_padding_as_all_behind_it(policy: Policy, end: int) -> None:
+    view = policy.heads["text"].view(torch.tensor([[16, 17, end, 18], [end, 16, SOI, EOS], [16, 17, 18, 19]]))
+    pad = policy.settings.specials.pad
+    assert view.ids is not None and view.ids.tolist() == [[16, 17, pad, pad], [pad] * 4, [16, 17, 18, 19]]
+    assert view.real is not None and view.real.tolist() == [[True, True, False, False], [False] * 4, [True] * 4]
 
 
 @pytest.mark.parametrize("kind", GUIDED)
@@ -259,6 +280,15 @@ def test_a_vocabulary_that_is_not_the_settings_is_an_error(policy: Policy) -> No
     wrong = replace(policy.settings, specials=replace(policy.settings.specials, soi=EOI, eoi=SOI))
     with pytest.raises(ValueError, match="<racm3:break>"):
         CHAMELEON.policy(policy.model, policy.layout.text.tokenizer, policy.layout.images.module, wrong)
+
+
+def test_image_codes_that_do_not_stand_in_a_row_are_an_error(policy: Policy) -> None:
+    from policies.families.chameleon import CHAMELEON
+
+    model = deepcopy(policy.model)
+    model.config.vocabulary_map = {**model.config.vocabulary_map, code_name(0): 1000}
+    with pytest.raises(ValueError, match="in a row"):
+        CHAMELEON.policy(model, policy.layout.text.tokenizer, policy.layout.images.module, policy.settings)
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,8 @@ from pararl.releases import public_name, release_of
 from policies.backbones.llada import MMadaConfig, MMadaModelLM
 from policies.export import Base, export
 from policies.families.table import FAMILIES
-from policies.shards import SHOWO, TRANSFORMERS, mapped
+from policies.shards import SHOWO, TRANSFORMERS, mapped, shards
+from policies.shards import write as write_shards
 from policies.weights import read_model
 from tests.policies import releases, showo_releases
 from tests.wording import telling
@@ -210,6 +211,19 @@ def test_a_large_export_is_in_shards_that_load_the_same(hub: Path, tmp_path: Pat
     assert one.keys() == many.keys() and all(torch.equal(one[key], many[key]) for key in one)
 
 
+def test_a_shard_is_filled_up_to_its_limit_and_what_is_larger_stands_alone() -> None:
+    assert shards({"a": 2, "b": 2, "c": 1, "d": 9, "e": 4}, 4) == [["a", "b"], ["c"], ["d"], ["e"]]
+
+
+@pytest.mark.parametrize("length", range(1, 9))
+def test_the_tensors_of_a_written_file_begin_at_a_multiple_of_eight(tmp_path: Path, length: int) -> None:
+    weights = {"x" * length: torch.arange(3.0)}
+    write_shards(tmp_path, SHOWO, weights, iter(weights.values()))
+    (file,) = tmp_path.iterdir()
+    assert int.from_bytes(file.read_bytes()[:8], "little") % 8 == 0
+    assert torch.equal(load_file(file)["x" * length], torch.arange(3.0))
+
+
 @pytest.mark.parametrize("name", ["scenes-mmada", "scenes-showo", "scenes-showo2"])
 def test_the_export_of_an_embedded_policy_is_a_saved_policy_and_a_base_for_another_adapter(name: str, tmp_path: Path) -> None:
     lora = Lora.read(trained(name, tmp_path / "adapter", 0.05))
@@ -317,6 +331,16 @@ def test_a_scale_by_the_root_of_the_rank_is_pefts(tmp_path: Path) -> None:
     PeftModel.from_pretrained(policy.model, folder)
     assert torch.allclose(policies.load(tmp_path / "export").canary(), policy.canary(), rtol=0, atol=1e-4)
     assert lora.scale == pytest.approx(ALPHA / RANK**0.5)
+
+
+def test_a_target_is_a_whole_name_or_a_whole_end_of_one_as_for_peft() -> None:
+    halves = (torch.ones(RANK, 4), torch.ones(4, RANK))
+    named = {"r": RANK, "lora_alpha": ALPHA, "target_modules": ["q_proj"]}
+    lora = Lora(Path("adapter"), named, {"q_proj.weight": halves, "a.q_proj.weight": halves})
+    shapes = {f"{name}.weight": (4, 4) for name in ("q_proj", "a.q_proj", "a.sq_proj", "a.q_proj.b")}
+    lora.check(shapes, "the base")
+    with pytest.raises(ValueError, match=r"of 3 layers have no LoRA in it: b\.q_proj\.weight"):
+        lora.check({**shapes, "b.q_proj.weight": (4, 4)}, "the base")
 
 
 def test_a_base_with_nan_is_named_as_the_base_and_leaves_no_folder(hub: Path, tmp_path: Path) -> None:

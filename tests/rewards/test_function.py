@@ -20,7 +20,7 @@ from pararl.config import Config, changed
 from pararl.rollout.reward_worker import RewardError, RewardWorker
 from pararl.types import Output, Prompt, Rollout
 from rewards.base import score_outputs
-from rewards.check import imported
+from rewards.check import Looked, imported, look
 from rewards.signature import form_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -208,6 +208,14 @@ def test_a_file_is_found_from_where_one_works_and_by_workers_elsewhere(monkeypat
     with pytest.raises(ValueError, match="for the file of yours write rewards.py:mine"):
         rewards.load("rewards:mine")
     assert rewards.load("rewards.py:mine")(["x"], OUTPUTS[:1]) == [1.0]
+
+
+def test_a_file_of_the_users_takes_the_place_of_no_module_of_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("json", "rewards", "subprocess"):
+        (tmp_path / f"{name}.py").write_text("raise RuntimeError('of the user')")
+    (tmp_path / "mine.py").write_text("def f(completions, colour, **columns):\n    return [1.0]")
+    assert look("mine:f") == Looked(wanted=("colour",))
 
 
 def blocks(document: str) -> list[str]:

@@ -88,6 +88,14 @@ def test_the_size_of_pictures_is_the_policys_own(name: str) -> None:
     assert image_size(name, policies.CHECKPOINTS / name) == tuple(policy.layout.images.size)
 
 
+def test_the_size_of_a_picture_is_its_height_and_its_width(tmp_path: Path) -> None:
+    (tmp_path / "image_tokenizer").mkdir()
+    (tmp_path / "policy.json").write_text(json.dumps({"family": "mmada", "settings": {"grid": [2, 3]}}))
+    raw = {"_class_name": "VQModel", "block_out_channels": [1, 1, 1], "num_vq_embeddings": 1}
+    (tmp_path / "image_tokenizer" / "config.json").write_text(json.dumps(raw))
+    assert image_size(str(tmp_path), tmp_path) == (8, 12)
+
+
 def test_the_sizes_of_the_releases_are_those_that_their_makers_give() -> None:
     sizes = {name: image_size(name, Path("not there")) for name in RELEASES}
     others = {"showlab/show-o": (256, 256), "showlab/show-o2-1.5B": (432, 432), "showlab/show-o2-7B": (432, 432)}

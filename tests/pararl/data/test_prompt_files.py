@@ -107,6 +107,7 @@ LINES: list[tuple[str, str]] = [
     ('{"prompt": "a", "task": ["t2i"]}', "unknown task"),
     ('{"prompt": "a", "task": {}}', "unknown task"),
     ('{"prompt": "a", "task": "i2t"}', "needs an 'image'"),
+    ('{"prompt": "a", "task": "edit"}', "needs an 'image'"),
     ('{"prompt": "a", "spec": "{"}', "Expecting"),
     ('{"prompt": "a", "image": {"bytes": "iVBORw0KGgo=", "path": null}}', "got str"),
     ('{"prompt": "a", "image": "a.png", "images": ["a.png"]}', "takes one picture, got 2"),
@@ -143,6 +144,17 @@ def test_a_line_that_is_too_long_is_passed_over_and_told(tmp_path: Path) -> None
     long = json.dumps({"prompt": "a" * rows.LINE})
     message = told(tmp_path / "own.jsonl", f'{long}\n{{"prompt": "fine"}}\n{{\n')
     assert message.startswith("FILE has 2 problems: line 1: a line has at most 16,777,216 bytes; line 3: not JSON")
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_a_line_has_as_many_bytes_as_it_may_its_end_included(tmp_path: Path, more: int) -> None:
+    start = b'{"prompt": "a"'
+    content = start + b" " * (rows.LINE - len(start) - 2 + more) + b"}\n"
+    if more:
+        assert told(tmp_path / "own.jsonl", content).startswith("FILE, line 1: a line has at most 16,777,216 bytes")
+    else:
+        (tmp_path / "own.jsonl").write_bytes(content + b'{"prompt": "b"}\n')
+        assert [prompt.text for prompt in read_prompts(str(tmp_path / "own.jsonl"), JUDGE)] == ["a", "b"]
 
 
 def test_a_second_prompt_of_one_id_is_told_with_both_places(tmp_path: Path) -> None:

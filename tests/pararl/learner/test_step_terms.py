@@ -8,7 +8,7 @@ import torch
 from pararl import adapter
 from pararl.learner.reference import Reference
 from pararl.learner.step_terms import StepTerms
-from pararl.learner.tables import step_table
+from pararl.learner.tables import Table, step_table
 from tests.pararl.learner.learning import adapter_of, make, sample
 
 
@@ -32,3 +32,12 @@ def test_a_rollout_of_another_version_is_measured_under_the_reference(tiny_polic
     assert found is not None
     torch.testing.assert_close(found.logprob, table.logprob)
     assert adapter_of(learner).abs().sum() > 0, "the adapter is back"
+
+
+def test_a_level_is_the_mean_of_its_step_and_the_last_that_of_the_steps_that_committed_any() -> None:
+    logprob = torch.tensor([[-1.0, -2.0, -4.0], [-8.0, -16.0, -32.0], [-64.0, -128.0, -256.0]])[None, :, None]
+    committed = torch.tensor([[True, True, False], [False, False, False], [True, False, False]])[None, :, None]
+    table = Table(logprob, logprob, committed)
+    assert table.levels(logprob).tolist() == [[[-1.5], [0.0], [-64.0], [(-1.5 - 64.0) / 2]]]
+    nothing = Table(logprob, logprob, torch.zeros_like(committed))
+    assert nothing.levels(logprob).tolist() == [[[0.0]] * 4]

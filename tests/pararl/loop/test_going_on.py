@@ -27,11 +27,12 @@ from pararl.config import (
     changed,
     for_arm,
 )
-from pararl.evaluation.summary import ArmResult, Summary, table
+from pararl.evaluation.summary import ArmResult, SplitResult, Summary, table
 from pararl.files import read_lines
 from pararl.learner.handle import LocalLearner
 from pararl.loop import arm_run
 from pararl.loop.arm_run import ArmRun
+from pararl.loop.best import BestAdapter
 from pararl.loop.session import Session
 from pararl.loop.start import keep_start, with_own_start
 from pararl.rollout.fleet import BASE, LocalFleet
@@ -214,6 +215,29 @@ def test_a_start_that_does_not_fit_the_policy_stops_the_learner(config: Config, 
     asked = changed(for_arm(config, "pararl"), {"policy.adapter": str(given), "policy.lora_rank": 4})
     with pytest.raises(ValueError, match=r"\[2, "):
         LocalLearner(asked, "pararl")
+
+
+def test_the_start_of_a_run_is_named_from_wherever_its_actors_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = with_own_start(changed(Config(), {"policy.adapter": "given"}), Path("run"))
+    assert found.policy.adapter == str(tmp_path.resolve() / "run" / "adapters" / "start")
+
+
+def test_of_the_adapters_that_waited_a_checkpoint_leaves_the_best_alone(tmp_path: Path) -> None:
+    def save(place: Path) -> None:
+        place.mkdir(parents=True)
+        (place / place.name.rpartition("-")[2]).touch()
+
+    best = BestAdapter(tmp_path, "pararl")
+    for update, score in ((1, 0.25), (2, 0.5), (3, 0.5), (4, 0.125)):
+        best.offer(update, SplitResult(score, None, 4), save)
+    assert len(list((tmp_path / "adapters").iterdir())) == 2, "none of them was lost before a checkpoint knew of a better one"
+    best.commit()
+    assert [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob("*"))] == [
+        "adapters",
+        "adapters/pararl-best",
+        "adapters/pararl-best/2",
+    ]
 
 
 def test_results_of_earlier_versions_have_no_best(config: Config) -> None:

@@ -1,5 +1,6 @@
 """What each arm is given: prompts, groups and budgets."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,11 +8,13 @@ from typing import Any
 import pytest
 
 from pararl.arms import ARM_SPECS
-from pararl.config import ARMS, Arm, Config, PolicyConfig, RolloutConfig, RunConfig
+from pararl.config import ARMS, Arm, Config, ConfigError, CurriculumConfig, PolicyConfig, RewardConfig, RolloutConfig, RunConfig
 from pararl.data.curriculum import Curriculum
 from pararl.loop.source import ScoredRollouts, Source
+from pararl.loop.static import StaticRollouts
 from pararl.rollout.fleet import LocalFleet
 from pararl.rollout.reward_workers import LocalRewardWorkers
+from pararl.types import Judgement, Output, Rollout, Score
 
 
 def batch_of(source: Source, update: int) -> ScoredRollouts:
@@ -129,3 +132,24 @@ def test_a_kill_while_static_rollouts_are_sampled_costs_one_batch(config: Config
     resumed = source_in(tmp_path / "killed")
     assert seen(resumed) == seen(source_in(tmp_path / "straight"))
     assert killed.reward_workers.calls == resumed.reward_workers.calls == 2 * 8, "none of the two batches was made again"
+
+
+def test_a_replayed_curriculum_is_the_one_that_was_told_what_had_no_spread(tmp_path: Path) -> None:
+    file = tmp_path / "own.jsonl"
+    file.write_text("".join(json.dumps({"prompt": f"prompt {i}"}) + "\n" for i in range(6)))
+    settings = Config(
+        rollout=RolloutConfig(prompts=2, group=2),
+        curriculum=CurriculumConfig(tasks=("t2i",), file=str(file)),
+        reward=RewardConfig(name="mine:judge"),
+    )
+    told, replayed, static = Curriculum(settings), Curriculum(settings), StaticRollouts()
+    for update in (1, 2):
+        flat, spread = told.next()
+        static.rollouts += [Rollout(p, i, 0, 0, 1, (), (), Output(None, None), ()) for p in (flat, spread) for i in range(2)]
+        static.judgements += [Judgement(Score(value), ()) for value in (0.5, 0.5, 0.0, 1.0)]
+        static.wanted.append(update)
+        told.told([flat])
+    static.replay(replayed, 2)
+    assert replayed.state() == told.state() and len(told.state()["cursors"]["t2i"]["resting"]) == 2
+    with pytest.raises(ConfigError, match="curriculum.file"):
+        static.replay(replayed, 2)

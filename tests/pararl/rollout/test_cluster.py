@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import ray
 
+from pararl.config import Config, changed
 from pararl.rollout import cluster
-from pararl.rollout.cluster import asked_for, problem_at
+from pararl.rollout.cluster import asked_for, lacking_gpus, problem_at
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -62,7 +63,19 @@ def test_a_cluster_that_is_not_there_is_told_at_once(address: str) -> None:
 
 @pytest.mark.parametrize(
     "address",
-    ["127.0.0.1", "http://127.0.0.1:8265", "other://host:1", "host:", ":6379", "host:port", "host:99999", "ray://", "Auto", "x y"],
+    [
+        "127.0.0.1",
+        "http://127.0.0.1:8265",
+        "other://host:1",
+        "host:",
+        ":6379",
+        "host:port",
+        "host:0",
+        "host:99999",
+        "ray://",
+        "Auto",
+        "x y",
+    ],
 )
 def test_an_address_that_is_none_is_told_with_those_that_are(address: str) -> None:
     told = problem_at(address)
@@ -97,3 +110,13 @@ def test_a_refused_token_is_told_with_where_it_came_from(
     assert done.returncode == 0, done.stderr
     assert all(word.format(folder=tmp_path) in done.stdout for word in words), done.stdout
     assert done.stdout.count("\n") == 1 and "0123456789abcdef" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("there", "enough"), [(1.5, False), (2.0, True), (2.5, True)])
+def test_as_many_gpus_as_a_run_asks_for_are_enough(there: float, enough: bool) -> None:
+    config = changed(Config(), {"rollout.workers": 2, "rollout.gpus": 0.5, "learner.gpus": 1})
+    told = lacking_gpus(config, there, "here")
+    assert (told is None) == enough
+    assert enough or all(
+        word in str(told) for word in ("= 2 GPUs", "here has 1.5", "--rollout.gpus", "--rollout.workers", "--learner.gpus")
+    )

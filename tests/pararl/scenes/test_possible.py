@@ -11,6 +11,7 @@ import pytest
 from pararl import scenes
 from pararl.config import ConfigError
 from pararl.data.prompts import read_prompts
+from pararl.scenes import possible
 from pararl.scenes.possible import check_possible
 from pararl.scenes.spec import read_spec
 from pararl.scenes.world import CELLS, COLOURS, GRID, KINDS, RELATIONS, SHAPES
@@ -53,6 +54,11 @@ for place, (shape, colour) in enumerate([("square", None), ("triangle", None), (
 @pytest.mark.parametrize(("include", "exclude", "message"), [*IMPOSSIBLE, (CHAIN, [], "no scene of 16 cells")])
 def test_what_cannot_hold_together_is_told(include: list[dict[str, Any]], exclude: list[dict[str, Any]], message: str) -> None:
     assert message in told({"include": include, "exclude": exclude})
+
+
+def test_where_the_search_is_given_up_a_spec_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(possible, "TRIES", 0)
+    assert not told({"include": CHAIN}), "the search did not end, so nothing is known of it"
 
 
 def test_what_just_fits_is_taken() -> None:

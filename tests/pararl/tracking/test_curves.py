@@ -116,6 +116,14 @@ def test_the_bars_of_two_arms_stand_beside_each_other(tmp_path: Path, drawn: lis
     assert all(0 < b - a < 2 for a, b in zip(one, other, strict=True)) and (one[0] + other[0]) / 2 == pytest.approx(20)
 
 
+def test_the_mark_of_the_base_stands_at_nought_for_every_arm(tmp_path: Path, drawn: list[Any]) -> None:
+    arms = ("pararl", "offline_dpo")
+    before = [{"arm": arm, "update": 0, "eval/during_strict": 0.125, "eval/during_n": 64.0} for arm in arms]
+    curves_png(tmp_path / "curves.png", [*before, *run(arms[0]), *run(arms[1])])
+    assert [mark[0] for mark in marks(drawn[0].axes[1], "base")] == [0.0, 0.0]
+    assert [xs[0] for arm in arms for xs, _ in lines(drawn[0].axes[1], arm)] == [0.0, 0.0]
+
+
 def test_the_kl_starts_at_nothing_and_ends_where_it_was_measured(tmp_path: Path, drawn: list[Any]) -> None:
     curves_png(tmp_path / "curves.png", run("pararl"))
     assert lines(drawn[0].axes[2], "pararl") == [([0, 20, 40, 50], [0.0, 0.2, 0.4, 0.5])]
