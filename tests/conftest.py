@@ -50,14 +50,20 @@ def tiny_images() -> "MAGVITv2":
 
 
 @pytest.fixture(autouse=True)
-def torch_as_it_was() -> Iterator[None]:
-    """Learners and programs set torch's threads and products for their process, which here is that of other tests too."""
-    torch = sys.modules.get("torch")
-    before = torch and (torch.get_num_threads(), torch.get_float32_matmul_precision())
+def torch_as_it_is_at_first() -> Iterator[None]:
+    """Learners and programs set torch's threads and products for their process, which here is that of other tests too.
+
+    Before a test as well: fixtures of a whole module may have made a learner.
+    """
+
+    def reset() -> None:
+        if torch := sys.modules.get("torch"):
+            torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+            torch.set_float32_matmul_precision("highest")
+
+    reset()
     yield
-    if torch and before:
-        torch.set_num_threads(before[0])
-        torch.set_float32_matmul_precision(before[1])
+    reset()
 
 
 @pytest.fixture(scope="session")
