@@ -229,7 +229,8 @@ def test_the_rewards_of_the_readme_give_what_they_say(monkeypatch: pytest.Monkey
     image = np.zeros((4, 4, 3), np.uint8)
     image[:2, :2, 0] = 255  # a quarter is red
     assert rewards.load("my_reward.py:red")(["x"] * 2, [Output(image=image), Output(text="x")]) == [0.25, None]
-    assert rewards.load("my_reward.py:brief")(["x"] * 3, [Output(text="a b c"), Output(text=""), Output(image=image)]) == [0.25, 1.0, None]
+    told_of = [Output(text="a b c d"), Output(text=""), Output(image=image)]
+    assert rewards.load("my_reward.py:brief")(["x"] * 3, told_of) == [0.25, 0.0, None]
     told = [reward_problems(changed(Config(), {"reward.name": "my_reward.py:red"}))]
     told += [reward_problems(changed(Config(), {"reward.name": "my_reward.py:brief", "curriculum.tasks": ("i2t",)}))]
     assert [list(problems) for problems in told] == [[], []]
