@@ -8,7 +8,7 @@ import json
 import math
 import re
 import reprlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,11 +76,19 @@ def parse_json(text: str, path: Path, remedy: str = COPY, line: int | None = Non
     if not text.strip():
         raise FileError(path, "is empty", remedy, line)
     try:
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite)
+        return strict_json(text)
     except RecursionError:
         raise FileError(path, "is nested too deeply to be read as JSON", remedy, line) from None
     except ValueError as error:
         raise FileError(path, f"is not JSON: {error}", remedy, line) from None
+
+
+def strict_json(text: str) -> Any:
+    """The value of a JSON text. Raises ValueError for what is no JSON, also where Python would take it, and for a key given twice.
+
+    Raises RecursionError for too deep a nesting.
+    """
+    return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -176,25 +184,25 @@ def tensor_kinds(path: Path, remedy: str = COPY) -> Kinds:
 
 def read_arrays(path: Path, remedy: str = COPY) -> "dict[str, np.ndarray]":
     """The tensors of a safetensors file as numpy's. Raises FileError as ``tensor_kinds`` does."""
-    from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    tensor_kinds(path, remedy)
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, KeyError, TypeError) as error:
-        raise FileError(path, f"cannot be read: {error}", remedy) from None
+    return _loaded(load_file, path, remedy)
 
 
 def read_tensors(path: Path, remedy: str = COPY) -> "dict[str, Tensor]":
     """The tensors of a safetensors file as torch's, on the CPU. Raises FileError as ``tensor_kinds`` does."""
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
+
+    return _loaded(load_file, path, remedy)
+
+
+def _loaded(load: Callable[[Path], dict[str, Any]], path: Path, remedy: str) -> dict[str, Any]:
+    from safetensors import SafetensorError
 
     tensor_kinds(path, remedy)
     try:
-        return load_file(path)
-    except (SafetensorError, OSError, RuntimeError, KeyError) as error:
+        return load(path)
+    except (SafetensorError, OSError, RuntimeError, KeyError, TypeError) as error:
         raise FileError(path, f"cannot be read: {error}", remedy) from None
 
 

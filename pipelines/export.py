@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from pararl import hub
+from pararl.adapter_files import TENSORS
 from pararl.card import CARD, PICTURE, Told, adapter_card, checkpoint_card, told_in
 from pararl.cli.parse import note
 from pararl.cli.program import options
@@ -34,8 +35,6 @@ from pararl.terminal import no_bars_in_logs
 if TYPE_CHECKING:
     from pararl.lora import Lora
     from policies.export import Base
-
-WEIGHTS = "adapter_model.safetensors"
 
 
 @told
@@ -64,9 +63,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--push", default="", metavar="owner/name", help="repository of the Hub that gets DIR; made where it is missing")
     parser.add_argument("--private", action="store_true", help="make that repository private")
     args = parser.parse_args()
-    if not (args.folder / WEIGHTS).is_file():
-        within = sorted(str(file.parent) for file in args.folder.glob(f"**/{WEIGHTS}"))
-        fail(f"{args.folder} is no adapter, it has no {WEIGHTS} (name {' or '.join(within) or 'one, such as outputs/RUN/adapters/ARM'})")
+    if not (args.folder / TENSORS).is_file():
+        within = sorted(str(file.parent) for file in args.folder.glob(f"**/{TENSORS}"))
+        fail(f"{args.folder} is no adapter, it has no {TENSORS} (name {' or '.join(within) or 'one, such as outputs/RUN/adapters/ARM'})")
     if args.out.exists():
         fail(f"{args.out} exists already and is never overwritten (set --out)")
     if args.private and not args.push:

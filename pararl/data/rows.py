@@ -4,13 +4,13 @@ Nothing is decoded but text and JSON: pictures come as they are stored. What is 
 """
 
 import codecs
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from pararl.config import ConfigError
+from pararl.readers import strict_json
 
 LINE = 2**24
 """Most bytes of a line: 16 MiB."""
@@ -53,23 +53,11 @@ def rows_of(source: str) -> Iterable[Row]:
 
 
 def parse_json(text: str) -> Any:
-    """The value of a JSON text. Raises ValueError for what is not JSON, also where Python would take it, and for keys given twice."""
+    """The value of a JSON text. Raises ValueError as ``strict_json`` does, and for too deep a nesting."""
     try:
-        return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_once)
+        return strict_json(text)
     except RecursionError as error:
         raise ValueError(f"more than {DEPTH} lists and objects are within each other") from error
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON value")
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(key for key in found if keys.count(key) > 1)!r} is given twice")
-    return found
 
 
 def check_depth(value: Any) -> None:

@@ -241,7 +241,6 @@ def test_a_value_in_a_message_is_short() -> None:
 
 
 ELSEWHERE = {
-    "pararl/data/rows.py": "reads the user's records, line by line",
     "policies/image/chameleon_files.py": "reads some tensors out of files whose headers the readers have seen",
     "rewards/check.py": "reads what its own process has just written",
 }
@@ -251,10 +250,10 @@ NAMES = {"load_file", "safe_open", "load_model"}
 
 
 def readings(file: Path) -> set[str]:
-    """The calls in a file that read what may be broken."""
-    calls = [node.func for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call)]
-    dotted = {(f.value.id, f.attr) for f in calls if isinstance(f, ast.Attribute) and isinstance(f.value, ast.Name)}
-    return {".".join(name) for name in dotted & READING} | {f.id for f in calls if isinstance(f, ast.Name)} & NAMES
+    """What a file calls, or hands on, that reads what may be broken."""
+    nodes = list(ast.walk(ast.parse(file.read_text())))
+    dotted = {(n.value.id, n.attr) for n in nodes if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name)}
+    return {".".join(name) for name in dotted & READING} | {n.id for n in nodes if isinstance(n, ast.Name)} & NAMES
 
 
 def test_whatever_is_read_goes_through_the_readers() -> None:

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from PIL import Image
 
 from pararl.tracking.curves import PANELS, Panel, curves_png
@@ -26,20 +25,6 @@ def run(arm: str, updates: int = 50, name: str = "strict") -> list[dict[str, Any
             row |= {f"eval/id_{name}": STRICT[update], "eval/id_n": n, "eval/id_error": 0.03, "eval/kl_total": 0.01 * update}
         rows.append(row)
     return rows
-
-
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The figures that were saved, for a look at what is in them."""
-    figures: list[Any] = []
-    save = Figure.savefig
-
-    def keep_and_save(figure: Figure, *arguments: Any, **more: Any) -> None:
-        figures.append(figure)
-        save(figure, *arguments, **more)
-
-    monkeypatch.setattr(Figure, "savefig", keep_and_save)
-    return figures
 
 
 def rgb(colour: str) -> tuple[int, ...]:

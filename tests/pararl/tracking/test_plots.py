@@ -6,26 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from PIL import Image
 
 from pararl.config import ARMS
 from pararl.tracking.plots import COLOURS, Bar, bars_png, mean_interval, share_interval
 from tests.wording import telling
-
-
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The figures that were saved, for a look at what is in them."""
-    figures: list[Any] = []
-    save = Figure.savefig
-
-    def keep_and_save(figure: Figure, *arguments: Any, **more: Any) -> None:
-        figures.append(figure)
-        save(figure, *arguments, **more)
-
-    monkeypatch.setattr(Figure, "savefig", keep_and_save)
-    return figures
 
 
 def test_every_arm_has_its_own_colour() -> None:
