@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pararl.adapter_files import CONFIG, PREFIX, TENSORS
+from pararl.adapter_files import CONFIG, LISTED, PREFIX, TENSORS, AdapterFiles, refuse
 from pararl.files import atomic_folder, write_json
 from pararl.readers import read_json, read_tensors
 
@@ -30,15 +30,13 @@ PLAIN: dict[str, tuple[Any, ...]] = {
     "fan_in_fan_out": (None, False),
 }
 """Fields of a configuration that must say this, so that ``alpha / r x B A`` is all that the adapter adds."""
-LISTED = 3
-"""Names that an error lists."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lora:
     """What an adapter adds to the weights of its base."""
 
-    directory: Path
+    files: AdapterFiles
     config: Mapping[str, Any]
     """PEFT's, as its file has it."""
     pairs: Mapping[str, tuple[Tensor, Tensor]] = field(repr=False)
@@ -50,6 +48,7 @@ class Lora:
 
         Raises ValueError, naming the file, for one that is not readable, not whole, not finite or more than a plain LoRA.
         """
+        files = AdapterFiles.read(directory)
         config, tensors = _config(directory / CONFIG), read_tensors(directory / TENSORS)
         halves: dict[str, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
@@ -59,11 +58,17 @@ class Lora:
             if not finite(tensor):
                 raise ValueError(f"{directory / TENSORS}: {name} holds NaN or infinite numbers; take an earlier adapter, or train it anew")
             halves.setdefault(f"{found[1]}.weight", {})[found[2]] = tensor
-        rank = config["r"]
+        rank = files.rank
         single = [name for name, half in halves.items() if half.keys() != {"A", "B"} or {len(half["A"]), half["B"].shape[1]} != {rank}]
         if single:
-            raise ValueError(f"{directory / TENSORS}: A and B of {len(single)} layers do not go together at rank {rank}: {_listed(single)}")
-        return cls(directory, config, {name: (half["A"], half["B"]) for name, half in halves.items()})
+            shown = ", ".join(single[:LISTED]) + (", ..." if single[LISTED:] else "")
+            raise ValueError(f"{directory / TENSORS}: A and B of {len(single)} layers do not go together at rank {rank}: {shown}")
+        return cls(files, config, {name: (half["A"], half["B"]) for name, half in halves.items()})
+
+    @property
+    def directory(self) -> Path:
+        """Where it lies."""
+        return self.files.directory
 
     @property
     def base(self) -> str:
@@ -71,17 +76,8 @@ class Lora:
         return self.config.get("base_model_name_or_path") or ""
 
     def check(self, shapes: Mapping[str, Sequence[int]], base: str) -> None:
-        """Raise ValueError unless it is an adapter of exactly the weights of these ``shapes``: those of the policy ``base``."""
-        targets = {name for name in shapes if name.endswith(".weight") and self._targets(name.removesuffix(".weight"))}
-        fits = {name: tuple(shapes.get(name, ())) == (len(b), a.shape[1]) for name, (a, b) in self.pairs.items()}
-        problems = {
-            f"of {len(targets)} layers have no LoRA in it": sorted(targets - self.pairs.keys()),
-            f"of its {len(fits)} layers are not in the base": [name for name in fits if name not in shapes],
-            f"of its {len(fits)} layers have another shape in the base": [n for n, fit in fits.items() if n in shapes and not fit],
-        }
-        told = "; ".join(f"{len(names)} {what}: {_listed(names)}" for what, names in problems.items() if names)
-        if told:
-            raise ValueError(f"{self.directory} is no adapter of {base}: {told}")
+        """Raise FileError unless it is an adapter of exactly the weights of these ``shapes``: those of the policy ``base``."""
+        refuse(self.directory, base, self.files.problems({name: tuple(shape) for name, shape in shapes.items()}))
 
     def merged(self, name: str, weight: Tensor) -> Tensor:
         """``weight + scale B A`` for the weight of that name, summed in float32, in the weight's dtype; other weights as they are.
@@ -101,7 +97,7 @@ class Lora:
     @property
     def scale(self) -> float:
         """What ``B A`` is multiplied by."""
-        rank, alpha = self.config["r"], self.config["lora_alpha"]
+        rank, alpha = self.files.rank, self.files.alpha
         return float(alpha / math.sqrt(rank) if self.config.get("use_rslora") else alpha / rank)
 
     def export(self, directory: Path, base: str, revision: str | None, extras: Mapping[str, bytes]) -> None:
@@ -118,13 +114,6 @@ class Lora:
             for name, content in extras.items():
                 (part / name).write_bytes(content)
 
-    def _targets(self, layer: str) -> bool:
-        """Whether PEFT would wrap the layer: by a regular expression of its whole name, or by names that it ends in."""
-        named = self.config["target_modules"]
-        if isinstance(named, str):
-            return re.fullmatch(named, layer) is not None
-        return any(layer == name or layer.endswith(f".{name}") for name in named)
-
 
 def finite(tensor: Tensor) -> bool:
     """Whether all numbers of a floating-point tensor are finite; told by two of them, since a mask of a large tensor takes memory."""
@@ -132,15 +121,9 @@ def finite(tensor: Tensor) -> bool:
 
 
 def _config(file: Path) -> dict[str, Any]:
+    """PEFT's configuration. Raises ValueError for one that adds more than ``alpha / r x B A``."""
     found = read_json(file)
-    kinds = {"r": int, "lora_alpha": int | float, "target_modules": str | list}
-    if any(not isinstance(found.get(name), kind) for name, kind in kinds.items()):
-        raise ValueError(f"{file} is no configuration of a LoRA: it does not say r, lora_alpha and target_modules")
     for name, plain in PLAIN.items():
         if found.get(name) not in plain:
             raise ValueError(f"{file}: {name} is {found.get(name)!r}; only a plain LoRA can be merged here, merge this one through PEFT")
     return found
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:LISTED]) + (", ..." if names[LISTED:] else "")

@@ -122,7 +122,7 @@ def test_a_base_that_has_moved_is_named_and_another_one_is_refused(runs: Path, r
     (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "/no/longer/there"}))
     told = run(tmp_path / "adapter", "--out", tmp_path / "out", code=1)
     assert "no policy '/no/longer/there'" in told and "set --base" in told
-    assert "is no adapter of scenes-showo" in run(tmp_path / "adapter", "--out", tmp_path / "out", "--base", "scenes-showo", code=1)
+    assert "does not fit scenes-showo" in run(tmp_path / "adapter", "--out", tmp_path / "out", "--base", "scenes-showo", code=2)
     run(tmp_path / "adapter", "--out", tmp_path / "out", "--base", tmp_path / "moved")
     assert policies.load(tmp_path / "out").family == "mmada"
 
