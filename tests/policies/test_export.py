@@ -23,8 +23,7 @@ from pararl.releases import public_name, release_of
 from policies.backbones.llada import MMadaConfig, MMadaModelLM
 from policies.export import Base, export
 from policies.families.table import FAMILIES
-from policies.shards import SHOWO, TRANSFORMERS, mapped, shards
-from policies.shards import write as write_shards
+from policies.shards import SHOWO, TRANSFORMERS
 from policies.weights import read_model
 from tests.policies import releases, showo_releases
 from tests.wording import telling
@@ -211,19 +210,6 @@ def test_a_large_export_is_in_shards_that_load_the_same(hub: Path, tmp_path: Pat
     assert one.keys() == many.keys() and all(torch.equal(one[key], many[key]) for key in one)
 
 
-def test_a_shard_is_filled_up_to_its_limit_and_what_is_larger_stands_alone() -> None:
-    assert shards({"a": 2, "b": 2, "c": 1, "d": 9, "e": 4}, 4) == [["a", "b"], ["c"], ["d"], ["e"]]
-
-
-@pytest.mark.parametrize("length", range(1, 9))
-def test_the_tensors_of_a_written_file_begin_at_a_multiple_of_eight(tmp_path: Path, length: int) -> None:
-    weights = {"x" * length: torch.arange(3.0)}
-    write_shards(tmp_path, SHOWO, weights, iter(weights.values()))
-    (file,) = tmp_path.iterdir()
-    assert int.from_bytes(file.read_bytes()[:8], "little") % 8 == 0
-    assert torch.equal(load_file(file)["x" * length], torch.arange(3.0))
-
-
 @pytest.mark.parametrize("name", ["scenes-mmada", "scenes-showo", "scenes-showo2"])
 def test_the_export_of_an_embedded_policy_is_a_saved_policy_and_a_base_for_another_adapter(name: str, tmp_path: Path) -> None:
     lora = Lora.read(trained(name, tmp_path / "adapter", 0.05))
@@ -297,28 +283,6 @@ def test_files_that_are_not_whole_are_named(hub: Path, tmp_path: Path) -> None:
         (folder / "adapter_config.json").write_text(json.dumps(config | change))
         with pytest.raises(ValueError, match=message):
             Lora.read(folder)
-
-
-@pytest.mark.parametrize(
-    ("file", "content"),
-    [
-        ("pytorch_model.bin", b"PK cut short"),
-        ("model.safetensors", b"version https://git-lfs.github.com/spec/v1\n"),
-        ("model.safetensors.index.json", b"{}"),
-        ("model.safetensors.index.json", b"[" * 100_000),
-        ("pytorch_model.bin.index.json", b"\xff\xfe"),
-    ],
-)
-def test_weights_of_a_base_that_are_not_whole_are_named(tmp_path: Path, file: str, content: bytes) -> None:
-    (tmp_path / file).write_bytes(content)
-    with pytest.raises(ValueError, match=telling(tmp_path / file)):
-        mapped(tmp_path)
-
-
-def test_a_pickle_of_something_else_is_no_weights(tmp_path: Path) -> None:
-    torch.save({"state_dict": {"x": torch.ones(2)}}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(ValueError, match=telling(tmp_path / "pytorch_model.bin", "copy the policy again")):
-        mapped(tmp_path)
 
 
 def test_a_scale_by_the_root_of_the_rank_is_pefts(tmp_path: Path) -> None:
