@@ -90,8 +90,8 @@ def start_from(model: PeftModel, directory: Path) -> None:
 def load(policy: "Policy", directory: Path) -> PeftModel:
     """Attach the adapter of a PEFT directory to ``policy.model``, in place and frozen, in the mode (train or eval) that it was in.
 
-    Raises FileError, with the policy as it was, unless the directory holds every tensor of its configuration on this policy, none more,
-    and finite numbers alone. Raises ValueError when the policy already has an adapter.
+    Raises FileError unless the directory holds every tensor of its configuration on this policy, none more, and finite numbers alone. The
+    policy is then as it was. Raises ValueError when the policy already has an adapter.
     """
     if tuner_layers(policy.model):
         raise ValueError("this policy already has an adapter: load a fresh policy")

@@ -1,4 +1,4 @@
-"""Model cards: what a README.md says of an adapter, or of the checkpoint that it was merged into, with the front matter that the Hub reads.
+"""Model cards: what a README.md says of an adapter or of a merged checkpoint, with the front matter that the Hub reads.
 
 A card names its base as the user named it, and no other path of the machine.
 """

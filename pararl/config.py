@@ -62,7 +62,7 @@ class RunConfig:
     """Updates in a row that teach nothing (no pair, no spread of rewards, no gradient) after which an arm ends the run; 0 = never. The
     terminal and W&B tell of them from the fifth on."""
     timeout: float = 3600.0
-    """Seconds that a worker or the learner may take to start, for a chunk of rollouts or for an update, before the run ends with an error;
+    """Seconds that a worker or the learner may take to start, for a chunk of rollouts or for an update, before the run ends with an error.
     0 = any. After 30 s a line tells what is waited for."""
 
 

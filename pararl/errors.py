@@ -43,8 +43,9 @@ def in_words(error: BaseException) -> str:
 
 
 def told(main: Callable[[], None]) -> Callable[[], None]:
-    """A program whose every error is one line and an exit code: 2 for a mistake in what was asked, 130 for Ctrl-C, 143 for SIGTERM, 1 for
-    all else.
+    """A program whose every error is one line and an exit code.
+
+    2 is a mistake in what was asked, 130 Ctrl-C, 143 SIGTERM, 1 all else.
 
     An error that nobody foresaw leaves its traceback in a file, which the line names.
     """

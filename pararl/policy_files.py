@@ -118,8 +118,11 @@ def weight_bytes(model: Mapping[str, Any]) -> int:
 
 
 def check_files(name: str, directory: Path) -> None:
-    """Raise FileError where a file of a saved policy is missing, cut short or another than it should be: seen by names and headers, in
-    a moment, whatever the size of the weights. Of a release the weights in a folder are seen, nothing of what may still be on the hub."""
+    """Raise FileError where a file of a saved policy is missing, cut short or another than it should be.
+
+    Names and headers are seen, in a moment, whatever the size of the weights. Of a release the weights in a folder are seen, nothing of
+    what may still be on the hub.
+    """
     images = directory / "image_tokenizer"
     if not (directory / "policy.json").is_file():
         if directory.is_dir() and release_of(name):

@@ -1,11 +1,11 @@
-"""Take an adapter home: merged into a checkpoint in the layout of its base, or alone with a model card, for a folder or for the Hub.
+"""Take an adapter home: merged into a checkpoint in the layout of its base, or alone with a model card.
 
     python pipelines/export.py outputs/RUN/adapters/ARM --out DIR              # a checkpoint that policies.load and --policy.name take
     python pipelines/export.py outputs/RUN/adapters/ARM --out DIR --adapter    # the adapter for PEFT
     python pipelines/export.py outputs/RUN/adapters/ARM --out DIR --push owner/name
 
 The checkpoint has the configuration, the names of files and weights and the dtype of the release that it comes from. DIR/README.md is its
-model card: base, results, recipe, commit, and the curves of the run that the adapter lies in. --push puts DIR on the Hub.
+model card: base, results, recipe, commit, and the curves of its run. --push puts DIR on the Hub.
 """
 
 import sys

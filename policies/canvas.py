@@ -70,7 +70,7 @@ class Span:
 
     @property
     def first(self) -> int:
-        """The first column that belongs to it: an image has one of its own in front of its tokens, which opens it or tells its time."""
+        """The first column that belongs to it. In front of the tokens of an image stands one that opens it or tells its time."""
         return self.start - int(self.modality == "image")
 
     def places(self) -> Tensor:

@@ -1,4 +1,4 @@
-"""A policy and its adapter as one checkpoint, in the layout of its base: the same files and names of weights, with the adapter merged in.
+"""A policy and its adapter as one checkpoint in the layout of the base: the same files and names of weights.
 
 The export of a release loads as that release does, here and by the release's own code. Its ``policy.json`` says which release it is, and
 beside the weights it has the tokenizers that the release takes from elsewhere.

@@ -187,8 +187,10 @@ class Layout(ABC):
 
 
 def behind_others(others: Tensor | None, before: Tensor, last: Tensor) -> Tensor:
-    """One value of each image of a batch in row-major order, when each row has one more: ``last`` [batch, ...], behind the ``before`` int64
-    [batch] images that it had."""
+    """One value of each image of a batch in row-major order, when each row has one more.
+
+    That is ``last`` [batch, ...], behind the ``before`` int64 [batch] images that it had.
+    """
     if others is None:
         return last
     place = (before + 1).cumsum(0) - 1

@@ -1,4 +1,4 @@
-"""Whether a reward can be loaded, asked before anything starts: a process of its own imports what is the user's, so that this one loads no
+"""Whether a reward can be loaded, asked before anything starts. A process of its own imports what is the user's, so that this one loads no
 torch and outlives whatever an import does.
 """
 

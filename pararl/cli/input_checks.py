@@ -67,7 +67,7 @@ def _unscored(name: str, found: Looked, kinds: Sequence[Kind]) -> str | None:
     if found.form == "outputs" or not (silent := [kind for kind in kinds if kind in WITHOUT_TEXT]):
         return None
     return (
-        f"reward {name!r} takes texts by the annotation of its completions, and an output of kind {', '.join(silent)} has none: leave the "
+        f"reward {name!r} takes texts by the annotation of its completions, and an output of kind {', '.join(silent)} has none (leave the "
         "annotation out to get outputs with their images"
     )
 

@@ -1,6 +1,6 @@
 """From a command line and a YAML file to a checked ``Config``, and back to YAML.
 
-jsonargparse gives every setting its option, its help and its type; this module adds what a user needs to be told in one line: which
+jsonargparse gives every setting its option, its help and its type. This module adds what a user needs to be told in one line: which
 setting, in which file, what was wrong and what to do. Nothing here imports torch or Ray, so a mistake is told within a second.
 """
 

@@ -1,4 +1,4 @@
-"""What a policy can read of a prompt, from its files alone: pictures of one size, texts of so many tokens, words of a closed vocabulary."""
+"""What a policy can read, told by its files alone: pictures of one size, texts of so many tokens, words of a closed vocabulary."""
 
 from pathlib import Path
 from typing import Any

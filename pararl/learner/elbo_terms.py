@@ -34,7 +34,7 @@ class DrawChunk:
 
 
 class ElboTerms:
-    """See ``Terms``. A part is of one draw of some rollouts of a task: its ELBO, float32 [rows, modality]; or per token, where the
+    """See ``Terms``. A part is of one draw of some rollouts of a task: its ELBO, float32 [rows, modality]. Or per token, where the
     objective or SPG needs that, [rows, 1, modality, n], with the divergence from the reference [rows, 2, modality, n]."""
 
     empty = False
@@ -59,7 +59,7 @@ class ElboTerms:
         """The parts under the reference."""
 
     def reference(self, reference: Reference) -> Likelihoods | None:
-        """Where the objective is linear, each part compares with the reference at its own draw: what that says of all draws at once,
+        """Where the objective is linear, each part compares with the reference at its own draw. What that says of all draws at once,
         velocities of images too, would grow with their number."""
         if not self.linear:
             with torch.no_grad(), reference.active():

@@ -89,7 +89,7 @@ def step_records(policy: Policy, rollouts: Sequence[Rollout], width: int | None 
 
 def kl_metrics(base: Table) -> Metrics:
     """``kl/text``, ``kl/image`` and their sum ``kl/total`` in nats per token, from a table made under the base of rollouts of the
-    policy (k3); images of an ODE, whose steps have no density, are left out."""
+    policy (k3). Images of an ODE, whose steps have no density, are left out."""
     out = {}
     for m, modality in enumerate(MODALITIES):
         if base.committed[:, :, m].any():

@@ -1,6 +1,6 @@
 """The best adapter of an arm by the evaluations during training, kept beside the last one.
 
-``adapters/ARM-best`` is what the last checkpoint says is the best, also after a kill: a better one waits beside it, under the number of its
+``adapters/ARM-best`` is what the last checkpoint says is the best, also after a kill. A better one waits beside it, under the number of its
 update, until a checkpoint knows of it.
 """
 

@@ -37,8 +37,8 @@ def load(directory: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None
 def load_arm(directory: Path, counters: Collection[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
     """The checkpoint of an arm, or None where there is none yet.
 
-    Raises FileError where something of it is missing or not a number: the learner's facts, the ``counters``, the place in the curriculum,
-    an adapter and a reference of the same shapes.
+    It has the learner's facts, the ``counters``, the place in the curriculum, and an adapter and a reference of the same shapes. Raises
+    FileError where something of it is missing or not a number.
     """
     found = load(directory)
     if found is None:

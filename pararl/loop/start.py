@@ -1,4 +1,4 @@
-"""The adapter that a run starts from: a copy in the run's folder, so that the run goes on whatever becomes of the one that was named."""
+"""The adapter that a run starts from: a copy in its folder, so that the run needs the one that was named no more."""
 
 import shutil
 from pathlib import Path

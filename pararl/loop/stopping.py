@@ -1,4 +1,4 @@
-"""How a run ends on a signal: behind the update that is at work, with its checkpoint, or at once where that would take too long."""
+"""How a run ends on a signal: behind the update at work, with its checkpoint, or at once where that takes too long."""
 
 import signal
 import threading

@@ -1,7 +1,7 @@
 """Whether any scene of this world can hold what a spec asks for: its numbers, and how its objects lie to each other.
 
-Counts are told exactly. Relations are held against each other by looking for cells: what is refused cannot be, but among relations of many
-objects something that cannot be may be taken.
+Counts are told exactly. Relations are held against each other by looking for cells: what is refused cannot be. Among relations of many
+objects, something that cannot be may be taken.
 """
 
 from collections import Counter

@@ -1,6 +1,6 @@
 """The Chameleon backbone: transformers' ``ChameleonModel`` and a head over one vocabulary of texts and images, under the released names.
 
-transformers' ``ChameleonForConditionalGeneration`` is not used. Its ``forward`` puts the logits of image tokens to the lowest number: the
+transformers' ``ChameleonForConditionalGeneration`` is not used. Its ``forward`` puts the logits of image tokens to the lowest number. The
 loss of an image is infinite then, and the head learns nothing of it. The image tokenizer that it carries (``model.vqmodel``) is read by the
 image codec, not by this model.
 """

@@ -18,7 +18,7 @@ SETTINGS = {
     "steps": 8,
     "choice_temperature": 8.0,
 }
-# A choice temperature of 8 is as good as random order: the most confident cells of a sparse scene are its empty ones, and committing those
+# A choice temperature of 8 is as good as random order. The most confident cells of a sparse scene are its empty ones. Committing those
 # first leaves the objects to the end, where several are drawn at once.
 
 

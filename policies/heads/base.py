@@ -113,7 +113,7 @@ class Head(Protocol):
         """The columns int64 [n] whose hidden states tell the tokens of a span."""
 
     def draws(self, batch: Batch, modalities: Sequence[Modality], which: Tensor, n: int, generator: torch.Generator, how: Drawing) -> Draws:
-        """The shared randomness of ``n`` draws of all tokens of its modalities; ``which`` int64 [batch]: the prompt of each rollout, of
+        """The shared randomness of ``n`` draws of all tokens of its modalities. ``which`` int64 [batch]: the prompt of each rollout, of
         which all get the same."""
 
     def at_draw(self, batch: Batch, place: int, draw: Draws) -> View:

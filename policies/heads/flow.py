@@ -220,7 +220,7 @@ class FlowHead:
 
 
 def log_densities(step: flow.Step, states: Tensor) -> Tensor:
-    """Log-density float32 [batch, n] of the move to each token of states [batch, n, d], the mean over its d numbers; NaN in rows whose step
+    """Log-density float32 [batch, n] of the move to each token of states [batch, n, d], the mean over its d numbers. NaN in rows whose step
     has no noise, as the last one of a sampler."""
     noisy = step.deviation.flatten() > 0
     out = torch.full(states.shape[:2], torch.nan, device=states.device)
