@@ -19,6 +19,9 @@ EXPECTED = (RuntimeError, ValueError, OSError)
 UNFORESEEN = (RecursionError, NotImplementedError)
 """Kinds among these that Python or a library raises, never we."""
 
+FULL = "os error 28"
+"""How safetensors, which is written in Rust, tells of a full disk: not as an OSError."""
+
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM, which schedulers and ``docker stop`` send: a program ends on it as on Ctrl-C."""
@@ -37,6 +40,8 @@ def in_words(error: BaseException) -> str:
         place = f"{' to '.join(files)}: " if files else ""
         remedy = " (free some space)" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
         return f"{place}{error.strerror}{remedy}"
+    if FULL in str(error):
+        return f"{type(error).__name__}: {error} (free some space)"
     if isinstance(error, EXPECTED) and not isinstance(error, UNFORESEEN) and str(error):
         return str(error)
     return f"{type(error).__name__}: {error}"

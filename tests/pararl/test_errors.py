@@ -70,6 +70,7 @@ def test_an_error_of_the_disk_names_the_file_and_what_to_do() -> None:
     assert in_words(OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), "x")).startswith("x: ")
     assert in_words(OSError(errno.EFBIG, os.strerror(errno.EFBIG), "a", None, "b")).startswith("a to b: ")
     assert "free" in in_words(OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))) and "free" not in in_words(OSError("odd"))
+    assert "free" in in_words(Exception("Error while serializing: I/O error: No space left on device (os error 28)"))
 
 
 def test_a_reader_that_has_gone_is_no_error() -> None:
