@@ -9,16 +9,15 @@ from copy import deepcopy
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import ChameleonConfig as ReleasedConfig
 from transformers import ChameleonModel
-from transformers.cache_utils import Cache
 from transformers.models.chameleon.configuration_chameleon import ChameleonVQVAEConfig
 
 from policies.attention.masks import Omni, omni
 from policies.attention.named import ATTENTION
-from policies.backbones.layers import Backbone
+from policies.backbones.decoder import Decoder
+from policies.backbones.layers import Head
 from policies.sampling.context import Context
 from policies.sequences import Sequences
 
@@ -46,11 +45,13 @@ class ChameleonConfig(ReleasedConfig):
         return found
 
 
-class Chameleon(Backbone):
-    """A causal transformer whose queries and keys are normalised in every head. ``hidden`` and ``head`` are the two halves of a call."""
+class Chameleon(Decoder):
+    """A causal transformer whose queries and keys are normalised in every head."""
 
     config_class = ChameleonConfig
     base_model_prefix = "model"
+    stack = "model"
+    last_norm = "norm"
     _no_split_modules = ["ChameleonDecoderLayer", "ChameleonSwinDecoderLayer"]
     _keys_to_ignore_on_load_unexpected = [r"^model\.vqmodel\."]
 
@@ -58,7 +59,7 @@ class Chameleon(Backbone):
         super().__init__(config)
         self.model = ChameleonModel(config.backbone())
         del self.model.vqmodel
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = Head(config.hidden_size, config.vocab_size, bias=False)
         self.gradient_checkpointing = False
         self.post_init()
 
@@ -67,27 +68,6 @@ class Chameleon(Backbone):
 
     def get_output_embeddings(self) -> nn.Module:
         return self.lm_head
-
-    def states(self, input_ids: Tensor, seen: Tensor, positions: Tensor, cache: Cache | None = None) -> Tensor:
-        """Last hidden states [batch, length, width] of ids [batch, length] at their ``positions`` int64 [batch, length].
-
-        ``seen`` bool [batch, length, keys]: which keys each token sees, those in the ``cache`` first, to which the ids are added.
-        """
-        x = self.model.embed_tokens(input_ids)
-        given = {
-            "attention_mask": seen[:, None],
-            "position_embeddings": self.model.rotary_emb(x, position_ids=positions),
-            "past_key_values": cache,
-        }
-        for layer in self.model.layers:
-            x = self.run(layer, x, **given)[0]
-        last: Tensor = self.model.norm(x)
-        return last
-
-    def hidden(self, sequences: Sequences, columns: Tensor | None = None) -> Tensor:
-        """See ``policies.sequences.Backbone``."""
-        found = self.states(sequences.ids, sequences.mask.dense()[:, 0], sequences.mask.positions())
-        return found if columns is None else found[:, columns]
 
     def begin(self, sequences: Sequences) -> Context:
         """What has read sequences, kept as keys and values. Equal rows, such as the prompt of a group, are read once."""
@@ -101,11 +81,6 @@ class Chameleon(Backbone):
         if len(once) < len(rows):
             context.spread(torch.tensor([once.index(places[tuple(row)]) for row in rows], device=sequences.ids.device))
         return context
-
-    def head(self, hidden: Tensor, rows: slice | None = None) -> Tensor:
-        """Logits of hidden states [..., width] over the vocabulary rows of a slice (all when None)."""
-        weight = self.lm_head.weight
-        return F.linear(hidden, weight if rows is None else weight[rows])
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Logits over the whole vocabulary, [batch, length, vocab_size], image tokens included; padding, 0 in the mask, may stand

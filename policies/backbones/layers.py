@@ -1,10 +1,11 @@
-"""What our backbones share: gradient checkpointing, the root-mean-square norm and the rotary embedding."""
+"""What our backbones share: gradient checkpointing, the head, the root-mean-square norm and the rotary embedding."""
 
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
@@ -13,9 +14,29 @@ Angles = tuple[Tensor, Tensor]
 """Cosines and sines of the rotary embedding, float32, each [batch, 1, length, head_dim]."""
 
 
+class Head(nn.Linear):
+    """Logits over the rows of a slice (all when None): sliced inside the module, whose weight a device map may hold elsewhere till then."""
+
+    @classmethod
+    def of(cls, linear: nn.Linear) -> "Head":
+        """The same layer, with its own parameters and whatever else is noted on it."""
+        found = cls.__new__(cls)
+        found.__dict__ = linear.__dict__
+        return found
+
+    def forward(self, hidden: Tensor, rows: slice | None = None) -> Tensor:
+        if rows is None:
+            return F.linear(hidden, self.weight, self.bias)
+        return F.linear(hidden, self.weight[rows], None if self.bias is None else self.bias[rows])
+
+
 class Backbone(PreTrainedModel):
     """A pretrained model that PEFT and TRL may take. One that calls its layers by ``run`` sets ``gradient_checkpointing`` to false when it
-    is made."""
+    is made.
+
+    ``hidden`` and ``head`` are the two halves of a call. With them samplers and likelihoods apply the head to the needed positions and
+    vocabulary rows only.
+    """
 
     supports_gradient_checkpointing = True
     _supports_sdpa = True
@@ -30,6 +51,13 @@ class Backbone(PreTrainedModel):
         if self.gradient_checkpointing and torch.is_grad_enabled():
             return checkpoint(partial(layer, **given), *inputs, use_reentrant=False, preserve_rng_state=False)
         return layer(*inputs, **given)
+
+    def head(self, hidden: Tensor, rows: slice | None = None) -> Tensor:
+        """Logits of hidden states [..., width] over the vocabulary rows of a slice (all when None), where the hidden states are."""
+        head = self.get_output_embeddings()
+        # An adapter on the head wraps it, and knows of no rows.
+        logits: Tensor = head(hidden, rows) if isinstance(head, Head) else head(hidden)[..., rows or slice(None)]
+        return logits.to(hidden.device)
 
     @property
     def is_gradient_checkpointing(self) -> bool:

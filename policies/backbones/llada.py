@@ -15,7 +15,7 @@ from transformers import PretrainedConfig
 
 from policies.attention.core import attention
 from policies.attention.masks import Full
-from policies.backbones.layers import Angles, Backbone, RMSNorm, angles, frequencies, rotate
+from policies.backbones.layers import Angles, Backbone, Head, RMSNorm, angles, frequencies, rotate
 from policies.sequences import Sequences
 
 ARCHITECTURE = {
@@ -121,13 +121,6 @@ class LLaDABlock(nn.Module):
         return x + self.ff_out(F.silu(self.ff_proj(y)) * self.up_proj(y))
 
 
-class Head(nn.Linear):
-    """Logits over the rows of a slice (all when None): sliced inside the module, whose weight a device map may hold elsewhere till then."""
-
-    def forward(self, hidden: Tensor, rows: slice | None = None) -> Tensor:
-        return F.linear(hidden, self.weight if rows is None else self.weight[rows])
-
-
 class LLaDAModel(nn.Module):
     """Holds the layers under the released names: ``transformer.wte``, ``.blocks``, ``.ln_f`` and the head ``.ff_out``."""
 
@@ -144,11 +137,7 @@ class LLaDAModel(nn.Module):
 
 
 class MMadaModelLM(Backbone):
-    """MMaDA's masked-diffusion language model: ``model(input_ids)`` gives logits [batch, length, embedding_size].
-
-    ``hidden`` and ``head`` are the two halves of that call. With them samplers and likelihoods apply the head to the needed positions and
-    vocabulary rows only.
-    """
+    """MMaDA's masked-diffusion language model: ``model(input_ids)`` gives logits [batch, length, embedding_size]."""
 
     config_class: type[MMadaConfig] = MMadaConfig
     base_model_prefix = "model"
@@ -200,13 +189,6 @@ class MMadaModelLM(Backbone):
     def hidden(self, sequences: Sequences, columns: Tensor | None = None) -> Tensor:
         """See ``policies.sequences.Backbone``."""
         return self.states(sequences.ids, sequences.mask.real, columns)
-
-    def head(self, hidden: Tensor, rows: slice | None = None) -> Tensor:
-        """Logits of hidden states [..., d_model] over the vocabulary rows of a slice (all when None), where the hidden states are."""
-        head = self.model.transformer["ff_out"]
-        # An adapter on the head wraps it, and knows of no rows.
-        logits: Tensor = head(hidden, rows) if isinstance(head, Head) else head(hidden)[..., rows or slice(None)]
-        return logits.to(hidden.device)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Logits over the whole vocabulary, [batch, length, embedding_size]; see ``states`` for the mask."""

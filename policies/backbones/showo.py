@@ -1,20 +1,18 @@
 """The Show-o backbone as released: transformers' Phi over one text + image-code vocabulary, under the released names.
 
 Facts: showlab/Show-o, ``models/modeling_showo.py`` and ``models/phi.py``. Its Phi normalises queries and keys in every layer, whatever the
-configuration of Phi says. Text is causal, and the tokens of an image see all of it. The caller's mask says who sees whom
-(``policies.attention.masks``), so one call serves a whole sequence and the continuation of a cached one.
+configuration of Phi says. Text is causal, and the tokens of an image see all of it.
 """
 
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PhiConfig, PhiForCausalLM, PretrainedConfig
-from transformers.cache_utils import Cache
 
 from policies.attention.masks import Omni
 from policies.attention.named import ATTENTION
-from policies.backbones.layers import Backbone
+from policies.backbones.decoder import Decoder
+from policies.backbones.layers import Head
 from policies.sampling.context import Context
 from policies.sequences import Sequences
 
@@ -72,17 +70,20 @@ class ShowoConfig(PretrainedConfig):
         return config
 
 
-class Showo(Backbone):
-    """Show-o's transformer. ``hidden`` and ``head`` are the two halves of a call. With them samplers and likelihoods apply the head to the
-    needed positions and vocabulary rows only."""
+class Showo(Decoder):
+    """Show-o's transformer."""
 
     config_class = ShowoConfig
     base_model_prefix = "showo"
+    stack = "showo.model"
+    last_norm = "final_layernorm"
     _no_split_modules = ["PhiDecoderLayer"]
 
     def __init__(self, config: ShowoConfig) -> None:
         super().__init__(config)
         self.showo = PhiForCausalLM(config.backbone())
+        # The rows asked for alone: the image codes are a seventh of the vocabulary.
+        self.showo.lm_head = Head.of(self.showo.lm_head)
         self.gradient_checkpointing = False
         self.post_init()
 
@@ -95,28 +96,6 @@ class Showo(Backbone):
     def get_output_embeddings(self) -> nn.Module:
         return self.showo.lm_head
 
-    def states(self, input_ids: Tensor, seen: Tensor, positions: Tensor, cache: Cache | None = None) -> Tensor:
-        """Last hidden states [batch, length, width] of ids [batch, length] at their ``positions`` int64 [batch, length].
-
-        ``seen`` bool [batch, length, keys]: which keys each token sees, those in the ``cache`` first, to which the ids are added.
-        """
-        phi = self.showo.model
-        x = phi.embed_tokens(input_ids)
-        given = {
-            "attention_mask": seen[:, None],
-            "position_embeddings": phi.rotary_emb(x, position_ids=positions),
-            "past_key_values": cache,
-        }
-        for layer in phi.layers:
-            x = self.run(layer, x, **given)
-        last: Tensor = phi.final_layernorm(x)
-        return last
-
-    def hidden(self, sequences: Sequences, columns: Tensor | None = None) -> Tensor:
-        """See ``policies.sequences.Backbone``."""
-        found = self.states(sequences.ids, sequences.mask.dense()[:, 0], sequences.mask.positions())
-        return found if columns is None else found[:, columns]
-
     def begin(self, sequences: Sequences) -> Context:
         """What has read sequences, kept as keys and values."""
         mask = sequences.mask
@@ -124,12 +103,6 @@ class Showo(Backbone):
         context = Context(self.states, len(sequences.ids), sequences.ids.device)
         context.read(sequences.ids, mask.real, mask.blocks)
         return context
-
-    def head(self, hidden: Tensor, rows: slice | None = None) -> Tensor:
-        """Logits of hidden states [..., width] over the vocabulary rows of a slice (all when None)."""
-        head = self.showo.lm_head
-        # The rows asked for alone: the image codes are a seventh of the vocabulary.
-        return F.linear(hidden, head.weight, head.bias) if rows is None else F.linear(hidden, head.weight[rows], head.bias[rows])
 
     def forward(self, input_ids: Tensor, seen: Tensor, positions: Tensor) -> Tensor:
         """Logits over the whole vocabulary, [batch, length, vocab_size]; see ``states``."""

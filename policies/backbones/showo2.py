@@ -21,7 +21,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM, SiglipVisionConfig
 from transformers.models.siglip.modeling_siglip import SiglipEncoder
 
 from policies.attention.masks import Omni, omni
-from policies.backbones.layers import Backbone, RMSNorm, angles, frequencies
+from policies.backbones.layers import Backbone, Head, RMSNorm, angles, frequencies
 from policies.backbones.showo2_config import Showo2Config
 from policies.backbones.showo2_layers import (
     FinalLayer,
@@ -66,6 +66,7 @@ class Showo2(Backbone):
         # Any: transformers' annotations allow for what these configurations never hold.
         llm: Any = Qwen2Config(**config.llm_config)
         self.showo = Qwen2ForCausalLM(llm)
+        self.showo.lm_head = Head.of(self.showo.lm_head)
         self.showo.model.layers = nn.ModuleList(LanguageLayer(llm, i) for i in range(llm.num_hidden_layers))
         self.image_embedder_und = PatchEmbed(config.patch_size, config.image_latent_dim, config.clip_latent_dim)
         self.image_embedder_gen = PatchEmbed(config.patch_size, config.image_latent_dim, width)
@@ -124,14 +125,16 @@ class Showo2(Backbone):
         """Embeddings [images, n, hidden_size] of latents, noisy or clean, by both paths: semantic (SigLIP's layers) and projected."""
         latents = latents.to(self.dtype)
         und = self.image_embedder_und(latents)
-        und = und + self._places(latents.shape[-2] // self.config.patch_size, latents.shape[-1] // self.config.patch_size)
+        rows, columns = (side // self.config.patch_size for side in latents.shape[-2:])
+        und = und + self._places(rows, columns, latents.device)
         for layer in self.und_trans.layers:
             und = self.run(layer, und, None)
         return self.fusion_proj(torch.cat((und, self.image_embedder_gen(latents)), -1))
 
-    def _places(self, rows: int, columns: int) -> Tensor:
+    def _places(self, rows: int, columns: int, device: torch.device) -> Tensor:
         """SigLIP's position embedding [rows * columns, clip_latent_dim], interpolated where the grid is not that of the release."""
-        weight = self.position_embedding.weight
+        # By a call, because a device map may hold the weight elsewhere till then.
+        weight: Tensor = self.position_embedding(torch.arange(self.position_embedding.num_embeddings, device=device))
         if len(weight) == rows * columns == self.config.image_latent_height * self.config.image_latent_width:
             return weight
         side = round(len(weight) ** 0.5)
@@ -178,11 +181,6 @@ class Showo2(Backbone):
         mask = sequences.mask
         assert isinstance(mask, Omni)
         return Reading(self, self.read(sequences.ids, mask.blocks, sequences.latents, sequences.times, mask.real))
-
-    def head(self, hidden: Tensor, rows: slice | None = None) -> Tensor:
-        """Logits of hidden states [..., hidden_size] over the vocabulary rows of a slice (all when None)."""
-        weight = self.showo.lm_head.weight
-        return F.linear(hidden, weight if rows is None else weight[rows])
 
     def velocity(self, hidden: Tensor, mask: Omni, times: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         """Velocities [images, channels, height, width], from noise to data, of the hidden states of whole sequences.

@@ -16,7 +16,6 @@ from pararl.readers import FileError
 from pararl.types import TASKS, Prompt
 from policies import Policy
 from policies.image.magvitv2 import MAGVITv2
-from tests.policies.by_hand import KINDS, prompts
 from tests.policies.conftest import MakePolicy
 from tests.wording import telling
 
@@ -137,20 +136,6 @@ def test_weights_that_do_not_fit_are_an_error(
         policies.load(tmp_path)
 
 
-@pytest.mark.parametrize("away", ["wte", "blocks.1", "ln_f", "ff_out"])
-def test_layers_that_a_device_map_leaves_on_disk_change_nothing(policy: Policy, saved: Path, away: str) -> None:
-    """Such a layer has its weights only while it is called: weights that are used past their layer would be none."""
-    places = {f"model.transformer.{name}": "cpu" for name in ("wte", "blocks.0", "blocks.1", "ln_f", "ff_out")}
-    loaded = policies.load(saved, device_map=places | {f"model.transformer.{away}": "disk"})
-    assert any(p.is_meta for p in loaded.model.parameters()) and loaded.device == torch.device("cpu")
-    asked = [prompt for kind in KINDS for prompt in prompts(kind, 1)]
-    sampling = Sampling(steps=4, recorded=2, guidance=1.0)
-    for a, b in zip(policy.generate(asked, range(6), sampling), loaded.generate(asked, range(6), sampling), strict=True):
-        for x, y in zip(a.segments, b.segments, strict=True):
-            assert np.array_equal(x.tokens, y.tokens) and np.array_equal(x.logprob, y.logprob)
-    assert torch.equal(policy.canary(), loaded.canary())
-
-
 def test_an_unknown_family_is_an_error_that_lists_the_known_ones(tmp_path: Path) -> None:
     (tmp_path / "policy.json").write_text(json.dumps({"family": "gpt", "settings": {}}))
     with pytest.raises(
@@ -174,15 +159,3 @@ def test_weights_that_are_not_safetensors_are_not_read(tmp_path: Path) -> None:
     torch.save({}, directory / "pytorch_model.bin")
     with pytest.raises(FileError, match=r"holds no weights: .*pytorch_model.bin is a pickle"):
         policies.load(directory)
-
-
-@pytest.mark.parametrize("away", ["wte", "blocks", "ff_out"])
-def test_a_device_map_that_keeps_weights_elsewhere_gives_the_same_samples(saved: Path, away: str) -> None:
-    """Such weights are on no device until their module is called, which the head must be too."""
-    places = {f"model.transformer.{name}": "disk" if name == away else "cpu" for name in ("wte", "blocks", "ln_f", "ff_out")}
-    whole, spread = policies.load(saved), policies.load(saved, device_map=places)
-    assert any(p.is_meta for p in spread.model.parameters())
-    assert torch.equal(whole.canary(), spread.canary())
-    asked, sampling = prompts("interleaved", 2), Sampling(steps=4, guidance=1.0)
-    for a, b in zip(whole.generate(asked, [1, 2], sampling), spread.generate(asked, [1, 2], sampling), strict=True):
-        assert all(np.array_equal(x.tokens, y.tokens) for x, y in zip(a.segments, b.segments, strict=True))

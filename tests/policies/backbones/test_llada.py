@@ -159,23 +159,6 @@ def test_grouped_queries_are_full_attention_with_repeated_keys_and_values() -> N
     assert torch.allclose(grouped(ids), full(ids), rtol=0, atol=1e-5)
 
 
-@torch.no_grad()
-def test_the_head_on_some_rows_is_a_slice_of_the_full_logits(policy: Policy) -> None:
-    ids = torch.arange(12)[None]
-    hidden = policy.model.states(ids)
-    assert torch.allclose(policy.model.head(hidden, slice(5, 9)), policy.model(ids)[..., 5:9], rtol=0, atol=1e-6)
-
-
-@torch.no_grad()
-def test_an_adapter_on_the_head_counts_in_a_slice_too(policy: Policy) -> None:
-    """Users who name ``ff_out`` in a list of target modules wrap the head with the blocks' second matrices."""
-    model, ids = copy.deepcopy(policy.model), torch.arange(12)[None]
-    get_peft_model(model, LoraConfig(r=2, target_modules=["ff_out"], init_lora_weights=False))
-    hidden = model.states(ids)
-    assert torch.allclose(model.head(hidden, slice(5, 9)), model(ids)[..., 5:9], rtol=0, atol=1e-6)
-    assert (model.head(hidden, slice(5, 9)) - policy.model.head(hidden, slice(5, 9))).abs().max() > 1e-2
-
-
 def test_gradient_checkpointing_gives_the_same_gradients(policy: Policy) -> None:
     ids = torch.arange(12)[None]
     grads, forwards = [], []

@@ -9,7 +9,7 @@ from transformers.cache_utils import Cache
 
 from policies.attention.core import attention
 from policies.attention.masks import Omni
-from policies.backbones.layers import Angles, Backbone, angles, frequencies, rotate
+from policies.backbones.layers import Angles, Backbone, Head, angles, frequencies, rotate
 from policies.sampling.context import Context
 from policies.sequences import Sequences
 
@@ -43,7 +43,7 @@ class ToyLayer(nn.Module):
 
 
 class Toy(Backbone):
-    """``hidden`` and ``head`` are what likelihoods ask for, ``begin`` is what samplers of causal text do."""
+    """``hidden`` is what likelihoods ask for, ``begin`` what samplers of causal text do."""
 
     config_class = ToyConfig
 
@@ -52,13 +52,16 @@ class Toy(Backbone):
         self.embedding = nn.Embedding(config.embedding_size, config.width)
         self.layers = nn.ModuleList(ToyLayer(config.width, i) for i in range(config.depth))
         self.last = nn.LayerNorm(config.width)
-        self.vocabulary = nn.Linear(config.width, config.embedding_size, bias=False)
+        self.vocabulary = Head(config.width, config.embedding_size, bias=False)
         self.gradient_checkpointing = False
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, (nn.Linear, nn.Embedding)):
             nn.init.normal_(module.weight, std=0.4)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.vocabulary
 
     def states(self, ids: Tensor, seen: Tensor, positions: Tensor, cache: Cache | None = None) -> Tensor:
         """See ``policies.sampling.context.Hidden``."""
@@ -73,11 +76,6 @@ class Toy(Backbone):
         """See ``policies.sequences.Backbone``."""
         found = self.states(sequences.ids, sequences.mask.dense()[:, 0], sequences.mask.positions())
         return found if columns is None else found[:, columns]
-
-    def head(self, hidden: Tensor, rows: slice | None = None) -> Tensor:
-        """See ``policies.sequences.Backbone``."""
-        weight: Tensor = self.vocabulary.weight if rows is None else self.vocabulary.weight[rows]
-        return hidden @ weight.T
 
     def begin(self, sequences: Sequences) -> Context:
         """What has read sequences."""
